@@ -1,0 +1,3 @@
+//! What a user sees: the real binary, real files, real HTTP. One module a subject.
+
+mod tidy;

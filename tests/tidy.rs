@@ -1,0 +1,119 @@
+//! The house keeps its own rules: members and folders agree, licences and bans hold, documents name what exists.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn members() -> BTreeSet<String> {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("the root manifest is readable");
+    let list = manifest.split("members = [").nth(1).and_then(|rest| rest.split(']').next()).expect("a members list");
+    list.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_folder_of_src_is_a_member_and_every_member_a_folder() {
+    let mut folders: BTreeSet<String> = fs::read_dir(root().join("src"))
+        .expect("src is readable")
+        .map(|entry| entry.expect("an entry"))
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| format!("src/{}", entry.file_name().to_string_lossy()))
+        .collect();
+    if root().join("sim").is_dir() {
+        folders.insert("sim".to_owned());
+    }
+    assert_eq!(members(), folders);
+}
+
+#[test]
+fn every_crate_is_in_the_architecture() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md is readable");
+    for member in members() {
+        let name = member.trim_start_matches("src/");
+        assert!(text.contains(&format!("`{name}`")), "ARCHITECTURE.md does not name `{name}`");
+    }
+}
+
+/// One package of `cargo metadata`: name, version, licence.
+fn packages() -> Vec<(String, String, String)> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--locked"])
+        .current_dir(root())
+        .output()
+        .expect("cargo metadata runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or("").to_owned();
+    metadata["packages"]
+        .as_array()
+        .expect("a list of packages")
+        .iter()
+        .map(|package| (text(&package["name"]), text(&package["version"]), text(&package["license"])))
+        .collect()
+}
+
+/// As in deny.toml, for machines without cargo-deny.
+const LICENCES: [&str; 14] = [
+    "0BSD",
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "CDLA-Permissive-2.0",
+    "ISC",
+    "MIT",
+    "MIT-0",
+    "MPL-2.0",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+];
+
+#[test]
+fn licences_are_permissive() {
+    for (name, version, licence) in packages() {
+        let allowed = licence.replace('/', " OR ").split(" OR ").any(|alternative| {
+            alternative.split(" AND ").all(|part| {
+                let part = part.trim_matches(|c| c == '(' || c == ')' || c == ' ');
+                LICENCES.contains(&part) || part == "Apache-2.0 WITH LLVM-exception"
+            })
+        });
+        assert!(allowed, "{name} {version} is under {licence:?}, which deny.toml does not allow");
+    }
+}
+
+#[test]
+fn banned_packages_stay_out() {
+    let packages = packages();
+    for banned in ["aws-lc-sys", "aws-lc-rs", "openssl-sys", "native-tls"] {
+        assert!(!packages.iter().any(|(name, _, _)| name == banned), "{banned} came in: see deny.toml");
+    }
+    for (name, version, _) in &packages {
+        assert!(name != "bincode" || version == "2.0.1", "bincode is pinned to 2.0.1, found {version}");
+    }
+}
+
+#[test]
+fn bincode_is_named_in_the_codec_only() {
+    let mut offenders = Vec::new();
+    let mut folders = vec![root().join("src"), root().join("sim")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs") && !path.ends_with("model/codec.rs") {
+                let text = fs::read_to_string(&path).expect("sources are readable");
+                if text.contains("bincode::") {
+                    offenders.push(path);
+                }
+            }
+        }
+    }
+    assert_eq!(offenders, Vec::<std::path::PathBuf>::new(), "go through promesh_model::codec");
+}
