@@ -1,0 +1,171 @@
+//! A bit stream, and how values lie in it.
+//!
+//! A value is coded against the one before it: `0` unchanged; `10` both whole numbers, the difference in one of four
+//! widths; `11` anything else, the significant bits of the exclusive or.
+
+use super::FramingError;
+
+/// Widths of whole-number differences, by their two-bit class.
+const DELTA_BITS: [u32; 4] = [4, 9, 17, 56];
+/// Whole numbers up to here are exact in a float, and so is their difference.
+const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+
+#[derive(Default)]
+pub(super) struct BitWriter {
+    bytes: Vec<u8>,
+    pending: u64,
+    pending_bits: u32,
+}
+
+impl BitWriter {
+    pub(super) fn with_capacity(bytes: usize) -> BitWriter {
+        BitWriter { bytes: Vec::with_capacity(bytes), pending: 0, pending_bits: 0 }
+    }
+
+    /// Appends the lowest `count` (at most 56) bits.
+    fn push(&mut self, value: u64, count: u32) {
+        debug_assert!(count <= 56 && (value >> count) == 0, "value fits its width");
+        self.pending |= value << self.pending_bits;
+        self.pending_bits += count;
+        while self.pending_bits >= 8 {
+            self.bytes.push(self.pending as u8);
+            self.pending >>= 8;
+            self.pending_bits -= 8;
+        }
+    }
+
+    pub(super) fn push_value(&mut self, value: f64, previous: f64) {
+        let difference = value.to_bits() ^ previous.to_bits();
+        if difference == 0 {
+            self.push(0, 1);
+            return;
+        }
+        if let Some(delta) = whole_delta(value, previous) {
+            let zigzag = ((delta << 1) ^ (delta >> 63)) as u64;
+            let class = DELTA_BITS.iter().position(|&bits| zigzag >> bits == 0).expect("2^54 fits 56 bits");
+            self.push(0b01 | (class as u64) << 2, 4);
+            self.push(zigzag, DELTA_BITS[class]);
+            return;
+        }
+        let leading = difference.leading_zeros().min(31);
+        let trailing = difference.trailing_zeros();
+        let significant = 64 - leading - trailing;
+        self.push(0b11 | u64::from(leading) << 2 | u64::from(significant - 1) << 7, 13);
+        let bits = difference >> trailing;
+        if significant > 32 {
+            self.push(bits & 0xffff_ffff, 32);
+            self.push(bits >> 32, significant - 32);
+        } else {
+            self.push(bits, significant);
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        if self.pending_bits > 0 {
+            self.bytes.push(self.pending as u8);
+        }
+        self.bytes
+    }
+}
+
+/// The difference of two whole numbers that a float holds exactly; `None` for anything else, −0 included.
+fn whole_delta(value: f64, previous: f64) -> Option<i64> {
+    let whole = |v: f64| v.abs() < WHOLE_MAX && (v as i64) as f64 == v && v.to_bits() != (-0.0f64).to_bits();
+    (whole(value) && whole(previous)).then(|| value as i64 - previous as i64)
+}
+
+pub(super) struct BitReader<'a> {
+    bytes: &'a [u8],
+    pending: u64,
+    pending_bits: u32,
+}
+
+impl<'a> BitReader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> BitReader<'a> {
+        BitReader { bytes, pending: 0, pending_bits: 0 }
+    }
+
+    fn take(&mut self, count: u32) -> Result<u64, FramingError> {
+        while self.pending_bits < count {
+            let (&byte, rest) = self.bytes.split_first().ok_or(FramingError::Malformed("values end early"))?;
+            self.bytes = rest;
+            self.pending |= u64::from(byte) << self.pending_bits;
+            self.pending_bits += 8;
+        }
+        let value = self.pending & ((1u64 << count) - 1);
+        self.pending >>= count;
+        self.pending_bits -= count;
+        Ok(value)
+    }
+
+    pub(super) fn take_value(&mut self, previous: f64) -> Result<f64, FramingError> {
+        if self.take(1)? == 0 {
+            return Ok(previous);
+        }
+        if self.take(1)? == 0 {
+            let class = self.take(2)? as usize;
+            let zigzag = self.take(DELTA_BITS[class])?;
+            let delta = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
+            return Ok((previous as i64).wrapping_add(delta) as f64);
+        }
+        let leading = self.take(5)? as u32;
+        let significant = self.take(6)? as u32 + 1;
+        let trailing = 64u32.checked_sub(leading + significant).ok_or(FramingError::Malformed("value too wide"))?;
+        let bits = if significant > 32 {
+            self.take(32)? | self.take(significant - 32)? << 32
+        } else {
+            self.take(significant)?
+        };
+        Ok(f64::from_bits(previous.to_bits() ^ bits << trailing))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(values: &[f64]) {
+        let mut writer = BitWriter::default();
+        let mut previous = 0.0;
+        for &value in values {
+            writer.push_value(value, previous);
+            previous = value;
+        }
+        let bytes = writer.finish();
+        let mut reader = BitReader::new(&bytes);
+        let mut previous = 0.0;
+        for &value in values {
+            previous = reader.take_value(previous).unwrap();
+            assert_eq!(previous.to_bits(), value.to_bits());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_values_come_back(values in prop::collection::vec(any::<f64>(), 0..60)) { check(&values); }
+
+        #[test]
+        fn any_bits_come_back(values in prop::collection::vec(any::<u64>(), 0..60)) {
+            check(&values.into_iter().map(f64::from_bits).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn counters_come_back(steps in prop::collection::vec(-5_000i64..1_000_000_000_000, 0..60)) {
+            let mut total = 0;
+            check(&steps.iter().map(|s| { total += s; total as f64 }).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            let mut reader = BitReader::new(&bytes);
+            while reader.take_value(1.5).is_ok() {}
+        }
+    }
+
+    #[test]
+    fn edges_come_back() {
+        check(&[0.0, -0.0, 0.0, WHOLE_MAX, -WHOLE_MAX, WHOLE_MAX - 1.0, 1.0 - WHOLE_MAX, f64::MIN_POSITIVE, 1e308]);
+        check(&[promesh_model::value::stale_nan(), f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1.0]);
+    }
+}
