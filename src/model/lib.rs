@@ -17,6 +17,7 @@ pub mod shard;
 pub mod storage;
 pub mod time;
 pub mod value;
+pub mod zone;
 
 pub use histogram::{CounterReset, FloatHistogram, Histogram, Span};
 pub use labels::{Labels, LabelsBuilder};
