@@ -266,7 +266,7 @@ impl Yaml for HttpUrl {
 /// Headers that the client sets itself or that would break a request.
 ///
 /// Source: prometheus/common `config.ReservedHeaders`.
-const RESERVED_HEADERS: [&str; 18] = [
+pub(crate) const RESERVED_HEADERS: [&str; 18] = [
     "authorization",
     "host",
     "content-encoding",

@@ -7,7 +7,10 @@
 //!
 //! Floor 1: files are read through [`Source`], never directly.
 
+pub mod bytesize;
 pub mod http;
+pub mod prometheus;
+pub mod rules;
 pub mod source;
 pub mod yaml;
 

@@ -18,6 +18,11 @@ pub trait Source {
     /// # Errors
     /// `InvalidInput` for a malformed pattern, else as the file system says.
     fn glob(&self, pattern: &str) -> io::Result<Vec<PathBuf>>;
+
+    /// A variable of the environment, for `${NAME}` in external labels. Nothing by default.
+    fn variable(&self, _name: &str) -> Option<String> {
+        None
+    }
 }
 
 /// Files in memory.

@@ -12,6 +12,7 @@ pub mod labels;
 pub mod matcher;
 pub mod peer;
 pub mod regexp;
+pub mod relabel;
 pub mod secret;
 pub mod shard;
 pub mod storage;

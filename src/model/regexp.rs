@@ -9,6 +9,13 @@ use thiserror::Error;
 #[error("error parsing regexp: {0}")]
 pub struct RegexpError(String);
 
+impl RegexpError {
+    /// With the engine's words.
+    pub(crate) fn new(message: String) -> RegexpError {
+        RegexpError(message)
+    }
+}
+
 /// The largest compiled program, so that no pattern takes the memory of a peer.
 const PROGRAM_BYTES_MAX: usize = 10 << 20;
 

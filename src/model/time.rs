@@ -120,6 +120,13 @@ pub struct Now {
     pub wall: Timestamp,
 }
 
+/// Tells the present to those who must measure: a scrape how long it took. Read in `server/clock.rs` only; tests bring
+/// their own.
+pub trait Clock: Send + Sync {
+    /// The present.
+    fn now(&self) -> Now;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -82,7 +82,7 @@ impl Builder {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 if let Some(tag) = tag
-                    && tag.core_suffix() == Some("binary")
+                    && tag.suffix() == "binary"
                 {
                     return self.binary(&text, at, anchor);
                 }
@@ -122,7 +122,10 @@ impl Builder {
             Ok(text) => Kind::Scalar { text, plain: false },
             Err(error) => {
                 let text: String = error.as_bytes().iter().map(|byte| format!("\\x{byte:02x}")).collect();
-                return Err((at, format!("\"{text}\" is not a valid label name or value: not UTF-8")));
+                let key_open =
+                    matches!(self.open.last().map(|open| &open.content), Some(Content::Map { key: None, .. }));
+                let what = if key_open { "name" } else { "value" };
+                return Err((at, format!("\"{text}\" is not a valid label {what}: it is not UTF-8")));
             }
         };
         self.finish(Node { at, kind }, anchor, 1)

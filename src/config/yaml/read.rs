@@ -330,13 +330,14 @@ impl<T: Yaml> Yaml for Vec<T> {
         match &node.kind {
             Kind::List(elements) => elements
                 .iter()
-                .map(|element| {
+                .filter_map(|element| {
                     if element.is_null()
                         && let Some(message) = T::null_element()
                     {
                         reader.problem(element.at, message);
+                        return None;
                     }
-                    T::read(element, reader)
+                    Some(T::read(element, reader))
                 })
                 .collect(),
             Kind::Null => Vec::new(),
