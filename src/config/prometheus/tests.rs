@@ -119,7 +119,7 @@ mod conformance {
                 }
                 Err(error) if name.contains(".good.") => wrong.push(format!("{name}: {error}")),
                 Ok(_) if name.contains(".bad.") => {
-                    wrong.push(format!("{name}: loads, expected {:?}", reasons.get(&name)))
+                    wrong.push(format!("{name}: loads, expected {:?}", reasons.get(&name)));
                 }
                 Err(error) => {
                     if let Some(reason) = reasons.get(&name)
