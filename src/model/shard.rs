@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::labels::Labels;
@@ -57,6 +58,109 @@ pub fn shard_of_names(names: &[&str]) -> ShardId {
 fn feed(hasher: &mut Xxh3, text: &str) {
     hasher.update(text.as_bytes());
     hasher.update(&[0xff]);
+}
+
+const WORDS: usize = SHARD_COUNT / 64;
+
+/// A set of shards: one bit each.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ShardSet(Box<[u64; WORDS]>);
+
+impl ShardSet {
+    /// Every shard.
+    pub fn all() -> ShardSet {
+        ShardSet(Box::new([u64::MAX; WORDS]))
+    }
+
+    /// Whether a shard is in the set.
+    pub fn contains(&self, shard: ShardId) -> bool {
+        self.0[usize::from(shard.0) / 64] >> (shard.0 % 64) & 1 == 1
+    }
+
+    /// Adds a shard.
+    pub fn insert(&mut self, shard: ShardId) {
+        self.0[usize::from(shard.0) / 64] |= 1 << (shard.0 % 64);
+    }
+
+    /// Removes a shard.
+    pub fn remove(&mut self, shard: ShardId) {
+        self.0[usize::from(shard.0) / 64] &= !(1 << (shard.0 % 64));
+    }
+
+    /// How many shards.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
+    /// The shards in rising order.
+    pub fn iter(&self) -> impl Iterator<Item = ShardId> + '_ {
+        (0..SHARD_COUNT as u16).map(ShardId).filter(|shard| self.contains(*shard))
+    }
+
+    /// Shards of either.
+    pub fn union(&self, other: &ShardSet) -> ShardSet {
+        self.zip(other, |a, b| a | b)
+    }
+
+    /// Shards of both.
+    pub fn intersection(&self, other: &ShardSet) -> ShardSet {
+        self.zip(other, |a, b| a & b)
+    }
+
+    /// Shards of this one that the other lacks.
+    pub fn difference(&self, other: &ShardSet) -> ShardSet {
+        self.zip(other, |a, b| a & !b)
+    }
+
+    fn zip(&self, other: &ShardSet, join: impl Fn(u64, u64) -> u64) -> ShardSet {
+        let mut words = Box::new([0; WORDS]);
+        for (word, (a, b)) in words.iter_mut().zip(self.0.iter().zip(other.0.iter())) {
+            *word = join(*a, *b);
+        }
+        ShardSet(words)
+    }
+}
+
+impl Default for ShardSet {
+    fn default() -> ShardSet {
+        ShardSet(Box::new([0; WORDS]))
+    }
+}
+
+impl fmt::Debug for ShardSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} shards", self.len())
+    }
+}
+
+impl FromIterator<ShardId> for ShardSet {
+    fn from_iter<I: IntoIterator<Item = ShardId>>(shards: I) -> ShardSet {
+        let mut set = ShardSet::default();
+        for shard in shards {
+            set.insert(shard);
+        }
+        set
+    }
+}
+
+/// The words in order; a set on the wire takes 2 KiB at most.
+impl Serialize for ShardSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_slice().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ShardSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let words = Vec::<u64>::deserialize(deserializer)?;
+        let words = words.into_boxed_slice().try_into().map_err(|_| D::Error::custom("a shard set has 256 words"))?;
+        Ok(ShardSet(words))
+    }
 }
 
 #[cfg(test)]

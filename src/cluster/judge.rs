@@ -1,0 +1,138 @@
+//! Whether a living member has fallen silent, from its beats.
+//!
+//! Membership needs seconds to be sure that a peer is dead; a scrape must not wait for it. Every peer beats to those it
+//! shares shards with; one that has not been heard for a few of its own usual gaps is *silent*, and the next in rank
+//! scrapes for it. A wrong verdict costs a slot scraped twice, which the ledger settles.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use promesh_model::{Generation, Monotonic, PeerId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// What a peer tells those it shares shards with, several times a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// In which of its lives it speaks.
+    pub generation: Generation,
+    /// Its wall clock.
+    pub wall: Timestamp,
+    /// Every slot of its own up to here was started.
+    pub started_through: Timestamp,
+    /// Sequence of the newest batch of its log.
+    pub position: u64,
+    /// It has stood still and does not trust its view: whoever is next scrapes on.
+    pub suspended: bool,
+}
+
+/// The shortest silence that counts.
+const GRACE_MIN: Duration = Duration::from_millis(500);
+/// A silence is this many usual gaps.
+const GAPS: u32 = 4;
+
+/// The longest silence that is forgiven, by the size of the mesh; beyond a hundred peers only membership decides.
+pub fn grace_max(peers: usize) -> Option<Duration> {
+    match peers {
+        0..=50 => Some(Duration::from_millis(1200)),
+        51..=100 => Some(Duration::from_secs(2)),
+        _ => None,
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    at: Monotonic,
+    /// Exponentially smoothed gap between beats.
+    gap: Duration,
+    beat: Beat,
+}
+
+/// What was heard of every other peer.
+#[derive(Clone, Debug, Default)]
+pub struct Judge {
+    heard: BTreeMap<PeerId, Heard>,
+}
+
+impl Judge {
+    /// Nothing heard yet.
+    pub fn new() -> Judge {
+        Judge::default()
+    }
+
+    /// Takes a beat. A beat of an earlier life than one already heard is ignored.
+    pub fn hear(&mut self, peer: PeerId, beat: Beat, now: Monotonic, period: Duration) {
+        let heard = match self.heard.get(&peer) {
+            Some(known) if known.beat.generation > beat.generation => return,
+            Some(known) if known.beat.generation == beat.generation => {
+                // One long gap must not make the judge patient: it counts as the longest that is forgiven.
+                let gap = now.since(known.at).min(period * GAPS);
+                Heard { at: now, gap: (known.gap * 7 + gap) / 8, beat }
+            }
+            _ => Heard { at: now, gap: period, beat },
+        };
+        self.heard.insert(peer, heard);
+    }
+
+    /// The newest beat of a peer.
+    pub fn newest(&self, peer: PeerId) -> Option<&Beat> {
+        self.heard.get(&peer).map(|heard| &heard.beat)
+    }
+
+    /// How long ago a peer was last heard.
+    pub fn silence(&self, peer: PeerId, now: Monotonic) -> Option<Duration> {
+        self.heard.get(&peer).map(|heard| now.since(heard.at))
+    }
+
+    /// When a peer counts as silent if it stays so; `None` for one never heard, and in a mesh so large that only
+    /// membership decides.
+    pub fn deadline(&self, peer: PeerId, peers: usize) -> Option<Monotonic> {
+        let heard = self.heard.get(&peer)?;
+        let grace = (heard.gap * GAPS).clamp(GRACE_MIN, grace_max(peers)?);
+        Some(heard.at + grace)
+    }
+
+    /// Forgets a peer: it left, or is down.
+    pub fn forget(&mut self, peer: PeerId) {
+        self.heard.remove(&peer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beat(generation: u64) -> Beat {
+        Beat {
+            generation: Generation(generation),
+            wall: Timestamp(0),
+            started_through: Timestamp(0),
+            position: 0,
+            suspended: false,
+        }
+    }
+
+    #[test]
+    fn four_gaps_of_silence_but_at_least_half_a_second() {
+        let (mut judge, peer) = (Judge::new(), PeerId(1));
+        let period = Duration::from_millis(200);
+        let at = |ms: u64| Monotonic(ms * 1_000_000);
+        for count in 0..50 {
+            judge.hear(peer, beat(1), at(count * 200), period);
+        }
+        assert_eq!(judge.deadline(peer, 3), Some(at(49 * 200 + 800)));
+        assert_eq!(judge.deadline(peer, 101), None);
+        for count in 0..50 {
+            judge.hear(peer, beat(1), at(10_000 + count * 20), period);
+        }
+        let deadline = judge.deadline(peer, 3).expect("heard");
+        assert_eq!(deadline.since(at(10_000 + 49 * 20)), GRACE_MIN);
+    }
+
+    #[test]
+    fn an_earlier_life_is_not_heard() {
+        let (mut judge, peer) = (Judge::new(), PeerId(1));
+        judge.hear(peer, beat(2), Monotonic(5), Duration::from_millis(200));
+        judge.hear(peer, beat(1), Monotonic(9), Duration::from_millis(200));
+        assert_eq!(judge.silence(peer, Monotonic(9)), Some(Duration::from_nanos(4)));
+    }
+}

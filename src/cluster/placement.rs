@@ -1,0 +1,280 @@
+//! Which peer ranks where for which shard: rendezvous hashing, in integers.
+//!
+//! Every ready peer scores every shard; the score is the largest of `weight` hashes, so a peer of twice the weight wins
+//! twice as many shards. Ranks go by score, spread over zones: the best of every zone before the second of any. Rank 0
+//! owns, ranks 0 … R−1 hold. Only the first [`RANKS_KEPT`] are kept; a join compares one score a shard with them, a
+//! leave rescores the shards that had the leaver among them.
+//!
+//! Why the kept ranks are enough for a join: a newcomer can push others down, but lift nobody who was not among them.
+
+use std::collections::BTreeMap;
+
+use promesh_model::shard::ShardSet;
+use promesh_model::{PeerId, SHARD_COUNT, ShardId};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// How many ranks of a shard are known: more than any replication factor with two successors.
+pub const RANKS_KEPT: usize = 5;
+
+/// A peer that can own and hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Who.
+    pub id: PeerId,
+    /// Its failure domain.
+    pub zone: String,
+    /// Its share, 1–64.
+    pub weight: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ranked {
+    score: u64,
+    member: u16,
+}
+
+/// The ranks of all shards over one set of candidates.
+#[derive(Clone, Debug, Default)]
+pub struct Placement {
+    /// By slot; a slot is free once its candidate left.
+    candidates: Vec<Option<Candidate>>,
+    by_id: BTreeMap<PeerId, u16>,
+    /// Best first, for each shard.
+    ranks: Vec<Vec<Ranked>>,
+}
+
+/// One peer's score for one shard. Changing it moves shards: it belongs to the placement version.
+fn score(id: PeerId, weight: u8, shard: u16) -> u64 {
+    let mut key = [0u8; 19];
+    key[..16].copy_from_slice(&id.to_bytes());
+    key[16..18].copy_from_slice(&shard.to_le_bytes());
+    (0..weight.max(1))
+        .map(|copy| {
+            key[18] = copy;
+            xxh3_64(&key)
+        })
+        .max()
+        .expect("at least one copy")
+}
+
+impl Placement {
+    /// Nobody yet.
+    pub fn new() -> Placement {
+        Placement { ranks: vec![Vec::new(); SHARD_COUNT], ..Placement::default() }
+    }
+
+    /// The placement over some candidates.
+    pub fn of(candidates: impl IntoIterator<Item = Candidate>) -> Placement {
+        let mut placement = Placement::new();
+        for candidate in candidates {
+            placement.insert(candidate);
+        }
+        placement
+    }
+
+    /// The candidates, by id.
+    pub fn candidates(&self) -> impl Iterator<Item = &Candidate> {
+        self.by_id.values().filter_map(|&member| self.candidates[usize::from(member)].as_ref())
+    }
+
+    /// How many candidates there are.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Makes the candidates these; does nothing for those that stay as they are.
+    pub fn update(&mut self, candidates: &[Candidate]) {
+        let gone: Vec<PeerId> =
+            self.candidates().filter(|known| !candidates.contains(known)).map(|known| known.id).collect();
+        for id in gone {
+            self.remove(id);
+        }
+        for candidate in candidates {
+            if !self.by_id.contains_key(&candidate.id) {
+                self.insert(candidate.clone());
+            }
+        }
+    }
+
+    /// Adds a candidate; replaces one of the same id.
+    pub fn insert(&mut self, candidate: Candidate) {
+        self.remove(candidate.id);
+        let free = self.candidates.iter().position(Option::is_none);
+        let slot = free.unwrap_or_else(|| {
+            self.candidates.push(None);
+            self.candidates.len() - 1
+        });
+        let member = u16::try_from(slot).expect("a mesh has fewer than 65,536 peers");
+        let (id, weight) = (candidate.id, candidate.weight);
+        self.by_id.insert(id, member);
+        self.candidates[slot] = Some(candidate);
+        let mut ranks = std::mem::take(&mut self.ranks);
+        for (shard, kept) in ranks.iter_mut().enumerate() {
+            kept.push(Ranked { score: score(id, weight, shard as u16), member });
+            self.order(kept);
+        }
+        self.ranks = ranks;
+    }
+
+    /// Removes a candidate.
+    pub fn remove(&mut self, id: PeerId) {
+        let Some(member) = self.by_id.remove(&id) else { return };
+        self.candidates[usize::from(member)] = None;
+        let mut ranks = std::mem::take(&mut self.ranks);
+        for (shard, kept) in ranks.iter_mut().enumerate() {
+            if kept.iter().any(|ranked| ranked.member == member) {
+                *kept = self.rescored(shard as u16);
+            }
+        }
+        self.ranks = ranks;
+    }
+
+    fn rescored(&self, shard: u16) -> Vec<Ranked> {
+        let scored = |&member: &u16| {
+            let candidate = self.candidates[usize::from(member)].as_ref().expect("by_id names living candidates");
+            Ranked { score: score(candidate.id, candidate.weight, shard), member }
+        };
+        let mut all: Vec<Ranked> = self.by_id.values().map(scored).collect();
+        self.order(&mut all);
+        all
+    }
+
+    fn candidate(&self, member: u16) -> &Candidate {
+        self.candidates[usize::from(member)].as_ref().expect("ranks name living candidates")
+    }
+
+    /// Best of every zone first, then second of every zone, each level by score; ties by id. Cuts to what is kept.
+    fn order(&self, ranked: &mut Vec<Ranked>) {
+        ranked.sort_by(|a, b| {
+            b.score.cmp(&a.score).then_with(|| self.candidate(a.member).id.cmp(&self.candidate(b.member).id))
+        });
+        let zones = ranked.iter().map(|r| self.candidate(r.member).zone.as_str());
+        if zones.clone().any(|zone| Some(zone) != zones.clone().next()) {
+            let mut seen: Vec<(&str, usize)> = Vec::new();
+            let mut leveled: Vec<(usize, Ranked)> = Vec::with_capacity(ranked.len());
+            for &entry in ranked.iter() {
+                let zone = self.candidate(entry.member).zone.as_str();
+                let level = match seen.iter_mut().find(|(known, _)| *known == zone) {
+                    Some((_, count)) => {
+                        *count += 1;
+                        *count
+                    }
+                    None => {
+                        seen.push((zone, 0));
+                        0
+                    }
+                };
+                leveled.push((level, entry));
+            }
+            leveled.sort_by_key(|(level, _)| *level);
+            *ranked = leveled.into_iter().map(|(_, entry)| entry).collect();
+        }
+        ranked.truncate(RANKS_KEPT);
+    }
+
+    /// The peers of a shard, best first; at most [`RANKS_KEPT`].
+    pub fn ranks(&self, shard: ShardId) -> impl Iterator<Item = PeerId> + '_ {
+        let kept = self.ranks.get(usize::from(shard.0)).map_or(&[][..], Vec::as_slice);
+        kept.iter().map(|ranked| self.candidate(ranked.member).id)
+    }
+
+    /// Whose a shard is.
+    pub fn owner(&self, shard: ShardId) -> Option<PeerId> {
+        self.ranks(shard).next()
+    }
+
+    /// A peer's rank for a shard, if it is among those kept.
+    pub fn rank_of(&self, shard: ShardId, peer: PeerId) -> Option<usize> {
+        self.ranks(shard).position(|id| id == peer)
+    }
+
+    /// The shards for which a peer is among the first `count`.
+    pub fn shards_within(&self, peer: PeerId, count: usize) -> ShardSet {
+        let Some(&member) = self.by_id.get(&peer) else { return ShardSet::default() };
+        let within = |kept: &Vec<Ranked>| kept.iter().take(count).any(|ranked| ranked.member == member);
+        self.ranks.iter().enumerate().filter(|(_, kept)| within(kept)).map(|(s, _)| ShardId(s as u16)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn candidate(id: u128, zone: &str, weight: u8) -> Candidate {
+        Candidate { id: PeerId(id), zone: zone.to_owned(), weight }
+    }
+
+    fn first(placement: &Placement, shard: u16) -> Vec<u128> {
+        placement.ranks(ShardId(shard)).map(|id| id.0).collect()
+    }
+
+    /// A changed figure here moves shards of running meshes: raise the placement version instead.
+    #[test]
+    fn ranks_are_golden() {
+        let placement = Placement::of((1..=6).map(|id| candidate(id, "", 4)));
+        let table: Vec<_> = [0, 1, 2, 8191, 16383].map(|shard| first(&placement, shard)).into();
+        expect_test::expect!["[[5, 4, 2, 6, 3], [6, 2, 1, 3, 5], [1, 2, 6, 5, 3], [2, 6, 5, 4, 3], [2, 3, 6, 5, 4]]"].assert_eq(&format!("{table:?}"));
+    }
+
+    #[test]
+    fn shares_follow_weights() {
+        let placement = Placement::of([candidate(1, "", 4), candidate(2, "", 4), candidate(3, "", 8)]);
+        let owned = |id| placement.shards_within(PeerId(id), 1).len();
+        assert_eq!(owned(1) + owned(2) + owned(3), SHARD_COUNT);
+        for (id, share) in [(1, 4096), (2, 4096), (3, 8192)] {
+            assert!((share * 95 / 100..share * 105 / 100).contains(&owned(id)), "{id}: {}", owned(id));
+        }
+    }
+
+    #[test]
+    fn the_second_rank_is_in_another_zone() {
+        let peers = [(1, "a"), (2, "a"), (3, "a"), (4, "b")];
+        let placement = Placement::of(peers.map(|(id, zone)| candidate(id, zone, 4)));
+        for shard in 0..SHARD_COUNT as u16 {
+            let ranks = first(&placement, shard);
+            assert!(ranks[..2].contains(&4), "shard {shard}: {ranks:?}");
+        }
+    }
+
+    #[test]
+    fn a_join_moves_only_what_it_takes() {
+        let before = Placement::of((1..=9).map(|id| candidate(id, "", 4)));
+        let mut after = before.clone();
+        after.insert(candidate(10, "", 4));
+        let moved = (0..SHARD_COUNT as u16).filter(|&shard| first(&before, shard)[0] != first(&after, shard)[0]);
+        let moved: Vec<u16> = moved.collect();
+        assert!(moved.iter().all(|&shard| first(&after, shard)[0] == 10));
+        assert!((1400..1900).contains(&moved.len()), "{} of 16384", moved.len());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+        /// Joins and leaves in any order end where a fresh calculation does.
+        #[test]
+        fn incremental_equals_fresh(steps in prop::collection::vec((1u128..9, 0usize..3, 1u8..5, any::<bool>()), 1..14)) {
+            let mut placement = Placement::new();
+            let mut members = BTreeMap::new();
+            for (id, zone, weight, joins) in steps {
+                if joins {
+                    let candidate = candidate(id, ["", "a", "b"][zone], weight);
+                    members.insert(id, candidate.clone());
+                    placement.insert(candidate);
+                } else {
+                    members.remove(&id);
+                    placement.remove(PeerId(id));
+                }
+            }
+            let fresh = Placement::of(members.into_values());
+            for shard in (0..SHARD_COUNT as u16).step_by(61) {
+                prop_assert_eq!(first(&placement, shard), first(&fresh, shard));
+            }
+        }
+    }
+}
