@@ -59,11 +59,24 @@ impl Judge {
         Judge::default()
     }
 
+    /// Begins to wait for a member that has not beaten yet.
+    pub fn expect(&mut self, peer: PeerId, generation: Generation, now: Monotonic) {
+        let unheard = Beat {
+            generation,
+            wall: Timestamp::MIN,
+            started_through: Timestamp::MIN,
+            position: 0,
+            suspended: true,
+        };
+        let gap = Duration::from_secs(2) / GAPS;
+        self.heard.entry(peer).or_insert(Heard { at: now, gap, beat: unheard });
+    }
+
     /// Takes a beat. A beat of an earlier life than one already heard is ignored.
     pub fn hear(&mut self, peer: PeerId, beat: Beat, now: Monotonic, period: Duration) {
         let heard = match self.heard.get(&peer) {
             Some(known) if known.beat.generation > beat.generation => return,
-            Some(known) if known.beat.generation == beat.generation => {
+            Some(known) if known.beat.generation == beat.generation && known.beat.wall > Timestamp::MIN => {
                 // One long gap must not make the judge patient: it counts as the longest that is forgiven.
                 let gap = now.since(known.at).min(period * GAPS);
                 Heard { at: now, gap: (known.gap * 7 + gap) / 8, beat }
@@ -75,7 +88,7 @@ impl Judge {
 
     /// The newest beat of a peer.
     pub fn newest(&self, peer: PeerId) -> Option<&Beat> {
-        self.heard.get(&peer).map(|heard| &heard.beat)
+        self.heard.get(&peer).map(|heard| &heard.beat).filter(|beat| beat.wall > Timestamp::MIN)
     }
 
     /// How long ago a peer was last heard.

@@ -148,18 +148,36 @@ impl FromIterator<ShardId> for ShardSet {
     }
 }
 
-/// The words in order; a set on the wire takes 2 KiB at most.
+/// On the wire: the shards themselves while they are few, the words of the bit map otherwise; 2 KiB at most.
+#[derive(Serialize, Deserialize)]
+enum Wire {
+    Few(Vec<u16>),
+    Many(Vec<u64>),
+}
+
 impl Serialize for ShardSet {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.as_slice().serialize(serializer)
+        let wire = if self.len() <= 512 {
+            Wire::Few(self.iter().map(|shard| shard.0).collect())
+        } else {
+            Wire::Many(self.0.to_vec())
+        };
+        wire.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for ShardSet {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let words = Vec::<u64>::deserialize(deserializer)?;
-        let words = words.into_boxed_slice().try_into().map_err(|_| D::Error::custom("a shard set has 256 words"))?;
-        Ok(ShardSet(words))
+        match Wire::deserialize(deserializer)? {
+            Wire::Few(shards) if shards.iter().all(|&shard| usize::from(shard) < SHARD_COUNT) => {
+                Ok(shards.into_iter().map(ShardId).collect())
+            }
+            Wire::Few(_) => Err(D::Error::custom("no such shard")),
+            Wire::Many(words) => {
+                let words = words.into_boxed_slice().try_into();
+                Ok(ShardSet(words.map_err(|_| D::Error::custom("a shard set has 256 words"))?))
+            }
+        }
     }
 }
 

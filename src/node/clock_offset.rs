@@ -1,0 +1,72 @@
+//! How far a peer's clock is from the others'.
+
+use std::collections::BTreeMap;
+
+use promesh_model::{PeerId, Timestamp};
+
+/// Off by more than this from the median: somebody should look tomorrow.
+const WARN_MS: i64 = 500;
+/// Off by more than this from a majority that agrees: owns and sends nothing.
+const SKEWED_MS: i64 = 2000;
+
+/// The offsets of other peers' clocks from this peer's, from their beats.
+#[derive(Clone, Debug, Default)]
+pub struct ClockOffsets {
+    offsets: BTreeMap<PeerId, i64>,
+}
+
+impl ClockOffsets {
+    /// Takes a peer's clock as its beat showed it. The way of the beat is not taken off: it is milliseconds.
+    pub fn note(&mut self, peer: PeerId, theirs: Timestamp, ours: Timestamp) {
+        let seen = theirs.ms() - ours.ms();
+        let offset = self.offsets.entry(peer).or_insert(seen);
+        // Smoothed, so that one late beat is no verdict.
+        *offset += (seen - *offset) / 4;
+    }
+
+    /// Forgets a peer.
+    pub fn forget(&mut self, peer: PeerId) {
+        self.offsets.remove(&peer);
+    }
+
+    /// A peer's clock less ours, in ms.
+    pub fn of(&self, peer: PeerId) -> Option<i64> {
+        self.offsets.get(&peer).copied()
+    }
+
+    /// The median of the others' clocks less ours, in ms.
+    pub fn median(&self) -> Option<i64> {
+        let mut sorted: Vec<i64> = self.offsets.values().copied().collect();
+        sorted.sort_unstable();
+        sorted.get(sorted.len().wrapping_sub(1) / 2).copied()
+    }
+
+    /// Whether our clock is off enough for a warning.
+    pub fn is_off(&self) -> bool {
+        self.median().is_some_and(|median| median.abs() > WARN_MS)
+    }
+
+    /// Whether a majority of the mesh, us included, agrees within half a second and we are over two seconds off. With
+    /// two peers nobody can tell who is right.
+    pub fn is_skewed(&self) -> bool {
+        let Some(median) = self.median() else { return false };
+        let agreeing = self.offsets.values().filter(|offset| (*offset - median).abs() <= WARN_MS).count();
+        agreeing >= 2 && agreeing * 2 > self.offsets.len() + 1 && median.abs() > SKEWED_MS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_majority_that_agrees_makes_us_skewed() {
+        let mut offsets = ClockOffsets::default();
+        offsets.note(PeerId(1), Timestamp(5000), Timestamp(0));
+        assert!(offsets.is_off() && !offsets.is_skewed());
+        offsets.note(PeerId(2), Timestamp(5100), Timestamp(0));
+        assert!(offsets.is_skewed());
+        offsets.note(PeerId(2), Timestamp(-60_000), Timestamp(0));
+        assert!(!offsets.is_skewed());
+    }
+}

@@ -1,0 +1,23 @@
+//! A peer's mind: the machines of the floors below, composed, and the messages between peers.
+//!
+//! [`Mesh`] decides who starts which slot, who holds what and when this peer is ready; [`Peer`] joins it with
+//! membership, for the simulator as for the server. Nothing here reads a clock, opens a socket or touches a disk: slow
+//! or failing work goes out as an [`Output`] and its result comes back as an [`Input`].
+
+mod clock_offset;
+mod mesh;
+mod messages;
+mod ownership;
+mod peer;
+mod possession;
+mod schedule;
+mod sync;
+mod view;
+
+pub use clock_offset::ClockOffsets;
+pub use mesh::{Change, Input, Mesh, MeshConfig, Output};
+pub use messages::MeshMessage;
+pub use peer::{Peer, PeerInput, PeerOutput};
+pub use possession::{Extent, Possession};
+pub use schedule::SourceSpec;
+pub use view::{MeshView, PeerInfo};

@@ -1,0 +1,772 @@
+//! The mind that decides who starts which slot, who holds what, and when this peer is ready.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use promesh_cluster::{Beat, Candidate, Judge, MemberView, PeerRecord, PeerState};
+use promesh_model::shard::ShardSet;
+use promesh_model::{Monotonic, Now, PeerId, Timestamp};
+use promesh_replication::BatchHeader;
+
+use crate::clock_offset::ClockOffsets;
+use crate::messages::MeshMessage;
+use crate::ownership::Ownership;
+use crate::possession::Possession;
+use crate::schedule::{Schedule, SourceSpec};
+use crate::sync::Holdings;
+use crate::view::{MeshView, PeerInfo};
+
+/// The shortest time between beats.
+const BEAT_PERIOD_MIN: Duration = Duration::from_millis(200);
+/// Added to the period for every peer, so that a large mesh does not drown in beats.
+const BEAT_PERIOD_PER_PEER: Duration = Duration::from_millis(4);
+/// A timer that fires so late means that this peer stood still.
+const PAUSE: Duration = Duration::from_millis(1000);
+/// How long a peer that stood still waits for a word from others.
+const SUSPENSION_MAX: Duration = Duration::from_secs(3);
+/// How long a leaving peer waits for its shards to be taken.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a newcomer waits to hear what the others act for.
+const GREETING_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a mesh mind starts with.
+#[derive(Clone, Debug)]
+pub struct MeshConfig {
+    /// Copies of every sample.
+    pub replication_factor: usize,
+    /// How long to wait for peers that should be there. Default 10s.
+    pub start_hold: Duration,
+    /// Whether seeds are configured that are not this peer itself.
+    pub has_seeds: bool,
+    /// Members of the mesh when this peer last ran.
+    pub persisted: Vec<PeerId>,
+    /// What this peer held when it last ran.
+    pub possession: Possession,
+    /// The newest sample on its disk.
+    pub newest_sample: Option<Timestamp>,
+}
+
+/// What happens to the mesh mind.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Membership changed.
+    Members(Vec<MemberView>),
+    /// The sources of the configuration and discovery; replaces those before.
+    Sources(Vec<SourceSpec>),
+    /// Another mind speaks.
+    Message {
+        /// Whose.
+        from: PeerId,
+        /// What it says.
+        message: MeshMessage,
+    },
+    /// A batch, own or received, was appended to the log.
+    Appended(BatchHeader),
+    /// A copy ended.
+    Fetched {
+        /// The copy.
+        token: u64,
+        /// Since when what came is all there is; `None` if it failed.
+        whole_from: Option<Timestamp>,
+    },
+    /// This peer is to stop: give everything away first.
+    Leave,
+    /// The disk is full (or has room again).
+    DiskFull(bool),
+    /// Operators changed what the own record says of the configuration.
+    Root(u128),
+    /// The deadline of [`Mesh::poll_timeout`] has come.
+    Timeout,
+}
+
+/// What the mesh mind wants done.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Start a slot: scrape, or evaluate. The batch carries the slot and this rank.
+    Start {
+        /// What.
+        spec: SourceSpec,
+        /// For when.
+        slot: Timestamp,
+        /// This peer's rank for the shard, as it sees it.
+        rank: u8,
+    },
+    /// Say something to another mind.
+    Send {
+        /// Whom.
+        to: PeerId,
+        /// What.
+        message: MeshMessage,
+    },
+    /// This peer's record changed: spread it.
+    Record(PeerRecord),
+    /// Have a peer stream its batches of these shards to us; replaces what was asked of it before.
+    Subscribe {
+        /// Whom to ask.
+        to: PeerId,
+        /// Which.
+        shards: ShardSet,
+    },
+    /// Copy shards; answer with [`Input::Fetched`].
+    Fetch {
+        /// Names the copy.
+        token: u64,
+        /// From whom.
+        from: PeerId,
+        /// Which.
+        shards: ShardSet,
+        /// Its log since then, any origin; `None`: the open window as head chunks, and the log of the last minute.
+        since: Option<Timestamp>,
+    },
+    /// What is known changed.
+    View(Arc<MeshView>),
+    /// Something an operator would tell a colleague.
+    Change(Change),
+    /// Everything is given away, or nobody takes it: this peer may stop.
+    Left,
+}
+
+/// A change of ownership or state, for the cluster endpoint and the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// When.
+    pub at: Timestamp,
+    /// What: `takeover`, `handover`, `yield`, `state`, `down`, `up`, `copied`, `suspended`.
+    pub what: &'static str,
+    /// Whom it concerns.
+    pub peer: PeerId,
+    /// How many shards.
+    pub shards: usize,
+    /// Why.
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Waits for peers that should be there.
+    Waiting { until: Monotonic },
+    /// Copies what it will hold, hears what the others act for.
+    Syncing { greeted_by: Monotonic },
+    Ready,
+    Leaving { until: Monotonic },
+    Left,
+}
+
+/// The machine.
+pub struct Mesh {
+    config: MeshConfig,
+    record: PeerRecord,
+    phase: Phase,
+    members: Vec<MemberView>,
+    since: BTreeMap<PeerId, (u8, Timestamp)>,
+    ownership: Ownership,
+    holdings: Holdings,
+    schedule: Schedule,
+    judge: Judge,
+    offsets: ClockOffsets,
+    silent: BTreeSet<PeerId>,
+    possession: Arc<BTreeMap<PeerId, Possession>>,
+    greeted: BTreeSet<PeerId>,
+    subscribed: BTreeMap<PeerId, ShardSet>,
+    told_acting: BTreeMap<PeerId, ShardSet>,
+    told_possession: Vec<crate::possession::Extent>,
+    started_through: Timestamp,
+    position: u64,
+    next_beat: Monotonic,
+    expected: Option<Monotonic>,
+    suspended: Option<(Monotonic, Monotonic)>,
+    /// When a peer that is silent or down was last heard: what it wrote since may not have reached us.
+    lost: BTreeMap<PeerId, Timestamp>,
+    /// Something that ranks or holdings follow from has changed.
+    dirty: bool,
+    view_number: u64,
+    view_changed: bool,
+    outputs: VecDeque<Output>,
+}
+
+impl Mesh {
+    /// A mind that knows nobody yet. `record` is this peer's own, in state `Joining`.
+    pub fn new(mut config: MeshConfig, record: PeerRecord, now: Now) -> Mesh {
+        let mut own = std::mem::take(&mut config.possession);
+        own.end(&ShardSet::all(), config.newest_sample.unwrap_or(now.wall).max(Timestamp(1)));
+        let me = record.id;
+        let waits = config.has_seeds || config.persisted.iter().any(|peer| *peer != me);
+        let until = if waits { now.monotonic + config.start_hold } else { now.monotonic };
+        let mut mesh = Mesh {
+            config,
+            phase: Phase::Waiting { until },
+            members: Vec::new(),
+            since: BTreeMap::new(),
+            ownership: Ownership::new(me),
+            holdings: Holdings::new(own),
+            schedule: Schedule::default(),
+            judge: Judge::new(),
+            offsets: ClockOffsets::default(),
+            silent: BTreeSet::new(),
+            possession: Arc::default(),
+            greeted: BTreeSet::new(),
+            subscribed: BTreeMap::new(),
+            told_acting: BTreeMap::new(),
+            told_possession: Vec::new(),
+            started_through: now.wall,
+            position: 0,
+            next_beat: now.monotonic,
+            expected: None,
+            suspended: None,
+            lost: BTreeMap::new(),
+            dirty: true,
+            view_number: 0,
+            view_changed: true,
+            outputs: VecDeque::new(),
+            record,
+        };
+        mesh.progress(now);
+        mesh.finish(now);
+        mesh
+    }
+
+    /// Takes what happened.
+    pub fn handle(&mut self, input: Input, now: Now) {
+        // The one input that comes with every scrape: nothing else follows from it.
+        if let Input::Appended(header) = input {
+            return self.note_batch(&header);
+        }
+        self.notice_pause(now);
+        // Beats and timers change nothing that ranks follow from, unless they say so themselves.
+        let quiet = matches!(&input, Input::Timeout | Input::Message { message: MeshMessage::Beat(_), .. });
+        self.dirty |= !quiet;
+        match input {
+            Input::Members(members) => self.set_members(members, now),
+            Input::Sources(specs) => self.schedule.set_sources(&specs, now.wall),
+            Input::Message { from, message } => self.hear(from, message, now),
+            Input::Fetched { token, whole_from } => self.note_fetched(token, whole_from, now),
+            Input::Leave => self.begin_leaving(now),
+            Input::DiskFull(full) => self.set_full(full, now),
+            Input::Root(root) => self.change_record(|record| record.root = root),
+            Input::Timeout | Input::Appended(_) => {}
+        }
+        self.progress(now);
+        self.finish(now);
+    }
+
+    /// What is to be done, in order; drain it after every [`Mesh::handle`].
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`Mesh::handle`] with `Timeout`, if nothing else happens before; `now` as in the last call.
+    pub fn poll_timeout(&self, now: Now) -> Option<Monotonic> {
+        let slot = if self.ownership.acting().is_empty() { None } else { self.schedule.next() };
+        let walls = [slot, self.ownership.next_settlement()].into_iter().flatten();
+        let from_wall = walls.map(|at| now.monotonic + at.since(now.wall)).min();
+        let beat = (!self.alive().is_empty()).then_some(self.next_beat);
+        let phase = match self.phase {
+            Phase::Waiting { until } | Phase::Leaving { until } => Some(until),
+            Phase::Syncing { greeted_by } => (greeted_by > now.monotonic).then_some(greeted_by),
+            Phase::Ready | Phase::Left => None,
+        };
+        let suspended = self.suspended.map(|(least, _)| least.max(now.monotonic + Duration::from_millis(50)));
+        let silences = self.alive().into_iter().filter(|peer| !self.silent.contains(peer));
+        let silence = silences.filter_map(|peer| self.judge.deadline(peer, self.members.len() + 1)).min();
+        [from_wall, beat, phase, suspended, silence, self.ownership.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Where this peer stands.
+    pub fn state(&self) -> PeerState {
+        self.record.state
+    }
+
+    /// What this peer holds, to be kept across restarts.
+    pub fn possession(&self) -> &Possession {
+        &self.holdings.own
+    }
+
+    /// Everything that must hold between calls. Always on in the simulator and in tests.
+    pub fn check_invariants(&self) {
+        self.ownership.check_invariants();
+        if !matches!(self.phase, Phase::Ready | Phase::Leaving { .. }) {
+            assert!(self.ownership.acting().is_empty(), "only a ready peer starts slots");
+        }
+    }
+
+    fn me(&self) -> PeerId {
+        self.record.id
+    }
+
+    fn alive(&self) -> Vec<PeerId> {
+        self.members.iter().filter(|member| member.alive).map(|member| member.id).collect()
+    }
+
+    fn beat_period(&self) -> Duration {
+        BEAT_PERIOD_MIN.max(BEAT_PERIOD_PER_PEER * (self.members.len() as u32 + 1))
+    }
+
+    fn send(&mut self, to: PeerId, message: MeshMessage) {
+        self.outputs.push_back(Output::Send { to, message });
+    }
+
+    fn change(&mut self, now: Now, what: &'static str, peer: PeerId, shards: usize, reason: &'static str) {
+        self.view_changed = true;
+        self.outputs.push_back(Output::Change(Change { at: now.wall, what, peer, shards, reason }));
+    }
+
+    fn change_record(&mut self, edit: impl FnOnce(&mut PeerRecord)) {
+        let before = self.record.clone();
+        edit(&mut self.record);
+        if self.record != before {
+            self.record.version += 1;
+            self.view_changed = true;
+            self.outputs.push_back(Output::Record(self.record.clone()));
+        }
+    }
+
+    fn note_batch(&mut self, header: &BatchHeader) {
+        self.schedule.note(header.source, header.slot);
+        if header.order.origin.writer == self.me() && header.order.origin.generation == self.record.generation {
+            self.position = self.position.max(header.sequence);
+        }
+    }
+
+    /// A timer that comes far too late, or an input far past a deadline: this peer stood still, and others have judged.
+    fn notice_pause(&mut self, now: Now) {
+        let late = self.expected.is_some_and(|at| now.monotonic.since(at) > PAUSE);
+        if late && self.phase == Phase::Ready && !self.alive().is_empty() {
+            let least = now.monotonic + self.beat_period();
+            self.suspended = Some((least, now.monotonic + SUSPENSION_MAX));
+            self.ownership.suspend();
+            // Their silence is ours: they are heard anew before anybody is judged.
+            for peer in self.alive() {
+                let generation = self.judge.newest(peer).map(|beat| beat.generation).unwrap_or_default();
+                self.judge.forget(peer);
+                self.judge.expect(peer, generation, now.monotonic);
+            }
+            self.silent.clear();
+            self.dirty = true;
+            let me = self.me();
+            self.change(now, "suspended", me, 0, "this peer stood still");
+        }
+    }
+
+    fn set_members(&mut self, members: Vec<MemberView>, now: Now) {
+        let before: BTreeSet<PeerId> = self.alive().into_iter().collect();
+        self.members = members;
+        let alive: BTreeSet<PeerId> = self.alive().into_iter().collect();
+        for peer in alive.difference(&before) {
+            let member = self.members.iter().find(|member| member.id == *peer).expect("just seen");
+            self.judge.expect(*peer, member.generation, now.monotonic);
+            self.change(now, "up", *peer, 0, "membership");
+        }
+        let gone: BTreeSet<PeerId> = before.difference(&alive).copied().collect();
+        for peer in &gone {
+            self.note_lost(*peer);
+            self.forget(*peer);
+            self.change(now, "down", *peer, 0, "membership");
+        }
+        self.holdings.fail_from(&gone);
+        self.forget_former_lives();
+        for member in &self.members {
+            let mark = member.record.as_ref().map_or(0, |record| record.state as u8 + 1) | u8::from(member.alive) << 7;
+            let since = self.since.entry(member.id).or_insert((mark, now.wall));
+            if since.0 != mark {
+                *since = (mark, now.wall);
+            }
+        }
+        self.view_changed = true;
+    }
+
+    fn forget(&mut self, peer: PeerId) {
+        self.judge.forget(peer);
+        self.offsets.forget(peer);
+        self.ownership.forget(peer);
+        self.silent.remove(&peer);
+        self.greeted.remove(&peer);
+        self.subscribed.remove(&peer);
+        self.told_acting.remove(&peer);
+    }
+
+    /// A peer that restarted before anybody noticed acts for nothing any more, and knows nothing of what it was told.
+    fn forget_former_lives(&mut self) {
+        let reborn: Vec<(PeerId, promesh_model::Generation)> = self
+            .members
+            .iter()
+            .filter(|member| self.judge.newest(member.id).is_some_and(|beat| beat.generation < member.generation))
+            .map(|member| (member.id, member.generation))
+            .collect();
+        for (peer, _) in reborn {
+            self.note_lost(peer);
+            self.ownership.forget(peer);
+            self.greeted.remove(&peer);
+            self.subscribed.remove(&peer);
+            self.told_acting.remove(&peer);
+            self.holdings.fail_from(&BTreeSet::from([peer]));
+        }
+    }
+
+    fn hear(&mut self, from: PeerId, message: MeshMessage, now: Now) {
+        if from == self.me() {
+            return;
+        }
+        match message {
+            MeshMessage::Beat(beat) => self.hear_beat(from, beat, now),
+            MeshMessage::Handover { shards, from: slot } => {
+                let at = self.ownership.grant(&shards, slot, now.wall);
+                self.change(now, "handover", from, shards.len(), "its rank");
+                self.send(from, MeshMessage::HandoverAck { shards, from: at });
+            }
+            MeshMessage::HandoverAck { shards, from: slot } => self.ownership.granted_to_us(from, &shards, slot),
+            MeshMessage::Acting(shards) => {
+                self.greeted.insert(from);
+                let given = self.ownership.hear(from, shards);
+                if !given.is_empty() {
+                    self.change(now, "yield", from, given.len(), "it ranks before us");
+                }
+                self.view_changed = true;
+            }
+            MeshMessage::Possession(extents) => {
+                Arc::make_mut(&mut self.possession).insert(from, Possession::of(extents));
+                self.view_changed = true;
+            }
+        }
+    }
+
+    fn hear_beat(&mut self, from: PeerId, beat: Beat, now: Now) {
+        let period = self.beat_period();
+        self.judge.hear(from, beat, now.monotonic, period);
+        self.offsets.note(from, beat.wall, now.wall);
+        if self.silent.remove(&from) {
+            // Whatever each did while it could not hear the other has to be said again.
+            self.told_acting.remove(&from);
+            self.subscribed.remove(&from);
+            self.dirty = true;
+            self.view_changed = true;
+        }
+        if let Some(since) = self.lost.remove(&from) {
+            self.dirty = true;
+            self.holdings.repair(from, since);
+        }
+    }
+
+    fn note_lost(&mut self, peer: PeerId) {
+        if let Some(beat) = self.judge.newest(peer) {
+            // Its clock may be off; ours says when it was heard, its own stamps its slots: the earlier is safe.
+            let heard = beat.wall;
+            self.lost.entry(peer).or_insert(heard);
+        }
+    }
+
+    fn note_fetched(&mut self, token: u64, whole_from: Option<Timestamp>, now: Now) {
+        if let Some(restored) = self.holdings.fetched(token, whole_from) {
+            let me = self.me();
+            self.change(now, "copied", me, restored.shards.len(), "held again");
+        }
+        self.view_changed = true;
+    }
+
+    fn begin_leaving(&mut self, now: Now) {
+        if !matches!(self.phase, Phase::Leaving { .. } | Phase::Left) {
+            self.phase = Phase::Leaving { until: now.monotonic + LEAVE_PATIENCE };
+            self.set_state(PeerState::Leaving, now);
+        }
+    }
+
+    fn set_full(&mut self, full: bool, now: Now) {
+        match (full, self.record.state) {
+            (true, PeerState::Ready) => self.set_state(PeerState::Full, now),
+            (false, PeerState::Full) => self.set_state(PeerState::Ready, now),
+            _ => {}
+        }
+    }
+
+    fn set_state(&mut self, state: PeerState, now: Now) {
+        if self.record.state != state {
+            self.dirty = true;
+            self.change_record(|record| record.state = state);
+            let me = self.me();
+            self.change(now, "state", me, 0, state.as_str());
+        }
+    }
+
+    fn progress(&mut self, now: Now) {
+        self.end_suspension(now);
+        self.judge_silence(now);
+        self.dirty |= self.ownership.next_settlement().is_some_and(|at| at <= now.wall);
+        self.dirty |= self.ownership.next_deadline().is_some_and(|at| at <= now.monotonic);
+        self.progress_phase(now);
+        if std::mem::take(&mut self.dirty) {
+            self.review_holdings(now);
+            self.review_ownership(now);
+        }
+        self.start_due(now);
+    }
+
+    fn end_suspension(&mut self, now: Now) {
+        let Some((least, most)) = self.suspended else { return };
+        let heard = self.alive().iter().any(|peer| self.judge.newest(*peer).is_some());
+        if now.monotonic >= most || (heard && now.monotonic >= least) {
+            self.suspended = None;
+            self.dirty = true;
+            self.told_acting.clear();
+            self.view_changed = true;
+        }
+    }
+
+    fn judge_silence(&mut self, now: Now) {
+        let peers = self.members.len() + 1;
+        for peer in self.alive() {
+            let deadline = self.judge.deadline(peer, peers);
+            if deadline.is_some_and(|at| at <= now.monotonic) && self.silent.insert(peer) {
+                self.note_lost(peer);
+                self.dirty = true;
+                self.view_changed = true;
+            }
+        }
+    }
+
+    fn progress_phase(&mut self, now: Now) {
+        match self.phase {
+            Phase::Waiting { until } => {
+                let met = |peer: &PeerId| self.members.iter().any(|m| m.id == *peer && m.alive && m.record.is_some());
+                let ready_one = self.members.iter().any(|m| m.alive && has_state(m, PeerState::Ready));
+                let expected = self.config.persisted.iter().filter(|peer| **peer != self.record.id);
+                let all_met = expected.clone().count() > 0 && expected.clone().all(met);
+                let seeds_met = self.config.persisted.is_empty() && self.members.iter().any(|m| m.alive);
+                if now.monotonic >= until || ready_one || all_met || seeds_met {
+                    self.phase = Phase::Syncing { greeted_by: now.monotonic + GREETING_PATIENCE };
+                    self.set_state(PeerState::Syncing, now);
+                    self.progress_phase(now);
+                }
+            }
+            Phase::Syncing { greeted_by } => {
+                self.review_holdings(now);
+                let owners = self.members.iter().filter(|m| m.alive && has_state(m, PeerState::Ready));
+                let greeted = owners.map(|m| m.id).all(|id| self.greeted.contains(&id) || self.silent.contains(&id));
+                if (greeted || now.monotonic >= greeted_by) && !self.holdings.is_syncing() {
+                    self.phase = Phase::Ready;
+                    self.set_state(PeerState::Ready, now);
+                }
+            }
+            Phase::Ready => {
+                let state = match (self.offsets.is_skewed(), self.record.state) {
+                    (true, PeerState::Ready) => PeerState::Skewed,
+                    (false, PeerState::Skewed) => PeerState::Ready,
+                    (_, state) => state,
+                };
+                self.set_state(state, now);
+            }
+            Phase::Leaving { until } => {
+                let takers = self.members.iter().any(|m| m.alive && has_state(m, PeerState::Ready));
+                if now.monotonic >= until || !takers || self.ownership.acting().is_empty() {
+                    self.phase = Phase::Left;
+                    self.ownership.suspend();
+                    self.outputs.push_back(Output::Left);
+                }
+            }
+            Phase::Left => {}
+        }
+    }
+
+    fn candidates(&self, with_self: bool) -> Vec<Candidate> {
+        let of = |record: &PeerRecord| Candidate { id: record.id, zone: record.zone.clone(), weight: record.weight };
+        let ready = self.members.iter().filter(|m| m.alive && has_state(m, PeerState::Ready));
+        let mut candidates: Vec<Candidate> = ready.filter_map(|m| m.record.as_ref()).map(of).collect();
+        if with_self || self.record.state == PeerState::Ready {
+            candidates.push(of(&self.record));
+        }
+        candidates.sort_by_key(|candidate| candidate.id);
+        candidates
+    }
+
+    /// Subscribes to and fetches what this peer should hold.
+    fn review_holdings(&mut self, now: Now) {
+        self.ownership.set_candidates(&self.candidates(false));
+        let me = self.me();
+        let copies = self.config.replication_factor.max(1);
+        let wanted = match self.phase {
+            Phase::Waiting { .. } | Phase::Left => return,
+            // As if this peer were ready already.
+            Phase::Syncing { .. } => {
+                let placement = promesh_cluster::Placement::of(self.candidates(true));
+                placement.shards_within(me, copies)
+            }
+            // A skewed, full or leaving peer holds what it holds and gains nothing.
+            _ if self.record.state != PeerState::Ready => self.holdings.wanted().clone(),
+            _ => self.ownership.placement.shards_within(me, copies),
+        };
+        if self.holdings.want(wanted.union(self.ownership.acting()), now.wall) {
+            self.view_changed = true;
+        }
+        for peer in self.alive() {
+            if self.subscribed.get(&peer) != Some(self.holdings.wanted()) {
+                let shards = self.holdings.wanted().clone();
+                self.subscribed.insert(peer, shards.clone());
+                self.outputs.push_back(Output::Subscribe { to: peer, shards });
+            }
+        }
+        let donors: BTreeMap<PeerId, Possession> = self
+            .alive()
+            .into_iter()
+            .filter(|peer| !self.silent.contains(peer))
+            .map(|peer| (peer, self.possession.get(&peer).cloned().unwrap_or_default()))
+            .collect();
+        // A newcomer must know what the others hold before it concludes that nobody holds a shard.
+        if matches!(self.phase, Phase::Syncing { greeted_by } if now.monotonic < greeted_by)
+            && donors.keys().any(|peer| !self.possession.contains_key(peer))
+        {
+            return;
+        }
+        for (token, fetch) in self.holdings.plan(&donors, now.wall) {
+            let (from, shards, since) = (fetch.from, fetch.shards, fetch.since);
+            self.outputs.push_back(Output::Fetch { token, from, shards, since });
+            self.view_changed = true;
+        }
+    }
+
+    fn owns(&self) -> bool {
+        self.phase == Phase::Ready && self.record.state == PeerState::Ready && self.suspended.is_none()
+    }
+
+    fn review_ownership(&mut self, now: Now) {
+        let gained = self.ownership.settle(now.wall);
+        self.start_unstarted(&gained, now);
+        if !self.owns() {
+            return;
+        }
+        let moves = self.ownership.review(&self.silent, now);
+        let slot = now.wall.after(self.beat_period() * 2);
+        for (to, shards) in moves.ask {
+            self.send(to, MeshMessage::Handover { shards, from: slot });
+        }
+        if !moves.taken.is_empty() {
+            let me = self.me();
+            self.change(now, "takeover", me, moves.taken.len(), "nobody before us is heard");
+            self.start_unstarted(&moves.taken, now);
+        }
+    }
+
+    fn start_unstarted(&mut self, shards: &ShardSet, now: Now) {
+        for shard in shards.iter() {
+            for (spec, slot) in self.schedule.unstarted(shard, now.wall) {
+                if self.ownership.may_start(shard, slot) {
+                    self.start(spec, slot);
+                }
+            }
+        }
+    }
+
+    fn start_due(&mut self, now: Now) {
+        for (spec, slot) in self.schedule.take_due(now.wall) {
+            if self.ownership.may_start(spec.shard, slot) {
+                self.start(spec, slot);
+            }
+        }
+        self.started_through = self.started_through.max(now.wall);
+    }
+
+    fn start(&mut self, spec: SourceSpec, slot: Timestamp) {
+        self.schedule.note(spec.source, slot);
+        let me = self.me();
+        let rank = self.ownership.placement.rank_of(spec.shard, me).unwrap_or(usize::from(u8::MAX));
+        let rank = u8::try_from(rank).unwrap_or(u8::MAX);
+        self.outputs.push_back(Output::Start { spec, slot, rank });
+    }
+
+    /// Tells others what changed, beats, publishes the view, and remembers when to be back.
+    fn finish(&mut self, now: Now) {
+        self.tell_acting();
+        self.tell_possession();
+        if now.monotonic >= self.next_beat {
+            self.beat(now);
+        }
+        if std::mem::take(&mut self.view_changed) {
+            self.view_number += 1;
+            let view = Arc::new(self.view());
+            self.outputs.push_back(Output::View(view));
+        }
+        self.expected = self.poll_timeout(now);
+    }
+
+    fn tell_acting(&mut self) {
+        let changed = std::mem::take(&mut self.ownership.changed);
+        self.view_changed |= changed;
+        for peer in self.alive() {
+            if !changed && self.told_acting.contains_key(&peer) {
+                continue;
+            }
+            // While it is silent nothing arrives; it is told once it is heard again.
+            if self.silent.contains(&peer) {
+                self.told_acting.remove(&peer);
+                continue;
+            }
+            let acting = self.ownership.acting().clone();
+            self.told_acting.insert(peer, acting.clone());
+            self.send(peer, MeshMessage::Acting(acting));
+            let extents = self.holdings.own.extents().to_vec();
+            self.send(peer, MeshMessage::Possession(extents));
+        }
+    }
+
+    fn tell_possession(&mut self) {
+        if self.told_possession != self.holdings.own.extents() {
+            self.told_possession = self.holdings.own.extents().to_vec();
+            self.view_changed = true;
+            for peer in self.alive() {
+                self.send(peer, MeshMessage::Possession(self.told_possession.clone()));
+            }
+        }
+    }
+
+    fn beat(&mut self, now: Now) {
+        self.next_beat = now.monotonic + self.beat_period();
+        let beat = Beat {
+            generation: self.record.generation,
+            wall: now.wall,
+            started_through: self.started_through,
+            position: self.position,
+            suspended: !self.owns(),
+        };
+        for peer in self.alive() {
+            self.send(peer, MeshMessage::Beat(beat));
+        }
+    }
+
+    fn view(&self) -> MeshView {
+        let info = |member: &MemberView| PeerInfo {
+            id: member.id,
+            address: member.address,
+            web_address: member.record.as_ref().and_then(|record| record.web_address),
+            generation: member.generation,
+            state: member.record.as_ref().map(|record| record.state),
+            zone: member.record.as_ref().map(|record| record.zone.clone()).unwrap_or_default(),
+            alive: member.alive,
+            suspect: member.suspect,
+            silent: self.silent.contains(&member.id),
+            since: self.since.get(&member.id).map_or(Timestamp(0), |(_, since)| *since),
+            clock_offset_ms: self.offsets.of(member.id),
+            acting: self.ownership.acting_of(member.id).map_or(0, ShardSet::len),
+            position: self.judge.newest(member.id).map_or(0, |beat| beat.position),
+            started_through: self.judge.newest(member.id).map_or(Timestamp(0), |beat| beat.started_through),
+        };
+        MeshView {
+            me: self.me(),
+            number: self.view_number,
+            state: self.record.state,
+            replication_factor: self.config.replication_factor,
+            peers: self.members.iter().map(info).collect(),
+            placement: Arc::clone(&self.ownership.placement),
+            acting: self.ownership.acting().clone(),
+            own: Arc::new(self.holdings.own.clone()),
+            possession: Arc::clone(&self.possession),
+            fetching: self.holdings.fetches().map(|fetch| (fetch.from, fetch.shards.len())).collect(),
+        }
+    }
+
+    /// How many sources there are, and how many lie in shards that this peer acts for.
+    pub fn source_counts(&self) -> (usize, usize) {
+        (self.schedule.len(), self.schedule.count(|shard| self.ownership.acting().contains(shard)))
+    }
+}
+
+fn has_state(member: &MemberView, state: PeerState) -> bool {
+    member.record.as_ref().is_some_and(|record| record.state == state)
+}

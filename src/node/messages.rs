@@ -1,0 +1,113 @@
+//! What minds say to each other. A message is never extended in place: a new form is a new kind number.
+
+use promesh_cluster::Beat;
+use promesh_model::Timestamp;
+use promesh_model::codec::{self, DecodeError, RPC_BYTES_MAX};
+use promesh_model::shard::ShardSet;
+
+use crate::possession::Extent;
+
+/// A message between the minds of two peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MeshMessage {
+    /// "I live, and this is how far I am."
+    Beat(Beat),
+    /// "These shards are mine now: stop at this slot."
+    Handover {
+        /// Which.
+        shards: ShardSet,
+        /// The first slot that the sender will start.
+        from: Timestamp,
+    },
+    /// "I stop at this slot."
+    HandoverAck {
+        /// Which.
+        shards: ShardSet,
+        /// The first slot that the sender will not start.
+        from: Timestamp,
+    },
+    /// "These are the shards whose slots I start", of those the receiver has to do with. Replaces what was said before.
+    Acting(ShardSet),
+    /// "This is what I hold whole." Replaces what was said before.
+    Possession(Vec<Extent>),
+}
+
+impl MeshMessage {
+    /// The frame kinds of messages; batches have kind 1.
+    pub const KINDS: std::ops::RangeInclusive<u8> = 16..=20;
+
+    /// The message's frame kind and payload.
+    pub fn encode(&self) -> (u8, Vec<u8>) {
+        match self {
+            MeshMessage::Beat(beat) => (16, codec::encode(beat)),
+            MeshMessage::Handover { shards, from } => (17, codec::encode(&(shards, from))),
+            MeshMessage::HandoverAck { shards, from } => (18, codec::encode(&(shards, from))),
+            MeshMessage::Possession(extents) => (19, codec::encode(extents)),
+            MeshMessage::Acting(shards) => (20, codec::encode(shards)),
+        }
+    }
+
+    /// Reads a message; `None` for a kind this build does not know.
+    ///
+    /// # Errors
+    /// When the payload is not what its kind says.
+    pub fn decode(kind: u8, payload: &[u8]) -> Result<Option<MeshMessage>, DecodeError> {
+        let pair = || codec::decode::<(ShardSet, Timestamp), RPC_BYTES_MAX>(payload);
+        Ok(Some(match kind {
+            16 => MeshMessage::Beat(codec::decode::<Beat, RPC_BYTES_MAX>(payload)?),
+            17 => pair().map(|(shards, from)| MeshMessage::Handover { shards, from })?,
+            18 => pair().map(|(shards, from)| MeshMessage::HandoverAck { shards, from })?,
+            19 => MeshMessage::Possession(codec::decode::<Vec<Extent>, RPC_BYTES_MAX>(payload)?),
+            20 => MeshMessage::Acting(codec::decode::<ShardSet, RPC_BYTES_MAX>(payload)?),
+            _ => return Ok(None),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use promesh_model::{Generation, ShardId};
+
+    use super::*;
+
+    /// Bytes of released kinds decode for ever.
+    #[test]
+    fn golden_bytes() {
+        let shards: ShardSet = [ShardId(0), ShardId(70)].into_iter().collect();
+        let beat = Beat {
+            generation: Generation(3),
+            wall: Timestamp(1_767_225_600_000),
+            started_through: Timestamp(1_767_225_599_000),
+            position: 9,
+            suspended: false,
+        };
+        let extent = Extent { from: Timestamp(5), to: Timestamp::MAX, shards: shards.clone() };
+        let mut seen = String::new();
+        for message in [
+            MeshMessage::Beat(beat),
+            MeshMessage::Handover { shards: shards.clone(), from: Timestamp(7) },
+            MeshMessage::HandoverAck { shards: shards.clone(), from: Timestamp(8) },
+            MeshMessage::Acting(shards),
+            MeshMessage::Possession(vec![extent]),
+        ] {
+            let (kind, bytes) = message.encode();
+            assert!(MeshMessage::KINDS.contains(&kind));
+            assert_eq!(MeshMessage::decode(kind, &bytes).expect("decodes"), Some(message));
+            let shown: String = bytes.iter().take(24).map(|byte| format!("{byte:02x}")).collect();
+            seen.push_str(&format!("{kind} {} {shown}\n", bytes.len()));
+        }
+        expect_test::expect![[r#"
+            16 21 03fd0050b5ed36030000fd3048b5ed360300000900
+            17 5 000200460e
+            18 5 0002004610
+            20 4 00020046
+            19 15 010afdfeffffffffffffff00020046
+        "#]].assert_eq(&seen);
+    }
+
+    #[test]
+    fn unknown_kinds_are_skipped_and_bad_payloads_refused() {
+        assert_eq!(MeshMessage::decode(15, b"x").expect("skipped"), None);
+        assert!(MeshMessage::decode(17, &[1, 2, 3]).is_err());
+    }
+}

@@ -1,0 +1,211 @@
+//! Whose slots this peer starts.
+//!
+//! The rule: a peer *acts* for a shard while it starts the slots of the shard's sources. Rank 0 asks whoever acts to
+//! hand over, and acts from the agreed slot; the first rank that is not silent acts at once when all before it are
+//! silent; of two that act, the worse-ranked yields as soon as it hears of the other. Everybody tells the peers it
+//! shares shards with what it acts for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use promesh_cluster::{Candidate, Placement};
+use promesh_model::shard::ShardSet;
+use promesh_model::{Monotonic, Now, PeerId, ShardId, Timestamp};
+
+/// How long an unanswered request for shards waits before it is thought over.
+const ASK_PATIENCE: Duration = Duration::from_millis(1000);
+
+/// A request for shards that awaits its answer.
+#[derive(Clone, Debug)]
+struct Ask {
+    to: PeerId,
+    shards: ShardSet,
+    deadline: Monotonic,
+}
+
+/// The shards a peer acts for, and those changing hands.
+#[derive(Clone, Debug)]
+pub(crate) struct Ownership {
+    me: PeerId,
+    pub(crate) placement: Arc<Placement>,
+    acting: ShardSet,
+    /// Shards given away: not started from the instant on.
+    granted: Vec<(Timestamp, ShardSet)>,
+    /// Shards received: started from the instant on.
+    gaining: Vec<(Timestamp, ShardSet)>,
+    asks: Vec<Ask>,
+    /// What others said they act for.
+    others: BTreeMap<PeerId, ShardSet>,
+    /// What this peer acts for changed since it was last told.
+    pub(crate) changed: bool,
+}
+
+/// What a look at the ranks asks for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Moves {
+    /// Shards to ask for, by who acts for them now.
+    pub(crate) ask: Vec<(PeerId, ShardSet)>,
+    /// Shards that this peer now acts for because all before it are silent.
+    pub(crate) taken: ShardSet,
+}
+
+impl Ownership {
+    pub(crate) fn new(me: PeerId) -> Ownership {
+        Ownership {
+            me,
+            placement: Arc::new(Placement::new()),
+            acting: ShardSet::default(),
+            granted: Vec::new(),
+            gaining: Vec::new(),
+            asks: Vec::new(),
+            others: BTreeMap::new(),
+            changed: false,
+        }
+    }
+
+    pub(crate) fn acting(&self) -> &ShardSet {
+        &self.acting
+    }
+
+    pub(crate) fn acting_of(&self, peer: PeerId) -> Option<&ShardSet> {
+        self.others.get(&peer)
+    }
+
+    pub(crate) fn set_candidates(&mut self, candidates: &[Candidate]) {
+        if !self.placement.candidates().eq(candidates.iter()) {
+            Arc::make_mut(&mut self.placement).update(candidates);
+        }
+    }
+
+    /// Whether this peer starts a slot of a shard.
+    pub(crate) fn may_start(&self, shard: ShardId, slot: Timestamp) -> bool {
+        let given = self.granted.iter().any(|(from, shards)| *from <= slot && shards.contains(shard));
+        let received = self.gaining.iter().any(|(from, shards)| *from <= slot && shards.contains(shard));
+        received || (self.acting.contains(shard) && !given)
+    }
+
+    /// Carries out what was agreed for instants that have come; says which shards this peer newly acts for.
+    pub(crate) fn settle(&mut self, now: Timestamp) -> ShardSet {
+        let mut gained = ShardSet::default();
+        for (_, shards) in self.granted.extract_if(.., |(from, _)| *from <= now) {
+            self.acting = self.acting.difference(&shards);
+            self.changed = true;
+        }
+        for (_, shards) in self.gaining.extract_if(.., |(from, _)| *from <= now) {
+            gained = gained.union(&shards.difference(&self.acting));
+            self.acting = self.acting.union(&shards);
+            self.changed = true;
+        }
+        gained
+    }
+
+    /// The next instant at which [`Ownership::settle`] has something to do.
+    pub(crate) fn next_settlement(&self) -> Option<Timestamp> {
+        self.granted.iter().chain(&self.gaining).map(|(from, _)| *from).min()
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Monotonic> {
+        self.asks.iter().map(|ask| ask.deadline).min()
+    }
+
+    /// Looks at every shard: what rank 0 has not got yet is asked for, what has only silent peers before us is taken.
+    pub(crate) fn review(&mut self, silent: &BTreeSet<PeerId>, now: Now) -> Moves {
+        self.asks.retain(|ask| ask.deadline > now.monotonic && !silent.contains(&ask.to));
+        let pending = self.pending();
+        let mut moves = Moves::default();
+        let mut ask: BTreeMap<PeerId, ShardSet> = BTreeMap::new();
+        for shard in (0..promesh_model::SHARD_COUNT as u16).map(ShardId) {
+            if self.acting.contains(shard) || pending.contains(shard) {
+                continue;
+            }
+            let first_heard = self.placement.ranks(shard).find(|peer| !silent.contains(peer));
+            if first_heard != Some(self.me) {
+                continue;
+            }
+            let actor = self.others.iter().find(|(peer, shards)| !silent.contains(peer) && shards.contains(shard));
+            match actor {
+                Some((peer, _)) => ask.entry(*peer).or_default().insert(shard),
+                None => moves.taken.insert(shard),
+            }
+        }
+        for (to, shards) in ask {
+            let deadline = now.monotonic + ASK_PATIENCE;
+            self.asks.push(Ask { to, shards: shards.clone(), deadline });
+            moves.ask.push((to, shards));
+        }
+        if !moves.taken.is_empty() {
+            self.acting = self.acting.union(&moves.taken);
+            self.changed = true;
+        }
+        moves
+    }
+
+    fn pending(&self) -> ShardSet {
+        let asked = self.asks.iter().map(|ask| &ask.shards);
+        let gaining = self.gaining.iter().map(|(_, shards)| shards);
+        asked.chain(gaining).fold(ShardSet::default(), |all, shards| all.union(shards))
+    }
+
+    /// Somebody asks for shards: they are its own from the slot on, or a little later if that has passed here.
+    pub(crate) fn grant(&mut self, shards: &ShardSet, from: Timestamp, now: Timestamp) -> Timestamp {
+        let from = from.max(Timestamp(now.ms() + 1));
+        let mine = shards.intersection(&self.acting);
+        if !mine.is_empty() {
+            self.granted.push((from, mine));
+        }
+        // What we were about to receive and somebody else asks for already is not ours either.
+        for (_, gaining) in &mut self.gaining {
+            *gaining = gaining.difference(shards);
+        }
+        from
+    }
+
+    /// The answer to our request.
+    pub(crate) fn granted_to_us(&mut self, by: PeerId, shards: &ShardSet, from: Timestamp) {
+        let asked = self.asks.extract_if(.., |ask| ask.to == by).fold(ShardSet::default(), |all, a| all.union(&a.shards));
+        let ours = shards.intersection(&asked);
+        if !ours.is_empty() {
+            self.gaining.push((from, ours));
+        }
+        if let Some(theirs) = self.others.get_mut(&by) {
+            *theirs = theirs.difference(shards);
+        }
+    }
+
+    /// A peer says what it acts for: where both do, the worse-ranked yields. Says what we gave up.
+    pub(crate) fn hear(&mut self, peer: PeerId, theirs: ShardSet) -> ShardSet {
+        let both = self.acting.intersection(&theirs);
+        let rank = |shard, peer| self.placement.rank_of(shard, peer).unwrap_or(usize::MAX);
+        let yields = |shard: &ShardId| (rank(*shard, peer), peer) < (rank(*shard, self.me), self.me);
+        let given: ShardSet = both.iter().filter(yields).collect();
+        if !both.is_empty() {
+            // The other one has to hear of us too, if it is the one to yield.
+            self.changed = true;
+        }
+        self.acting = self.acting.difference(&given);
+        self.others.insert(peer, theirs);
+        given
+    }
+
+    /// A peer is gone: what it acted for is nobody's.
+    pub(crate) fn forget(&mut self, peer: PeerId) {
+        self.others.remove(&peer);
+        self.asks.retain(|ask| ask.to != peer);
+    }
+
+    /// This peer stands back from everything: it stood still and does not know what happened meanwhile.
+    pub(crate) fn suspend(&mut self) {
+        self.acting = ShardSet::default();
+        self.granted.clear();
+        self.gaining.clear();
+        self.asks.clear();
+        self.changed = true;
+    }
+
+    pub(crate) fn check_invariants(&self) {
+        let pending = self.asks.iter().fold(ShardSet::default(), |all, ask| all.union(&ask.shards));
+        assert!(pending.intersection(&self.acting).is_empty(), "nobody asks for what it acts for");
+        assert!(self.others.keys().all(|peer| *peer != self.me), "a peer is not its own other");
+    }
+}

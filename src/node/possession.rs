@@ -1,0 +1,141 @@
+//! What a peer holds whole, and since when: what reads are planned by.
+
+use promesh_model::shard::ShardSet;
+use promesh_model::{ShardId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// Shards held whole over a span of sample time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// First instant; `MIN` for "all there ever was".
+    pub from: Timestamp,
+    /// First instant no longer covered; `MAX` while live batches come in.
+    pub to: Timestamp,
+    /// Which shards.
+    pub shards: ShardSet,
+}
+
+/// A peer's extents. Few: they come from joins and deaths, not from samples.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Possession {
+    extents: Vec<Extent>,
+}
+
+impl Possession {
+    /// From what a peer said, or from its own disk.
+    pub fn of(extents: Vec<Extent>) -> Possession {
+        Possession { extents }
+    }
+
+    /// As it is said to others.
+    pub fn extents(&self) -> &[Extent] {
+        &self.extents
+    }
+
+    /// Shards whose live batches come in.
+    pub fn open_shards(&self) -> ShardSet {
+        self.open().fold(ShardSet::default(), |all, extent| all.union(&extent.shards))
+    }
+
+    fn open(&self) -> impl Iterator<Item = &Extent> {
+        self.extents.iter().filter(|extent| extent.to == Timestamp::MAX)
+    }
+
+    /// Begins, or prolongs backwards, an open span.
+    pub fn begin(&mut self, shards: &ShardSet, from: Timestamp) {
+        let mut fresh = shards.clone();
+        for extent in self.extents.iter_mut().filter(|extent| extent.to == Timestamp::MAX) {
+            if extent.from <= from {
+                fresh = fresh.difference(&extent.shards);
+            } else {
+                extent.shards = extent.shards.difference(shards);
+            }
+        }
+        match self.extents.iter_mut().find(|extent| extent.to == Timestamp::MAX && extent.from == from) {
+            Some(extent) => extent.shards = extent.shards.union(&fresh),
+            None => self.extents.push(Extent { from, to: Timestamp::MAX, shards: fresh }),
+        }
+        self.tidy();
+    }
+
+    /// Ends open spans: live batches of these shards no longer come in.
+    pub fn end(&mut self, shards: &ShardSet, at: Timestamp) {
+        let mut ended = Vec::new();
+        for extent in self.extents.iter_mut().filter(|extent| extent.to == Timestamp::MAX) {
+            let leaving = extent.shards.intersection(shards);
+            if !leaving.is_empty() {
+                extent.shards = extent.shards.difference(&leaving);
+                ended.push(Extent { from: extent.from, to: at, shards: leaving });
+            }
+        }
+        self.extents.extend(ended);
+        self.tidy();
+    }
+
+    /// Opens again the spans that ended at or after `since`: what was missed in between has been fetched.
+    pub fn resume(&mut self, shards: &ShardSet, since: Timestamp) {
+        let mut resumed = Vec::new();
+        for extent in self.extents.iter_mut().filter(|extent| extent.to != Timestamp::MAX && extent.to >= since) {
+            let back = extent.shards.intersection(shards);
+            extent.shards = extent.shards.difference(&back);
+            resumed.push((back, extent.from));
+        }
+        for (back, from) in resumed {
+            self.begin(&back, from);
+        }
+    }
+
+    /// Forgets what retention dropped.
+    pub fn drop_before(&mut self, oldest: Timestamp) {
+        self.extents.retain(|extent| extent.to > oldest);
+    }
+
+    fn tidy(&mut self) {
+        self.extents.retain(|extent| !extent.shards.is_empty() && extent.from < extent.to);
+        self.extents.sort_by_key(|extent| (extent.from, extent.to));
+    }
+
+    /// Whether one span covers `[start, end]` of a shard.
+    pub fn covers(&self, shard: ShardId, start: Timestamp, end: Timestamp) -> bool {
+        self.extents.iter().any(|extent| extent.from <= start && extent.to > end && extent.shards.contains(shard))
+    }
+
+    /// The shards of which one span covers `[start, end]`.
+    pub fn covering(&self, start: Timestamp, end: Timestamp) -> ShardSet {
+        let covering = self.extents.iter().filter(|extent| extent.from <= start && extent.to > end);
+        covering.fold(ShardSet::default(), |all, extent| all.union(&extent.shards))
+    }
+
+    /// The shards of which anything within `[start, end]` is here.
+    pub fn touching(&self, start: Timestamp, end: Timestamp) -> ShardSet {
+        let touching = self.extents.iter().filter(|extent| extent.from <= end && extent.to > start);
+        touching.fold(ShardSet::default(), |all, extent| all.union(&extent.shards))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(shards: &[u16]) -> ShardSet {
+        shards.iter().map(|&shard| ShardId(shard)).collect()
+    }
+
+    #[test]
+    fn spans_begin_end_and_resume() {
+        let at = Timestamp;
+        let mut possession = Possession::default();
+        possession.begin(&set(&[1, 2]), at(10));
+        possession.begin(&set(&[2, 3]), at(5));
+        assert!(possession.covers(ShardId(2), at(5), at(99)));
+        assert!(!possession.covers(ShardId(1), at(9), at(99)));
+        assert_eq!(possession.open_shards().len(), 3);
+        possession.end(&set(&[2]), at(50));
+        assert!(possession.covers(ShardId(2), at(5), at(49)));
+        assert!(!possession.covers(ShardId(2), at(5), at(50)));
+        possession.resume(&set(&[2]), at(50));
+        assert!(possession.covers(ShardId(2), at(5), at(99)));
+        assert_eq!(possession.touching(at(0), at(7)).len(), 2);
+        assert_eq!(possession.extents().len(), 2);
+    }
+}

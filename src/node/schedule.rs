@@ -1,0 +1,170 @@
+//! When each source is due: slots, alike on every peer.
+//!
+//! A source's slots are `phase + n · interval`; the phase is a hash of the source, so that load is spread and two peers
+//! agree without talking. A slot can be stamped while its scrape begins within half an interval, 7.5 s at most.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use hashbrown::HashMap;
+use promesh_model::{ShardId, Timestamp};
+use promesh_replication::SourceId;
+
+/// A scrape begun later than this after its slot is not stamped with it.
+const STAMP_MS_MAX: i64 = 7_500;
+
+/// What the schedule needs to know of a target or a rule group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceSpec {
+    /// Its identity, alike on all peers.
+    pub source: SourceId,
+    /// The shard of its final labels.
+    pub shard: ShardId,
+    /// The time between slots in ms, at least 1.
+    pub interval_ms: i64,
+}
+
+impl SourceSpec {
+    fn phase_ms(&self) -> i64 {
+        (self.source.0 % self.interval_ms.max(1) as u128) as i64
+    }
+
+    /// The newest slot at or before an instant.
+    pub fn slot_at(&self, at: Timestamp) -> Timestamp {
+        let interval = self.interval_ms.max(1);
+        let phase = self.phase_ms();
+        Timestamp((at.ms() - phase).div_euclid(interval) * interval + phase)
+    }
+
+    /// How long after its slot a scrape may begin, in ms.
+    pub fn stamp_ms(&self) -> i64 {
+        (self.interval_ms / 2).min(STAMP_MS_MAX)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    spec: SourceSpec,
+    /// The newest slot that this peer started or whose batch is here.
+    newest: Timestamp,
+    /// The slot in the heap; an older one found there is outdated.
+    queued: Timestamp,
+}
+
+/// The sources of a mesh and their next slots.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Schedule {
+    entries: HashMap<SourceId, Entry>,
+    by_shard: BTreeMap<ShardId, Vec<SourceId>>,
+    due: BinaryHeap<Reverse<(Timestamp, SourceId)>>,
+}
+
+impl Schedule {
+    /// Makes the sources these. Known ones keep what is known of them; slots begin after `now`.
+    pub(crate) fn set_sources(&mut self, specs: &[SourceSpec], now: Timestamp) {
+        let mut entries = HashMap::with_capacity(specs.len());
+        self.by_shard.clear();
+        self.due.clear();
+        for spec in specs {
+            let newest = self.entries.get(&spec.source).map_or(Timestamp::MIN, |known| known.newest);
+            let queued = Timestamp(spec.slot_at(now).ms() + spec.interval_ms.max(1));
+            if entries.insert(spec.source, Entry { spec: *spec, newest, queued }).is_none() {
+                self.by_shard.entry(spec.shard).or_default().push(spec.source);
+                self.due.push(Reverse((queued, spec.source)));
+            }
+        }
+        self.entries = entries;
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Takes note that a slot was started here, or that its batch is here.
+    pub(crate) fn note(&mut self, source: SourceId, slot: Timestamp) {
+        if let Some(entry) = self.entries.get_mut(&source) {
+            entry.newest = entry.newest.max(slot);
+        }
+    }
+
+    /// The next slot of any source.
+    pub(crate) fn next(&self) -> Option<Timestamp> {
+        self.due.peek().map(|Reverse((slot, _))| *slot)
+    }
+
+    /// Takes the slots that are due, at most one a source: the newest that can still be stamped.
+    pub(crate) fn take_due(&mut self, now: Timestamp) -> Vec<(SourceSpec, Timestamp)> {
+        let mut taken = Vec::new();
+        while let Some(&Reverse((slot, source))) = self.due.peek() {
+            if slot > now {
+                break;
+            }
+            self.due.pop();
+            let Some(entry) = self.entries.get_mut(&source).filter(|entry| entry.queued == slot) else { continue };
+            let spec = entry.spec;
+            let newest = spec.slot_at(now);
+            entry.queued = Timestamp(newest.ms() + spec.interval_ms.max(1));
+            self.due.push(Reverse((entry.queued, source)));
+            if newest > entry.newest && now.ms() - newest.ms() <= spec.stamp_ms() {
+                taken.push((spec, newest));
+            }
+        }
+        taken
+    }
+
+    /// The newest slots of a shard's sources that nobody is known to have started and that can still be stamped.
+    pub(crate) fn unstarted(&self, shard: ShardId, now: Timestamp) -> Vec<(SourceSpec, Timestamp)> {
+        let sources = self.by_shard.get(&shard).map_or(&[][..], Vec::as_slice);
+        let open = |source: &SourceId| {
+            let entry = self.entries.get(source)?;
+            let slot = entry.spec.slot_at(now);
+            let stampable = now.ms() - slot.ms() <= entry.spec.stamp_ms();
+            (slot > entry.newest && stampable).then_some((entry.spec, slot))
+        };
+        sources.iter().filter_map(open).collect()
+    }
+
+    /// How many sources lie in shards that satisfy a condition.
+    pub(crate) fn count(&self, in_shard: impl Fn(ShardId) -> bool) -> usize {
+        self.by_shard.iter().filter(|(shard, _)| in_shard(**shard)).map(|(_, sources)| sources.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(source: u128, interval_ms: i64) -> SourceSpec {
+        SourceSpec { source: SourceId(source), shard: ShardId(1), interval_ms }
+    }
+
+    #[test]
+    fn each_slot_is_due_once_and_at_its_phase() {
+        let mut schedule = Schedule::default();
+        schedule.set_sources(&[spec(1300, 1000)], Timestamp(10_000));
+        assert_eq!(schedule.next(), Some(Timestamp(10_300)));
+        assert!(schedule.take_due(Timestamp(10_299)).is_empty());
+        assert_eq!(schedule.take_due(Timestamp(10_310)), [(spec(1300, 1000), Timestamp(10_300))]);
+        assert!(schedule.take_due(Timestamp(10_320)).is_empty());
+        assert_eq!(schedule.next(), Some(Timestamp(11_300)));
+    }
+
+    #[test]
+    fn a_slot_too_late_to_stamp_is_missed_and_the_next_is_not() {
+        let mut schedule = Schedule::default();
+        schedule.set_sources(&[spec(0, 1000)], Timestamp(0));
+        assert!(schedule.take_due(Timestamp(1_600)).is_empty());
+        assert_eq!(schedule.take_due(Timestamp(2_000)), [(spec(0, 1000), Timestamp(2_000))]);
+    }
+
+    #[test]
+    fn a_successor_starts_what_nobody_started() {
+        let mut schedule = Schedule::default();
+        schedule.set_sources(&[spec(0, 5000)], Timestamp(0));
+        schedule.take_due(Timestamp(5_000));
+        assert_eq!(schedule.unstarted(ShardId(1), Timestamp(6_000)), [(spec(0, 5000), Timestamp(5_000))]);
+        schedule.note(SourceId(0), Timestamp(5_000));
+        assert!(schedule.unstarted(ShardId(1), Timestamp(6_000)).is_empty());
+        assert!(schedule.unstarted(ShardId(1), Timestamp(9_000)).is_empty());
+    }
+}

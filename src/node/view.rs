@@ -1,0 +1,99 @@
+//! The mesh as one peer sees it, for readers outside the mind: queries, the cluster endpoint, fan-out.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use promesh_cluster::{PeerState, Placement};
+use promesh_model::shard::ShardSet;
+use promesh_model::{Generation, PeerId, ShardId, Timestamp};
+
+use crate::possession::Possession;
+
+/// One peer as another sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeerInfo {
+    /// Who.
+    pub id: PeerId,
+    /// Its QUIC address.
+    pub address: SocketAddr,
+    /// Where its HTTP server is, if it has said so.
+    pub web_address: Option<SocketAddr>,
+    /// In which of its lives.
+    pub generation: Generation,
+    /// What it says of itself; none until its record arrived.
+    pub state: Option<PeerState>,
+    /// Its zone.
+    pub zone: String,
+    /// Whether membership holds it for alive.
+    pub alive: bool,
+    /// Whether membership suspects it.
+    pub suspect: bool,
+    /// Whether its beats have stopped.
+    pub silent: bool,
+    /// Since when it is what it is.
+    pub since: Timestamp,
+    /// Its clock less ours, in ms.
+    pub clock_offset_ms: Option<i64>,
+    /// Shards it says it acts for, of those it shares with us.
+    pub acting: usize,
+    /// Sequence of its newest batch, by its last beat.
+    pub position: u64,
+    /// Every slot of its own up to here was started.
+    pub started_through: Timestamp,
+}
+
+/// What one peer knows, at one moment.
+#[derive(Clone, Debug)]
+pub struct MeshView {
+    /// Whose view.
+    pub me: PeerId,
+    /// Grows with every change.
+    pub number: u64,
+    /// Where this peer stands.
+    pub state: PeerState,
+    /// Copies wanted.
+    pub replication_factor: usize,
+    /// The others, by id.
+    pub peers: Vec<PeerInfo>,
+    /// Ranks over ready members.
+    pub placement: Arc<Placement>,
+    /// Shards whose slots this peer starts.
+    pub acting: ShardSet,
+    /// What this peer holds.
+    pub own: Arc<Possession>,
+    /// What the others hold.
+    pub possession: Arc<BTreeMap<PeerId, Possession>>,
+    /// Copies under way: shards and where from.
+    pub fetching: Vec<(PeerId, usize)>,
+}
+
+impl MeshView {
+    /// A peer by id.
+    pub fn peer(&self, id: PeerId) -> Option<&PeerInfo> {
+        self.peers.iter().find(|peer| peer.id == id)
+    }
+
+    /// Shards that fewer living peers hold than should: R, or all there are.
+    pub fn under_replicated(&self) -> usize {
+        let wanted = self.replication_factor.min(self.placement.len());
+        if wanted == 0 {
+            return 0;
+        }
+        let mut copies = vec![0u8; promesh_model::SHARD_COUNT];
+        let held = self.own.open_shards();
+        let living = self.peers.iter().filter(|peer| peer.alive);
+        let theirs = living.filter_map(|peer| self.possession.get(&peer.id)).map(Possession::open_shards);
+        for set in theirs.chain([held]) {
+            for shard in set.iter() {
+                copies[usize::from(shard.0)] = copies[usize::from(shard.0)].saturating_add(1);
+            }
+        }
+        copies.iter().filter(|&&count| usize::from(count) < wanted).count()
+    }
+
+    /// Shards for which no living peer, this one included, is known to act.
+    pub fn holders(&self, shard: ShardId) -> impl Iterator<Item = PeerId> + '_ {
+        self.placement.ranks(shard).take(self.replication_factor)
+    }
+}
