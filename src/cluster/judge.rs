@@ -61,13 +61,8 @@ impl Judge {
 
     /// Begins to wait for a member that has not beaten yet.
     pub fn expect(&mut self, peer: PeerId, generation: Generation, now: Monotonic) {
-        let unheard = Beat {
-            generation,
-            wall: Timestamp::MIN,
-            started_through: Timestamp::MIN,
-            position: 0,
-            suspended: true,
-        };
+        let unheard =
+            Beat { generation, wall: Timestamp::MIN, started_through: Timestamp::MIN, position: 0, suspended: true };
         let gap = Duration::from_secs(2) / GAPS;
         self.heard.entry(peer).or_insert(Heard { at: now, gap, beat: unheard });
     }

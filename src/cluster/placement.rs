@@ -220,7 +220,8 @@ mod tests {
     fn ranks_are_golden() {
         let placement = Placement::of((1..=6).map(|id| candidate(id, "", 4)));
         let table: Vec<_> = [0, 1, 2, 8191, 16383].map(|shard| first(&placement, shard)).into();
-        expect_test::expect!["[[5, 4, 2, 6, 3], [6, 2, 1, 3, 5], [1, 2, 6, 5, 3], [2, 6, 5, 4, 3], [2, 3, 6, 5, 4]]"].assert_eq(&format!("{table:?}"));
+        expect_test::expect!["[[5, 4, 2, 6, 3], [6, 2, 1, 3, 5], [1, 2, 6, 5, 3], [2, 6, 5, 4, 3], [2, 3, 6, 5, 4]]"]
+            .assert_eq(&format!("{table:?}"));
     }
 
     #[test]

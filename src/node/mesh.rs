@@ -145,11 +145,17 @@ pub struct Change {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// Waits for peers that should be there.
-    Waiting { until: Monotonic },
+    Waiting {
+        until: Monotonic,
+    },
     /// Copies what it will hold, hears what the others act for.
-    Syncing { greeted_by: Monotonic },
+    Syncing {
+        greeted_by: Monotonic,
+    },
     Ready,
-    Leaving { until: Monotonic },
+    Leaving {
+        until: Monotonic,
+    },
     Left,
 }
 

@@ -102,7 +102,8 @@ mod tests {
             18 5 0002004610
             20 4 00020046
             19 15 010afdfeffffffffffffff00020046
-        "#]].assert_eq(&seen);
+        "#]]
+        .assert_eq(&seen);
     }
 
     #[test]

@@ -163,7 +163,8 @@ impl Ownership {
 
     /// The answer to our request.
     pub(crate) fn granted_to_us(&mut self, by: PeerId, shards: &ShardSet, from: Timestamp) {
-        let asked = self.asks.extract_if(.., |ask| ask.to == by).fold(ShardSet::default(), |all, a| all.union(&a.shards));
+        let asked =
+            self.asks.extract_if(.., |ask| ask.to == by).fold(ShardSet::default(), |all, a| all.union(&a.shards));
         let ours = shards.intersection(&asked);
         if !ours.is_empty() {
             self.gaining.push((from, ours));
