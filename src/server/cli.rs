@@ -1,0 +1,127 @@
+//! The command line: a peer's flags without a command, or one of the commands that do promtool's and amtool's work.
+
+mod check;
+mod cluster;
+mod http;
+mod query;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+use clap_complete::Shell;
+
+use crate::options::{Options, add_flags};
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Run a peer.
+    Serve(Box<Options>),
+    /// A command did its work, or could not; the process ends with this code.
+    Exit(u8),
+}
+
+/// The command's work is done, but what it looked at is not right; also for errors of no other code.
+const EXIT_FAILURE: u8 = 1;
+/// The command line is wrong.
+const EXIT_USAGE: u8 = 2;
+
+/// Reads the command line and does what it asks, all but running a peer.
+pub fn interpret<T: Into<OsString> + Clone>(args: impl IntoIterator<Item = T>) -> Invocation {
+    let matches = match command().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Help and version are "errors" that go to standard output; a closed one is nobody's problem.
+            let _ = error.print();
+            return Invocation::Exit(error.exit_code() as u8);
+        }
+    };
+    match matches.subcommand() {
+        Some((name, matches)) => Invocation::Exit(run_command(name, matches)),
+        None => serve(&matches),
+    }
+}
+
+fn serve(matches: &ArgMatches) -> Invocation {
+    match Options::from_matches(matches) {
+        Ok(options) => Invocation::Serve(Box::new(options)),
+        Err(error) => {
+            eprintln!("promesh: {error}");
+            Invocation::Exit(error.exit_code)
+        }
+    }
+}
+
+/// The whole command line, as clap knows it.
+pub fn command() -> Command {
+    let command = Command::new("promesh")
+        .version(concat!(env!("CARGO_PKG_VERSION")))
+        .about("Prometheus, Alertmanager and their high availability: identical peers of one binary")
+        .max_term_width(110)
+        .args_conflicts_with_subcommands(true)
+        .subcommand(cluster::command())
+        .subcommand(check::command())
+        .subcommand(query::command())
+        .subcommand(completions());
+    add_flags(command)
+}
+
+fn completions() -> Command {
+    Command::new("completions")
+        .about("Print a completion script for a shell")
+        .arg(Arg::new("shell").required(true).value_parser(value_parser!(Shell)))
+}
+
+fn run_command(name: &str, matches: &ArgMatches) -> u8 {
+    let result = match name {
+        "cluster" => cluster::run(matches),
+        "check" => check::run(matches),
+        "query" => query::run(matches),
+        "completions" => {
+            let shell = *matches.get_one::<Shell>("shell").expect("a required argument");
+            clap_complete::generate(shell, &mut command(), "promesh", &mut io::stdout());
+            Ok(())
+        }
+        other => unreachable!("clap knows the commands of `command()` only, not {other:?}"),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(failure) => {
+            eprintln!("promesh: {}", failure.message);
+            failure.exit_code
+        }
+    }
+}
+
+/// Ends the process with a code.
+pub fn exit_code(code: u8) -> ExitCode {
+    ExitCode::from(code)
+}
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    exit_code: u8,
+}
+
+impl Failure {
+    fn new(message: impl Into<String>) -> Failure {
+        Failure { message: message.into(), exit_code: EXIT_FAILURE }
+    }
+
+    fn usage(message: impl Into<String>) -> Failure {
+        Failure { message: message.into(), exit_code: EXIT_USAGE }
+    }
+}
+
+type Done = Result<(), Failure>;
+
+/// The address of a peer's HTTP side, for commands that ask one.
+fn url_argument() -> Arg {
+    Arg::new("url").long("url").value_name("URL").default_value("http://127.0.0.1:9090").help("HTTP address of a peer")
+}
