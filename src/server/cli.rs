@@ -8,8 +8,7 @@ mod query;
 mod tests;
 
 use std::ffi::OsString;
-use std::io;
-use std::process::ExitCode;
+use std::io::{self, Write as _};
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
@@ -62,6 +61,7 @@ pub fn command() -> Command {
         .version(concat!(env!("CARGO_PKG_VERSION")))
         .about("Prometheus, Alertmanager and their high availability: identical peers of one binary")
         .max_term_width(110)
+        .next_line_help(true)
         .args_conflicts_with_subcommands(true)
         .subcommand(cluster::command())
         .subcommand(check::command())
@@ -83,7 +83,10 @@ fn run_command(name: &str, matches: &ArgMatches) -> u8 {
         "query" => query::run(matches),
         "completions" => {
             let shell = *matches.get_one::<Shell>("shell").expect("a required argument");
-            clap_complete::generate(shell, &mut command(), "promesh", &mut io::stdout());
+            // Into memory first: clap_complete panics when what it writes to is closed.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command(), "promesh", &mut script);
+            let _ = io::stdout().write_all(&script);
             Ok(())
         }
         other => unreachable!("clap knows the commands of `command()` only, not {other:?}"),
@@ -95,11 +98,6 @@ fn run_command(name: &str, matches: &ArgMatches) -> u8 {
             failure.exit_code
         }
     }
-}
-
-/// Ends the process with a code.
-pub fn exit_code(code: u8) -> ExitCode {
-    ExitCode::from(code)
 }
 
 /// Why a command did not succeed.

@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod files;
 pub mod logging;
 pub mod options;
 

@@ -275,6 +275,7 @@ fn argument(flag: &Flag) -> Arg {
     let arg = if flag.default.is_empty() { arg } else { arg.default_value(flag.default) };
     match flag.kind {
         Kind::Switch => arg
+            .value_name("BOOL")
             .num_args(0..=1)
             .require_equals(true)
             .default_missing_value("true")
@@ -283,7 +284,7 @@ fn argument(flag: &Flag) -> Arg {
             .hide_possible_values(true)
             .overrides_with(negation(flag.name)),
         Kind::Texts => arg.action(ArgAction::Append).value_name("TEXT"),
-        Kind::Choice(words) => arg.value_parser(clap::builder::PossibleValuesParser::new(words)),
+        Kind::Choice(words) => arg.value_name("WORD").value_parser(clap::builder::PossibleValuesParser::new(words)),
         Kind::Duration => arg.value_name("DURATION"),
         Kind::Size => arg.value_name("BYTES"),
         Kind::Integer | Kind::Float => arg.value_name("NUMBER").allow_negative_numbers(true),
@@ -338,7 +339,8 @@ fn web(values: &Values, features: &Features) -> Result<WebOptions, OptionsError>
     };
     let route_prefix = format!("/{}", prefix.trim_matches('/'));
     let cors = values.text("web.cors.origin");
-    let cors_error = |error| bad_value("web.cors.origin", format!("could not compile CORS regex string {cors:?}: {error}"));
+    let cors_error =
+        |error| bad_value("web.cors.origin", format!("could not compile CORS regex string {cors:?}: {error}"));
     Ok(WebOptions {
         listen: listen.map_err(|error| bad_value("web.listen-address", error))?,
         read_timeout: values.duration("web.read-timeout")?,
@@ -361,7 +363,9 @@ fn remote_write_messages(values: &Values) -> Result<Vec<String>, OptionsError> {
     const KNOWN: [&str; 2] = ["prometheus.WriteRequest", "io.prometheus.write.v2.Request"];
     let names: Vec<_> = values.texts(FLAG).iter().flat_map(|list| list.split(',')).map(str::to_owned).collect();
     match names.iter().find(|name| !KNOWN.contains(&name.as_str())) {
-        Some(name) => Err(bad_value(FLAG, format!("unknown remote write protobuf message {name:?}, supported: {KNOWN:?}"))),
+        Some(name) => {
+            Err(bad_value(FLAG, format!("unknown remote write protobuf message {name:?}, supported: {KNOWN:?}")))
+        }
         None => Ok(names),
     }
 }

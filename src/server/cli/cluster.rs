@@ -40,10 +40,10 @@ pub(super) fn run(matches: &ArgMatches) -> Done {
 /// The mesh as a table with a line of totals above.
 pub(super) fn status(cluster: &Value) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header([
-        "", "NAME", "ADDRESS", "ZONE", "STATE", "SINCE", "VERSION", "RTT", "OFFSET", "OWNED", "HELD", "TARGETS", "SERIES",
-        "LAG",
+        "", "NAME", "ADDRESS", "ZONE", "STATE", "SINCE", "VERSION", "RTT", "OFFSET", "OWNED", "HELD", "TARGETS",
+        "SERIES", "LAG",
     ]);
     for member in cluster["members"].as_array().into_iter().flatten() {
         let mark = if member["id"] == cluster["self"] { "*" } else { "" };

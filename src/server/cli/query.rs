@@ -15,22 +15,33 @@ pub(super) fn command() -> Command {
     let expression = || Arg::new("expression").required(true).help("PromQL expression");
     let output = || {
         let formats = ["promql", "json"];
-        Arg::new("format").short('o').long("format").value_parser(formats).default_value("promql").help("How to print it")
+        Arg::new("format")
+            .short('o')
+            .long("format")
+            .value_parser(formats)
+            .default_value("promql")
+            .help("How to print it")
     };
     let instant = |name: &'static str| Arg::new(name).long(name).value_name("TIME").help("RFC 3339 or Unix seconds");
     let step = Arg::new("step").long("step").value_name("DURATION").help("Step between points");
     Command::new("query")
         .about("Run queries against a peer")
         .subcommand_required(true)
+        .subcommand(Command::new("instant").about("Run an instant query").args([
+            output(),
+            server(),
+            expression(),
+            instant("time"),
+        ]))
         .subcommand(
-            Command::new("instant")
-                .about("Run an instant query")
-                .args([output(), server(), expression(), instant("time")]),
-        )
-        .subcommand(
-            Command::new("range")
-                .about("Run a range query; the last five minutes if not said otherwise")
-                .args([output(), server(), expression(), instant("start"), instant("end"), step]),
+            Command::new("range").about("Run a range query; the last five minutes if not said otherwise").args([
+                output(),
+                server(),
+                expression(),
+                instant("start"),
+                instant("end"),
+                step,
+            ]),
         )
 }
 

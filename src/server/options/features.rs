@@ -70,15 +70,26 @@ impl Features {
 /// Why a name switches nothing.
 fn why_not(name: &str) -> &'static str {
     match name {
-        "promql-at-modifier" | "promql-negative-offset" | "promql-duration-expr" | "native-histograms"
-        | "ooo-native-histograms" | "utf8-names" | "new-service-discovery-manager" | "no-default-scrape-port"
+        "promql-at-modifier"
+        | "promql-negative-offset"
+        | "promql-duration-expr"
+        | "native-histograms"
+        | "ooo-native-histograms"
+        | "utf8-names"
+        | "new-service-discovery-manager"
+        | "no-default-scrape-port"
         | "expand-external-labels" => "always on; the name has no effect",
         "auto-gomaxprocs" | "auto-gomemlimit" => "tunes the Go runtime, and there is none here",
         "agent" => "agent mode is not built",
-        "memory-snapshot-on-shutdown" | "fast-startup" | "delayed-compaction" | "metadata-wal-records"
-        | "use-uncached-io" | "xor2-encoding" | "histograms-st-encoding" | "st-storage" | "st-synthesis" => {
-            "storage works otherwise here; the name has no effect"
-        }
+        "memory-snapshot-on-shutdown"
+        | "fast-startup"
+        | "delayed-compaction"
+        | "metadata-wal-records"
+        | "use-uncached-io"
+        | "xor2-encoding"
+        | "histograms-st-encoding"
+        | "st-storage"
+        | "st-synthesis" => "storage works otherwise here; the name has no effect",
         "otlp-deltatocumulative" | "otlp-native-delta-ingestion" | "otlp-write-receiver" => {
             "receiving OTLP metrics is not built yet"
         }

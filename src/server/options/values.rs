@@ -152,9 +152,12 @@ mod tests {
 
     #[test]
     fn addresses_are_read_as_people_write_them() {
-        for (text, address) in
-            [(":9090", "0.0.0.0:9090"), ("localhost:1", "127.0.0.1:1"), ("[::]:9090", "[::]:9090"), ("1.2.3.4:5", "1.2.3.4:5")]
-        {
+        for (text, address) in [
+            (":9090", "0.0.0.0:9090"),
+            ("localhost:1", "127.0.0.1:1"),
+            ("[::]:9090", "[::]:9090"),
+            ("1.2.3.4:5", "1.2.3.4:5"),
+        ] {
             assert_eq!(parse_address(text).expect(text).to_string(), address);
         }
         assert!(parse_address("example.org:80").is_err() && parse_address("1.2.3.4").is_err());
@@ -162,9 +165,13 @@ mod tests {
 
     #[test]
     fn seeds_may_be_names() {
-        for (text, seed) in
-            [("host", "host:9094"), ("host:1", "host:1"), ("::1", "[::1]:9094"), ("[::1]:5", "[::1]:5"), ("1.2.3.4", "1.2.3.4:9094")]
-        {
+        for (text, seed) in [
+            ("host", "host:9094"),
+            ("host:1", "host:1"),
+            ("::1", "[::1]:9094"),
+            ("[::1]:5", "[::1]:5"),
+            ("1.2.3.4", "1.2.3.4:9094"),
+        ] {
             assert_eq!(parse_seed(text, 9094).as_deref(), Ok(seed), "{text}");
         }
         assert!(parse_seed(":9094", 9094).is_err() && parse_seed("http://x", 9094).is_err());

@@ -1,0 +1,83 @@
+use expect_test::expect;
+use serde_json::json;
+
+use super::*;
+
+fn code(args: &[&str]) -> u8 {
+    match interpret(["promesh"].iter().chain(args)) {
+        Invocation::Exit(code) => code,
+        Invocation::Serve(_) => panic!("{args:?} runs a peer"),
+    }
+}
+
+#[test]
+fn flags_alone_run_a_peer() {
+    assert!(matches!(interpret(["promesh"]), Invocation::Serve(_)));
+    assert!(matches!(interpret(["promesh", "--web.enable-lifecycle"]), Invocation::Serve(_)));
+}
+
+#[test]
+fn exit_codes_are_promtools() {
+    assert_eq!(code(&["--help"]), 0);
+    assert_eq!(code(&["--version"]), 0);
+    assert_eq!(code(&["--nonsense"]), 2);
+    assert_eq!(code(&["nonsense"]), 2);
+    assert_eq!(code(&["cluster"]), 2);
+    assert_eq!(code(&["cluster", "secret"]), 0);
+    assert_eq!(code(&["completions", "bash"]), 0);
+    assert_eq!(code(&["query", "instant", "http://127.0.0.1:1", "up"]), 1);
+    assert_eq!(code(&["query", "range", "127.0.0.1:1", "up", "--step=soon"]), 2);
+}
+
+#[test]
+fn files_are_checked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_string_lossy().into_owned()
+    };
+    let good_rules = write("rules.yml", "groups: [{name: g, rules: [{record: a, expr: up}]}]");
+    let good = write("good.yml", "rule_files: [rules.yml]\nscrape_configs: [{job_name: a}]");
+    let bad = write("bad.yml", "scrape_configs: [{job_name: a, nonsense: 1}]");
+    let dangling = write("dangling.yml", "rule_files: [bad_rules.yml]");
+    let bad_rules = write("bad_rules.yml", "groups: [{name: g, rules: [{expr: up}]}]");
+    assert_eq!(code(&["check", "config", &good]), 0);
+    assert_eq!(code(&["check", "config", &good, &bad]), 1);
+    assert_eq!(code(&["check", "config", &dangling]), 1);
+    assert_eq!(code(&["check", "config", "--syntax-only", &dangling]), 0);
+    assert_eq!(code(&["check", "rules", &good_rules]), 0);
+    assert_eq!(code(&["check", "rules", &bad_rules]), 1);
+    assert_eq!(code(&["check", "rules", "absent.yml"]), 1);
+}
+
+#[test]
+fn results_print_as_promtool_prints_them() {
+    let vector =
+        json!({"resultType": "vector", "result": [{"metric": {"__name__": "up", "job": "a"}, "value": [1.5, "1"]}]});
+    assert_eq!(query::promql(&vector), "up{job=\"a\"} => 1 @[1.5]\n");
+    let matrix = json!({"resultType": "matrix", "result": [{"metric": {}, "values": [[1, "1"], [2, "+Inf"]]}]});
+    assert_eq!(query::promql(&matrix), "{} =>\n1 @[1]\n+Inf @[2]\n");
+    let scalar = json!({"resultType": "scalar", "result": [3, "7"]});
+    assert_eq!(query::promql(&scalar), "scalar: 7 @[3]\n");
+}
+
+#[test]
+fn the_mesh_prints_as_a_table() {
+    let cluster = json!({"cluster": "default", "self": "b", "replicationFactor": 2, "view": 17, "split": false,
+        "members": [
+            {"id": "a", "name": "host-a", "address": "10.0.0.1:9094", "zone": "", "version": "0.1.0", "state": "ready",
+             "since": "2026-11-22T10:00:00Z", "rttSeconds": 0.0004, "clockOffsetSeconds": 0.0, "shardsOwned": 5461,
+             "shardsHeld": 10922, "targetsOwned": 12, "series": 90210, "replicationLagSeconds": 0.01},
+            {"id": "b", "name": "host-b", "address": "10.0.0.2:9094", "zone": "z", "state": "down"}],
+        "shards": {"total": 16384, "underReplicated": 0, "unowned": 0}, "targets": {"total": 36, "unscraped": 0},
+        "conflicts": 0});
+    let printed: String = cluster::status(&cluster).lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    expect![[r#"
+        mesh default, view 17, 2 copies; shards 16384, under-replicated 0, unowned 0; targets 36, unscraped 0; conflicts 0
+            NAME    ADDRESS        ZONE  STATE  SINCE                 VERSION  RTT    OFFSET  OWNED  HELD   TARGETS  SERIES  LAG
+            host-a  10.0.0.1:9094  -     ready  2026-11-22T10:00:00Z  0.1.0    0.4ms  0.0ms   5461   10922  12       90210   10.0ms
+         *  host-b  10.0.0.2:9094  z     down   -                     -        -      -       -      -      -        -       -
+    "#]]
+    .assert_eq(&printed);
+}
