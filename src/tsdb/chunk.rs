@@ -1,0 +1,68 @@
+//! Chunks: runs of one series' samples, compressed as Prometheus compresses them.
+//!
+//! The bytes of each encoding equal Prometheus' for the same samples, so that blocks are exchanged as they are.
+//! Every chunk starts with the count of its samples (u16, big endian).
+//!
+//! Source: prometheus `tsdb/docs/format/chunks.md`, `tsdb/chunkenc`.
+
+pub mod bits;
+pub mod xor;
+
+use thiserror::Error;
+
+/// The most samples a chunk may hold by its format.
+pub const SAMPLES_MAX: usize = u16::MAX as usize;
+/// The samples after which storage starts a new chunk, as Prometheus does.
+pub const SAMPLES_PER_CHUNK: u16 = 120;
+
+/// How a chunk's samples are compressed; the number is the one in block files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Encoding {
+    /// Floats, XORed.
+    Xor = 1,
+    /// Native histograms with integer counts.
+    Histogram = 2,
+    /// Native histograms with float counts.
+    FloatHistogram = 3,
+}
+
+impl Encoding {
+    /// The encoding behind a number.
+    ///
+    /// # Errors
+    /// `Encoding` when this build does not know it.
+    pub fn from_byte(byte: u8) -> Result<Encoding, ChunkError> {
+        match byte {
+            1 => Ok(Encoding::Xor),
+            2 => Ok(Encoding::Histogram),
+            3 => Ok(Encoding::FloatHistogram),
+            other => Err(ChunkError::Encoding(other)),
+        }
+    }
+}
+
+/// Why bytes are no chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ChunkError {
+    /// The bits end before the samples do.
+    #[error("chunk ends early")]
+    Short,
+    /// Bits that no writer makes.
+    #[error("malformed chunk: {0}")]
+    Malformed(&'static str),
+    /// A number that stands for no encoding.
+    #[error("unknown chunk encoding {0}")]
+    Encoding(u8),
+}
+
+/// How many samples a chunk says it holds.
+///
+/// # Errors
+/// `Short` when there is no header.
+pub fn sample_count(chunk: &[u8]) -> Result<u16, ChunkError> {
+    match chunk {
+        [high, low, ..] => Ok(u16::from_be_bytes([*high, *low])),
+        _ => Err(ChunkError::Short),
+    }
+}
