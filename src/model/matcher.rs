@@ -89,6 +89,15 @@ impl Matcher {
         self.matches(labels.value(&self.name))
     }
 
+    /// The only values that the matcher, without its negation, accepts: one for `=` and `!=`; those of an expression that
+    /// is a list of literals. Nothing when there may be others.
+    pub fn literals(&self) -> Option<&[String]> {
+        match &self.regexp {
+            None => Some(std::slice::from_ref(&self.value)),
+            Some(regexp) => regexp.literals(),
+        }
+    }
+
     /// The compiled expression of `=~` and `!~`.
     pub fn regexp(&self) -> Option<&Regexp> {
         self.regexp.as_ref()

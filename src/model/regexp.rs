@@ -23,6 +23,7 @@ const PROGRAM_BYTES_MAX: usize = 10 << 20;
 #[derive(Clone, Debug)]
 pub struct Regexp {
     regex: meta::Regex,
+    literals: Option<std::sync::Arc<[String]>>,
 }
 
 impl Regexp {
@@ -39,7 +40,12 @@ impl Regexp {
                 let cause = error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string);
                 RegexpError(cause)
             })?;
-        Ok(Regexp { regex })
+        Ok(Regexp { regex, literals: None })
+    }
+
+    /// All texts that match, if the expression is a list of literals.
+    pub fn literals(&self) -> Option<&[String]> {
+        self.literals.as_deref()
     }
 
     /// Whether the whole text matches.

@@ -6,9 +6,14 @@
 //! Source: prometheus `tsdb/docs/format/chunks.md`, `tsdb/chunkenc`.
 
 pub mod bits;
+pub mod histogram;
+pub mod layout;
+pub mod varbit;
 pub mod xor;
 
 use thiserror::Error;
+
+use crate::head::series::Value;
 
 /// The most samples a chunk may hold by its format.
 pub const SAMPLES_MAX: usize = u16::MAX as usize;
@@ -64,5 +69,33 @@ pub fn sample_count(chunk: &[u8]) -> Result<u16, ChunkError> {
     match chunk {
         [high, low, ..] => Ok(u16::from_be_bytes([*high, *low])),
         _ => Err(ChunkError::Short),
+    }
+}
+
+/// The instant of a chunk's first sample; nothing when there is none.
+pub fn first_at(encoding: Encoding, chunk: &[u8]) -> Option<i64> {
+    if sample_count(chunk).ok()? == 0 {
+        return None;
+    }
+    match encoding {
+        Encoding::Xor => bits::BitReader::new(&chunk[2..]).read_varint().ok(),
+        Encoding::Histogram | Encoding::FloatHistogram => histogram::first_at(chunk).ok(),
+    }
+}
+
+/// Calls `sample` with each instant, and a way to have its value, until it answers false.
+///
+/// # Errors
+/// When the bytes are no such chunk; the samples before the damage were seen.
+pub fn for_each_value(
+    encoding: Encoding,
+    chunk: &[u8],
+    mut sample: impl FnMut(i64, &mut dyn FnMut() -> Value) -> bool,
+) -> Result<(), ChunkError> {
+    match encoding {
+        Encoding::Xor => xor::for_each(chunk, |at, bits| sample(at, &mut || Value::Float(bits))),
+        Encoding::Histogram | Encoding::FloatHistogram => {
+            histogram::for_each(encoding, chunk, |at, value| sample(at, &mut || Value::Histogram(value())))
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! others hold: it is a [`promesh_model::storage::Queryable`] and a [`promesh_model::ingest::SeriesIndex`].
 
 pub mod chunk;
+mod columns;
 pub mod fs;
 pub mod head;
 pub mod log;

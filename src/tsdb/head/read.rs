@@ -1,0 +1,221 @@
+//! Reading the head: from matchers to slots, from slots to columns.
+
+use std::sync::atomic::Ordering;
+
+use promesh_model::labels::Labels;
+use promesh_model::matcher::{Matcher, matches_all};
+use promesh_model::storage::{Budget, SeriesColumns, StorageError};
+use roaring::RoaringBitmap;
+
+use super::pages::PAGE_SLOTS;
+use super::series::{Series, Value};
+use super::{Head, labels_of};
+use crate::chunk::Encoding;
+use crate::columns;
+
+/// Series selected at one moment.
+#[derive(Debug)]
+pub struct SelectedSlots {
+    slots: RoaringBitmap,
+    /// The moment: slots freed since may hold other series.
+    epoch: u64,
+}
+
+impl Head {
+    /// The series that satisfy all matchers.
+    pub fn select_slots(&self, matchers: &[Matcher]) -> SelectedSlots {
+        let epoch = self.reuse_epoch.load(Ordering::Acquire);
+        let index = self.index.read();
+        SelectedSlots { slots: index.postings.select(matchers, &index.symbols), epoch }
+    }
+
+    /// The columns of the series that satisfy all matchers and have samples in `start ..= end`, in no order.
+    ///
+    /// # Errors
+    /// When the budget ends.
+    pub fn select(
+        &self,
+        matchers: &[Matcher],
+        start: i64,
+        end: i64,
+        budget: &Budget,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<SeriesColumns>, StorageError> {
+        let mut answer = Vec::new();
+        let selected = self.select_slots(matchers);
+        if end < self.oldest_any() || start > self.max.load(Ordering::Acquire) && !self.has_late() {
+            return Ok(answer);
+        }
+        for slot in &selected.slots {
+            let mut columns = SeriesColumns::default();
+            let labels = self.with_series(slot, |series| {
+                self.read_series(series, start, end, &mut columns, warnings);
+                let is_empty = columns.timestamps.is_empty() && columns.histograms.is_empty();
+                (!is_empty).then(|| labels_of(&self.index.read().symbols, &series.labels))
+            });
+            let Some(labels) = labels.flatten() else { continue };
+            if self.reuse_epoch.load(Ordering::Acquire) != selected.epoch && !matches_all(matchers, &labels) {
+                continue;
+            }
+            budget.take(columns::sample_count(&columns))?;
+            columns.labels = labels;
+            answer.push(columns);
+        }
+        Ok(answer)
+    }
+
+    /// The label sets of the series that satisfy all matchers and may have samples in `start ..= end`.
+    ///
+    /// # Errors
+    /// When the query is cancelled.
+    pub fn series_labels(
+        &self,
+        matchers: &[Matcher],
+        start: i64,
+        end: i64,
+        budget: &Budget,
+    ) -> Result<Vec<Labels>, StorageError> {
+        let selected = self.select_slots(matchers);
+        let mut answer = Vec::new();
+        for (count, slot) in selected.slots.iter().enumerate() {
+            if count % 1024 == 0 {
+                budget.check()?;
+            }
+            let labels = self.with_series(slot, |series| {
+                self.overlaps(series, start, end).then(|| labels_of(&self.index.read().symbols, &series.labels))
+            });
+            if let Some(labels) = labels.flatten()
+                && (self.reuse_epoch.load(Ordering::Acquire) == selected.epoch || matches_all(matchers, &labels))
+            {
+                answer.push(labels);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Names of labels of the series that satisfy all matchers of one of the sets; of all series for no sets.
+    pub fn label_names(&self, matcher_sets: &[Vec<Matcher>]) -> Vec<String> {
+        let index = self.index.read();
+        let slots = self.any_of(&index, matcher_sets);
+        index.postings.names(slots.as_ref()).map(|name| index.symbols.text(name).to_owned()).collect()
+    }
+
+    /// Values of a label, as [`Head::label_names`].
+    pub fn label_values(&self, name: &str, matcher_sets: &[Vec<Matcher>]) -> Vec<String> {
+        let index = self.index.read();
+        let Some(symbol) = index.symbols.find(name) else { return Vec::new() };
+        let slots = self.any_of(&index, matcher_sets);
+        index.postings.values_of(symbol, slots.as_ref()).map(|value| index.symbols.text(value).to_owned()).collect()
+    }
+
+    fn any_of(&self, index: &super::Index, matcher_sets: &[Vec<Matcher>]) -> Option<RoaringBitmap> {
+        let mut sets = matcher_sets.iter().map(|matchers| index.postings.select(matchers, &index.symbols));
+        let first = sets.next()?;
+        Some(sets.fold(first, |all, set| all | set))
+    }
+
+    pub(super) fn with_series<T>(&self, slot: u32, read: impl FnOnce(&Series) -> T) -> Option<T> {
+        let page = self.pages.page(slot)?.lock();
+        page[slot as usize % PAGE_SLOTS].series.as_ref().map(read)
+    }
+
+    fn has_late(&self) -> bool {
+        self.late_samples.load(Ordering::Relaxed) > 0
+    }
+
+    fn oldest_any(&self) -> i64 {
+        if self.has_late() { i64::MIN } else { self.oldest.load(Ordering::Acquire) }
+    }
+
+    fn overlaps(&self, series: &Series, start: i64, end: i64) -> bool {
+        let late = series.late().is_some_and(|late| !late.range(start, end).is_empty());
+        late || series.newest() >= start.max(self.min.load(Ordering::Acquire)) && self.oldest.load(Ordering::Acquire) <= end
+    }
+
+    /// Appends a series' samples within `start ..= end` that are not in blocks.
+    pub(super) fn read_series(
+        &self,
+        series: &Series,
+        start: i64,
+        end: i64,
+        columns: &mut SeriesColumns,
+        warnings: &mut Vec<String>,
+    ) {
+        self.read_in_order(series, start.max(self.min.load(Ordering::Acquire)), end, columns, warnings);
+        let Some(late) = series.late().map(|late| late.range(start, end)).filter(|late| !late.is_empty()) else {
+            return;
+        };
+        let mut more = SeriesColumns::default();
+        late.iter().for_each(|(at, value)| columns::push_value(&mut more, *at, value));
+        columns::join(columns, more);
+    }
+
+    fn read_in_order(
+        &self,
+        series: &Series,
+        start: i64,
+        end: i64,
+        columns: &mut SeriesColumns,
+        warnings: &mut Vec<String>,
+    ) {
+        if start > end || series.newest() < start {
+            return;
+        }
+        let pending = series.pending();
+        // Most queries want the newest samples only.
+        let only_pending = pending.as_ref().is_some_and(|(at, _)| *at == start);
+        if !only_pending {
+            let in_place = series.only_open_floats(start)
+                && series.read_open_floats(start, end, &mut columns.timestamps, &mut columns.values);
+            if !in_place {
+                for chunk in series.chunks(start, end, &self.spill) {
+                    push_or_warn(columns, chunk.encoding, &chunk.bytes, start, end, warnings);
+                }
+            }
+        }
+        if let Some((at, value)) = pending.filter(|(at, _)| (start..=end).contains(at)) {
+            columns::push_value(columns, at, &value);
+        }
+    }
+
+    /// The newest float of a series that satisfies all matchers, for those who want no history.
+    pub fn newest_floats(&self, matchers: &[Matcher]) -> Vec<(Labels, i64, f64)> {
+        let selected = self.select_slots(matchers);
+        let mut answer = Vec::new();
+        for slot in &selected.slots {
+            let found = self.with_series(slot, |series| {
+                let (at, bits) = series.newest_float()?;
+                Some((labels_of(&self.index.read().symbols, &series.labels), at, f64::from_bits(bits)))
+            });
+            answer.extend(found.flatten().filter(|(labels, _, _)| matches_all(matchers, labels)));
+        }
+        answer
+    }
+
+    /// Whether a value stands at an instant of a series: for tests of what was taken.
+    pub fn has_sample(&self, labels: &Labels, at: i64, value: &Value) -> bool {
+        use promesh_model::ingest::SeriesIndex as _;
+        let Ok(series) = self.resolve(labels) else { return false };
+        let mut columns = SeriesColumns::default();
+        self.with_series(super::slot_of(series), |series| {
+            self.read_series(series, at, at, &mut columns, &mut Vec::new());
+        });
+        match value {
+            Value::Float(bits) => columns.values.iter().any(|value| value.to_bits() == *bits),
+            Value::Histogram(_) => !columns.histograms.is_empty(),
+        }
+    }
+}
+
+pub(super) fn push_or_warn(
+    columns: &mut SeriesColumns,
+    encoding: Encoding,
+    bytes: &[u8],
+    start: i64,
+    end: i64,
+    warnings: &mut Vec<String>,
+) {
+    if let Err(error) = columns::push_chunk(columns, encoding, bytes, start, end) {
+        warnings.push(format!("a chunk of the head is damaged, some samples are missing: {error}"));
+    }
+}
