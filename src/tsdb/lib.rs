@@ -1,12 +1,22 @@
 //! The storage engine: a log of opaque frames, a head in memory, blocks in Prometheus' format.
 //!
 //! A batch is written to the [`log`] first and to the [`head`] second. Every two hours the head's oldest window becomes
-//! a [`block`]; blocks are merged into larger ones and dropped by retention. [`Db`] ties these together and is what
+//! a block; blocks are merged into larger ones and dropped by retention. [`Db`] ties these together and is what
 //! others hold: it is a [`promesh_model::storage::Queryable`] and a [`promesh_model::ingest::SeriesIndex`].
 
 pub mod chunk;
 mod columns;
+pub mod db;
 pub mod fs;
 pub mod head;
 pub mod log;
+mod query;
+mod replay;
 
+pub use db::{Db, DbOptions, Intake, OpenError, OpenReport, WriteError, Written};
+pub use head::{AppendOutcome, HeadChunk, HeadOptions, Rejected, SampleIndex};
+pub use log::{Log, LogError, LogPosition};
+pub use replay::{DecoderFactory, ReplayDecoder, ReplayReport, Replayed};
+
+#[cfg(test)]
+mod tests;

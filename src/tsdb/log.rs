@@ -134,21 +134,19 @@ impl Log {
     ///
     /// # Errors
     /// When the folder cannot be read or written. Damage inside is no error: it is skipped and counted.
-    pub fn open(
-        fs: Arc<dyn Fs>,
-        dir: &Path,
-        mut visit: impl FnMut(FrameRef),
-    ) -> Result<(Log, ScanReport), LogError> {
+    pub fn open(fs: Arc<dyn Fs>, dir: &Path, mut visit: impl FnMut(FrameRef)) -> Result<(Log, ScanReport), LogError> {
         let disk = |segment| move |source| LogError::Disk { segment, source };
         fs.create_dir_all(dir).map_err(disk(0))?;
         let mut report = ScanReport::default();
-        let mut segments = BTreeMap::new();
+        let (mut segments, mut closing) = (BTreeMap::new(), Vec::new());
         let numbers = segment::list(&*fs, dir).map_err(disk(0))?;
         for &number in &numbers {
             let is_last = Some(&number) == numbers.last();
-            let bytes =
-                segment::scan(&*fs, dir, number, is_last, &mut report, &mut visit).map_err(disk(number))?;
+            let bytes = segment::scan(&*fs, dir, number, is_last, &mut report, &mut visit).map_err(disk(number))?;
             segments.insert(number, SegmentState { bytes, newest: Timestamp::MIN });
+            // The process that wrote it may have died before it synced.
+            let handle = fs.open_append(&segment_path(dir, number)).and_then(|file| file.sync_handle());
+            closing.push(Arc::from(handle.map_err(disk(number))?));
         }
         let number = numbers.last().map_or(1, |last| last + 1);
         let (writer, handle) = begin_segment(&*fs, dir, number).map_err(disk(number))?;
@@ -160,7 +158,7 @@ impl Log {
             bytes: position.offset,
             dirty_tail: false,
             new_name: true,
-            closing: Vec::new(),
+            closing,
             handle,
             segments,
         };
@@ -172,7 +170,6 @@ impl Log {
             synced: Mutex::new(LogPosition::default()),
             current: AtomicU64::new(number),
         };
-        log.sync()?;
         Ok((log, report))
     }
 
@@ -187,12 +184,7 @@ impl Log {
     ///
     /// # Errors
     /// `SegmentCut`, or `Disk`; then nothing of the frames is in the log.
-    pub fn append(
-        &self,
-        frames: &[u8],
-        newest: Timestamp,
-        expected: Option<u64>,
-    ) -> Result<LogPosition, LogError> {
+    pub fn append(&self, frames: &[u8], newest: Timestamp, expected: Option<u64>) -> Result<LogPosition, LogError> {
         let mut state = self.state.lock();
         if let Some(expected) = expected.filter(|expected| *expected != state.segment) {
             return Err(LogError::SegmentCut { expected, current: state.segment });
@@ -223,9 +215,11 @@ impl Log {
             let handle = Arc::clone(&state.handle);
             (position, std::mem::take(&mut state.closing), handle, std::mem::take(&mut state.new_name))
         };
-        let done = closing.iter().try_for_each(|handle| handle.sync()).and_then(|()| handle.sync()).and_then(|()| {
-            if new_name { self.fs.sync_dir(&self.dir) } else { Ok(()) }
-        });
+        let done = closing
+            .iter()
+            .try_for_each(|handle| handle.sync())
+            .and_then(|()| handle.sync())
+            .and_then(|()| if new_name { self.fs.sync_dir(&self.dir) } else { Ok(()) });
         if let Err(source) = done {
             let mut state = self.state.lock();
             state.new_name |= new_name;
@@ -260,8 +254,8 @@ impl Log {
             return Ok(state.segment);
         }
         let number = state.segment + 1;
-        let (writer, handle) = begin_segment(&*self.fs, &self.dir, number)
-            .map_err(|source| LogError::Disk { segment: number, source })?;
+        let (writer, handle) =
+            begin_segment(&*self.fs, &self.dir, number).map_err(|source| LogError::Disk { segment: number, source })?;
         if state.dirty_tail {
             // Replay cuts it off as torn if this fails.
             let bytes = state.bytes;

@@ -104,13 +104,15 @@ impl Parts {
             HistogramValue::Integer(h) => {
                 let mut numbers = vec![h.count as i64, h.zero_count as i64];
                 numbers.extend(h.positive_buckets.iter().chain(&h.negative_buckets));
-                let layout = layout_of(h.schema, h.zero_threshold, &h.positive_spans, &h.negative_spans, &h.custom_values);
+                let layout =
+                    layout_of(h.schema, h.zero_threshold, &h.positive_spans, &h.negative_spans, &h.custom_values);
                 Parts { layout, hint: h.counter_reset, sum: h.sum, numbers: PartNumbers::Integer(numbers) }
             }
             HistogramValue::Float(h) => {
                 let mut numbers = vec![h.count, h.zero_count];
                 numbers.extend(h.positive_buckets.iter().chain(&h.negative_buckets));
-                let layout = layout_of(h.schema, h.zero_threshold, &h.positive_spans, &h.negative_spans, &h.custom_values);
+                let layout =
+                    layout_of(h.schema, h.zero_threshold, &h.positive_spans, &h.negative_spans, &h.custom_values);
                 Parts { layout, hint: h.counter_reset, sum: h.sum, numbers: PartNumbers::Float(numbers) }
             }
         }
@@ -311,9 +313,7 @@ impl State {
 
     fn is_less(&self, numbers: &PartNumbers, index: usize) -> bool {
         match (&self.numbers, numbers) {
-            (Numbers::Integer(last), PartNumbers::Integer(values)) => {
-                (values[index] as u64) < last[index].value as u64
-            }
+            (Numbers::Integer(last), PartNumbers::Integer(values)) => (values[index] as u64) < last[index].value as u64,
             (Numbers::Float(last), PartNumbers::Float(values)) => values[index] < last[index].value(),
             _ => false,
         }
@@ -364,7 +364,7 @@ impl State {
 fn counts_fell<T: Copy + Default + PartialOrd>(before: &[T], have: &[i32], after: &[T], want: &[i32]) -> bool {
     let after = spread(after, want, have);
     before.iter().zip(&after).any(|(before, after)| after < before)
-        // A bucket that is gone but was not empty fell too; `spread` drops those of `after` that `have` lacks, never these.
+    // A bucket that is gone but was not empty fell too; `spread` drops those of `after` that `have` lacks, never these.
 }
 
 fn summed(deltas: impl Iterator<Item = i64>) -> Vec<i64> {
@@ -497,8 +497,7 @@ impl State {
         bits_max: usize,
     ) -> Result<State, ChunkError> {
         let layout = Layout::read(reader, bits_max)?;
-        let buckets: usize =
-            layout.positive.iter().chain(&layout.negative).map(|span| span.length as usize).sum();
+        let buckets: usize = layout.positive.iter().chain(&layout.negative).map(|span| span.length as usize).sum();
         let last_at = read_int(reader)?;
         let (sum, numbers) = if encoding == Encoding::Histogram {
             let mut numbers = vec![read_uint(reader)? as i64, read_uint(reader)? as i64];
@@ -556,7 +555,9 @@ impl State {
         let stale = is_stale(sum);
         let positive = self.layout.positive.iter().map(|span| span.length as usize).sum::<usize>();
         match &self.numbers {
-            Numbers::Integer(_) if stale => HistogramValue::Integer(Arc::new(Histogram { sum, ..Histogram::default() })),
+            Numbers::Integer(_) if stale => {
+                HistogramValue::Integer(Arc::new(Histogram { sum, ..Histogram::default() }))
+            }
             Numbers::Float(_) if stale => {
                 HistogramValue::Float(Arc::new(FloatHistogram { sum, ..FloatHistogram::default() }))
             }

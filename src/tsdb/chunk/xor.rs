@@ -138,8 +138,7 @@ pub fn read_xor(
             count => count as u8,
         };
         *leading = (header >> 6) as u8;
-        *trailing =
-            64u8.checked_sub(*leading + count).ok_or(ChunkError::Malformed("more than 64 bits in a float"))?;
+        *trailing = 64u8.checked_sub(*leading + count).ok_or(ChunkError::Malformed("more than 64 bits in a float"))?;
     } else if *leading == NO_WINDOW {
         return Err(ChunkError::Malformed("float without a window"));
     }

@@ -109,6 +109,14 @@ impl Head {
         self.append_within(batch, self.bounds())
     }
 
+    /// Takes a batch in that was read back from the log. Lanes of the log are read side by side, so that the newest
+    /// sample of the head says nothing about what was newest when the batch was written.
+    pub fn append_replayed(&self, batch: &Batch) -> AppendOutcome {
+        let live = self.bounds();
+        let late_min = if live.has_late_window { i64::MIN } else { i64::MAX };
+        self.append_within(batch, Bounds { in_order_min: self.min.load(Ordering::Acquire), late_min, ..live })
+    }
+
     /// Takes in a batch that comes late from a peer: wherever its samples belong in time, whatever the user's
     /// out-of-order window.
     pub fn append_late(&self, batch: &Batch) -> AppendOutcome {
@@ -233,8 +241,7 @@ pub fn validate(value: &HistogramValue) -> Result<(), String> {
             if h.count < 0.0 || h.zero_count < 0.0 {
                 return Err("negative count".to_owned());
             }
-            for (spans, buckets) in
-                [(&h.positive_spans, &h.positive_buckets), (&h.negative_spans, &h.negative_buckets)]
+            for (spans, buckets) in [(&h.positive_spans, &h.positive_buckets), (&h.negative_spans, &h.negative_buckets)]
             {
                 check_spans(spans, buckets.len())?;
                 if buckets.iter().any(|count| *count < 0.0) {

@@ -2,10 +2,10 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use promesh_model::ingest::SeriesIndex;
 use promesh_model::ingest::{Exemplar, IngestError, SeriesRef};
 use promesh_model::labels::Labels;
 use promesh_model::matcher::{Matcher, matches_all};
-use promesh_model::ingest::SeriesIndex;
 
 use super::Head;
 
@@ -40,7 +40,8 @@ impl Exemplars {
         if self.max == 0 {
             return Ok(false);
         }
-        let chars: usize = exemplar.labels.iter().map(|(name, value)| name.chars().count() + value.chars().count()).sum();
+        let chars: usize =
+            exemplar.labels.iter().map(|(name, value)| name.chars().count() + value.chars().count()).sum();
         if chars > LABEL_CHARS_MAX {
             return Err(IngestError::InvalidLabels(format!(
                 "exemplar labels of {chars} characters are over the limit of {LABEL_CHARS_MAX}"

@@ -63,9 +63,7 @@ impl Pages {
 
     /// All pages from the first on.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Page)> {
-        (0u32..)
-            .map(|number| number * PAGE_SLOTS as u32)
-            .map_while(|first| self.page(first).map(|page| (first, page)))
+        (0u32..).map(|number| number * PAGE_SLOTS as u32).map_while(|first| self.page(first).map(|page| (first, page)))
     }
 
     /// Puts a series in a free slot; answers the slot and its generation, or nothing when 2³¹ series are there.
@@ -98,11 +96,10 @@ impl Pages {
 
     fn make_page(&self, slot: u32) -> Option<()> {
         let (bucket, offset) = bucket_of(slot as usize / PAGE_SLOTS);
-        let pages = self
-            .buckets
-            .get(bucket)?
-            .get_or_init(|| std::iter::repeat_with(OnceLock::new).take(1 << bucket).collect());
-        pages[offset].get_or_init(|| Page(Mutex::new(std::iter::repeat_with(Slot::default).take(PAGE_SLOTS).collect())));
+        let pages =
+            self.buckets.get(bucket)?.get_or_init(|| std::iter::repeat_with(OnceLock::new).take(1 << bucket).collect());
+        pages[offset]
+            .get_or_init(|| Page(Mutex::new(std::iter::repeat_with(Slot::default).take(PAGE_SLOTS).collect())));
         Some(())
     }
 }

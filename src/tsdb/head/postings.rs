@@ -120,11 +120,6 @@ impl Postings {
         }
     }
 
-    /// The slots of all series.
-    pub fn all(&self) -> &RoaringBitmap {
-        &self.all
-    }
-
     /// The slots of the series that satisfy all matchers.
     pub fn select(&self, matchers: &[Matcher], symbols: &Symbols) -> RoaringBitmap {
         let (mut wanted, mut unwanted): (Vec<&Matcher>, Vec<&Matcher>) = (Vec::new(), Vec::new());
@@ -188,14 +183,8 @@ impl Postings {
     }
 
     /// Values of a label of some series, or of all.
-    pub fn values_of<'a>(
-        &'a self,
-        name: Symbol,
-        of: Option<&'a RoaringBitmap>,
-    ) -> impl Iterator<Item = Symbol> + 'a {
-        self.values(name)
-            .filter(move |(_, list)| of.is_none_or(|slots| list.intersects(slots)))
-            .map(|(value, _)| value)
+    pub fn values_of<'a>(&'a self, name: Symbol, of: Option<&'a RoaringBitmap>) -> impl Iterator<Item = Symbol> + 'a {
+        self.values(name).filter(move |(_, list)| of.is_none_or(|slots| list.intersects(slots))).map(|(value, _)| value)
     }
 }
 

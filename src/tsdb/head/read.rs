@@ -129,7 +129,8 @@ impl Head {
 
     fn overlaps(&self, series: &Series, start: i64, end: i64) -> bool {
         let late = series.late().is_some_and(|late| !late.range(start, end).is_empty());
-        late || series.newest() >= start.max(self.min.load(Ordering::Acquire)) && self.oldest.load(Ordering::Acquire) <= end
+        late || series.newest() >= start.max(self.min.load(Ordering::Acquire))
+            && self.oldest.load(Ordering::Acquire) <= end
     }
 
     /// Appends a series' samples within `start ..= end` that are not in blocks.

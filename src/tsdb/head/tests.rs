@@ -1,0 +1,150 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use promesh_model::ingest::{Batch, IngestError, SeriesIndex};
+use promesh_model::storage::{Budget, SeriesColumns};
+use promesh_model::{Labels, Matcher, ShardId, Timestamp};
+use proptest::prelude::*;
+
+use super::*;
+use crate::fs::FaultyFs;
+
+fn head(out_of_order_ms: i64) -> Head {
+    let options = HeadOptions { out_of_order_ms, ..HeadOptions::default() };
+    Head::new(Arc::new(FaultyFs::new()), Path::new("head"), options).expect("an empty folder")
+}
+
+fn labels(host: usize) -> Labels {
+    Labels::from_pairs([("__name__", "up"), ("instance", &format!("h{host}")), ("job", "node")])
+}
+
+fn batch(head: &Head, slot: i64, samples: &[(usize, f64)]) -> Batch {
+    Batch {
+        slot: Timestamp(slot),
+        series: samples.iter().map(|(host, _)| head.resolve(&labels(*host)).expect("resolves")).collect(),
+        values: samples.iter().map(|(_, value)| *value).collect(),
+        ..Batch::default()
+    }
+}
+
+fn read(head: &Head, host: usize) -> SeriesColumns {
+    let matchers = [Matcher::equal("instance", format!("h{host}"))];
+    let mut warnings = Vec::new();
+    let mut found = head.select(&matchers, i64::MIN, i64::MAX, &Budget::unlimited(), &mut warnings).expect("reads");
+    assert_eq!(warnings, Vec::<String>::new());
+    found.pop().unwrap_or_default()
+}
+
+#[test]
+fn repeated_samples_are_duplicates_and_contradictions_are_refused() {
+    let head = head(0);
+    for slot in [1000, 2000, 3000] {
+        head.append(&batch(&head, slot, &[(1, 1.0)]));
+    }
+    assert_eq!(head.append(&batch(&head, 3000, &[(1, 1.0)])).duplicates, 1);
+    assert_eq!(head.append(&batch(&head, 1000, &[(1, 1.0)])).duplicates, 1);
+    assert_eq!(head.append(&batch(&head, 3000, &[(1, 2.0)])).rejected[0].reason, IngestError::Duplicate);
+    assert_eq!(head.append(&batch(&head, 1500, &[(1, 2.0)])).rejected[0].reason, IngestError::OutOfOrder);
+    let far = 10_000_000;
+    head.append(&batch(&head, far, &[(1, 1.0)]));
+    assert_eq!(head.append(&batch(&head, 2500, &[(2, 2.0)])).rejected[0].reason, IngestError::OutOfBounds);
+    assert_eq!(read(&head, 1).timestamps, [1000, 2000, 3000, far]);
+}
+
+#[test]
+fn the_out_of_order_window_takes_late_samples_and_names_older_ones() {
+    let head = head(10_000);
+    for slot in [20_000, 40_000] {
+        head.append(&batch(&head, slot, &[(1, 1.0)]));
+    }
+    assert_eq!(head.append(&batch(&head, 35_000, &[(1, 2.0)])).late, 1);
+    assert_eq!(head.append(&batch(&head, 35_000, &[(1, 2.0)])).duplicates, 1);
+    assert_eq!(head.append(&batch(&head, 35_000, &[(1, 3.0)])).rejected[0].reason, IngestError::Duplicate);
+    assert_eq!(head.append(&batch(&head, 10_000, &[(1, 2.0)])).rejected[0].reason, IngestError::TooOld);
+    assert_eq!(head.append_late(&batch(&head, 10_000, &[(1, 2.0)])).late, 1);
+    assert_eq!(read(&head, 1).timestamps, [10_000, 20_000, 35_000, 40_000]);
+}
+
+#[test]
+fn the_winner_of_a_slot_takes_the_losers_place() {
+    let head = head(0);
+    head.append(&batch(&head, 1000, &[(1, 1.0), (2, 1.0)]));
+    let loser = batch(&head, 2000, &[(1, 5.0), (2, 5.0)]);
+    head.append(&loser);
+    let outcome = head.replace(&loser.series, Timestamp(2000), &batch(&head, 2000, &[(1, 6.0), (3, 6.0)]));
+    assert_eq!(outcome.appended, 2);
+    assert_eq!(read(&head, 1).values, [1.0, 6.0]);
+    assert_eq!(read(&head, 2).values, [1.0]);
+    assert_eq!(read(&head, 3).values, [6.0]);
+    head.append(&batch(&head, 3000, &[(1, 7.0), (2, 7.0)]));
+    assert_eq!(read(&head, 1).values, [1.0, 6.0, 7.0]);
+    assert_eq!(read(&head, 2).timestamps, [1000, 3000]);
+}
+
+#[test]
+fn a_collected_series_is_refused_not_mistaken() {
+    let head = head(0);
+    let old = batch(&head, 1000, &[(1, 1.0)]);
+    head.append(&old);
+    head.append(&batch(&head, 9000, &[(2, 1.0)]));
+    head.set_min_time(Timestamp(5000));
+    assert_eq!(head.collect(), Collected { series: 1, left: 1 });
+    let reused = head.resolve(&labels(3)).expect("resolves");
+    assert_eq!(slot_of(reused), slot_of(old.series[0]), "the slot serves again");
+    assert_eq!(head.append(&Batch { slot: Timestamp(9000), ..old }).rejected[0].reason, IngestError::UnknownSeries);
+    assert_eq!(head.label_values("instance", &[]), ["h2", "h3"].map(str::to_owned));
+    assert_eq!(head.collect().series, 0, "a series that waits for its first sample is spared once");
+    assert_eq!(head.collect().series, 1);
+    assert_eq!(head.series_count(), 1);
+}
+
+#[test]
+fn a_label_set_beyond_the_limit_is_refused() {
+    let head = head(0);
+    let huge = Labels::from_pairs([("__name__", "up"), ("x", &"y".repeat(1 << 20))]);
+    assert!(matches!(head.resolve(&huge), Err(IngestError::InvalidLabels(_))));
+    assert!(head.resolve(&Labels::empty()).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Any samples in any order through the late path give each instant once, and a copy of the open window equals it.
+    #[test]
+    fn late_samples_sort_themselves_and_copies_equal_their_source(
+        samples in proptest::collection::vec((0usize..3, 0i64..2000, 0u32..3), 1..400),
+        live in proptest::collection::vec((0usize..3, 2000i64..2010), 0..3),
+    ) {
+        let (source, copy) = (head(0), head(0));
+        let mut expected = BTreeMap::new();
+        for (host, step, value) in samples {
+            let (at, value) = (step * 60_000, f64::from(value));
+            source.append_late(&batch(&source, at, &[(host, value)]));
+            let best = expected.entry((host, at)).or_insert(value);
+            *best = value.max(*best);
+        }
+        for (host, step) in live {
+            if copy.append(&batch(&copy, step * 60_000, &[(host, 9.0)])).appended == 1 {
+                expected.insert((host, step * 60_000), 9.0);
+            }
+        }
+        for chunk in source.export_open(&|_: ShardId| true) {
+            copy.import_open(chunk).expect("it was just exported");
+        }
+        for host in 0..3 {
+            let wanted: Vec<(i64, f64)> =
+                expected.iter().filter(|entry| entry.0.0 == host).map(|((_, at), value)| (*at, *value)).collect();
+            let columns = read(&copy, host);
+            let found: Vec<(i64, f64)> = columns.timestamps.iter().copied().zip(columns.values).collect();
+            prop_assert_eq!(found, wanted);
+        }
+    }
+
+    #[test]
+    fn forged_chunks_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..100), encoding in 1u8..4) {
+        let head = head(0);
+        let encoding = crate::chunk::Encoding::from_byte(encoding).expect("known");
+        let chunk = HeadChunk { labels: labels(1), encoding, min: 0, max: 0, bytes };
+        let _ = head.import_open(chunk);
+    }
+}

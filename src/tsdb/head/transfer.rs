@@ -56,10 +56,7 @@ pub enum ImportError {
 impl Head {
     /// All samples of some shards that are not in blocks, as chunks, series by series; a page at a time, so that
     /// appending goes on meanwhile. What is appended meanwhile may or may not be among them.
-    pub fn export_open<'a>(
-        &'a self,
-        shards: &'a dyn Fn(ShardId) -> bool,
-    ) -> impl Iterator<Item = HeadChunk> + 'a {
+    pub fn export_open<'a>(&'a self, shards: &'a dyn Fn(ShardId) -> bool) -> impl Iterator<Item = HeadChunk> + 'a {
         self.pages.iter().flat_map(move |(_, page)| {
             let page = page.lock();
             let mut chunks = Vec::new();
@@ -77,7 +74,13 @@ impl Head {
         let labels = labels_of(&self.index.read().symbols, &series.labels);
         for chunk in series.chunks(min, i64::MAX, &self.spill) {
             let bytes = chunk.bytes.to_vec();
-            out.push(HeadChunk { labels: labels.clone(), encoding: chunk.encoding, min: chunk.min, max: chunk.max, bytes });
+            out.push(HeadChunk {
+                labels: labels.clone(),
+                encoding: chunk.encoding,
+                min: chunk.min,
+                max: chunk.max,
+                bytes,
+            });
         }
         let pending = series.pending();
         let late = series.late().map_or(&[][..], |late| late.range(i64::MIN, i64::MAX));
@@ -94,9 +97,13 @@ impl Head {
     pub fn import_open(&self, chunk: HeadChunk) -> Result<u64, ImportError> {
         check(&chunk)?;
         let HeadChunk { labels, encoding, min, max, bytes } = chunk;
-        let series =
-            self.resolve(&labels).map_err(|source| ImportError::Series { labels: labels.clone(), source })?;
-        let bounds = Bounds { late_min: i64::MIN, replicated: true, in_order_min: self.min.load(Ordering::Acquire), ..self.bounds() };
+        let series = self.resolve(&labels).map_err(|source| ImportError::Series { labels: labels.clone(), source })?;
+        let bounds = Bounds {
+            late_min: i64::MIN,
+            replicated: true,
+            in_order_min: self.min.load(Ordering::Acquire),
+            ..self.bounds()
+        };
         let Some(page) = self.pages.page(slot_of(series)) else { return Ok(0) };
         let mut page = page.lock();
         let Some(series) = page[slot_of(series) as usize % PAGE_SLOTS].series.as_mut() else { return Ok(0) };

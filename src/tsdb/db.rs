@@ -1,0 +1,299 @@
+//! The database: log, head and blocks of one data directory.
+//!
+//! ```text
+//! <dir>/lock               held while the process lives
+//! <dir>/format.json        {"version": 1, "min_reader": 1}
+//! <dir>/log/…              frames (crate::log)
+//! <dir>/checkpoint.json    what of the log is in blocks; metadata
+//! <dir>/head/…             full chunks of the head; a cache, made anew at start
+//! <dir>/01J…/              blocks, as Prometheus has them
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use promesh_model::ingest::{Batch, IngestError, SeriesIndex, SeriesRef};
+use promesh_model::labels::Labels;
+use promesh_model::time::{Now, Timestamp, ms_of};
+use thiserror::Error;
+
+use crate::fs::{Fs, RealFs};
+use crate::head::{AppendOutcome, Head, HeadOptions};
+use crate::log::{Log, LogError, LogPosition};
+use crate::replay::{DecoderFactory, Flushed, ReplayReport, instants, replay};
+
+/// How a database is kept.
+#[derive(Clone, Debug)]
+pub struct DbOptions {
+    /// The file system; another one in tests.
+    pub fs: Arc<dyn Fs>,
+    /// The head.
+    pub head: HeadOptions,
+    /// A segment of the log is closed when the wall clock passes a multiple of this. Default 1 h: the key frames at the
+    /// beginning of each must cost little.
+    pub segment_span: Duration,
+    /// A segment of the log is closed at this size, too. Default 1 GiB.
+    pub segment_bytes_max: u64,
+    /// Threads that read the log back at start. Default 2.
+    pub replay_threads: usize,
+}
+
+impl Default for DbOptions {
+    fn default() -> Self {
+        DbOptions {
+            fs: Arc::new(RealFs),
+            head: HeadOptions::default(),
+            segment_span: Duration::from_secs(3600),
+            segment_bytes_max: 1 << 30,
+            replay_threads: 2,
+        }
+    }
+}
+
+/// Why a database does not open.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The folder or a file in it cannot be used.
+    #[error("{}: {source}", path.display())]
+    Disk {
+        /// What.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process uses it.
+    #[error("{}: another process uses this data directory; stop it first, or choose another directory", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// It was written by a newer version.
+    #[error("{}: format {found} is newer than this build reads ({FORMAT_VERSION}); use a newer promesh", path.display())]
+    Format {
+        /// The file that says so.
+        path: PathBuf,
+        /// The oldest format whose readers read it.
+        found: u64,
+    },
+    /// The log does not open.
+    #[error("{}: {source}", path.display())]
+    Log {
+        /// The log's folder.
+        path: PathBuf,
+        /// Why.
+        source: LogError,
+    },
+}
+
+/// Why a batch was not written.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    /// The log refused: nothing of the batch is stored.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// What opening found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// What reading the log back did.
+    pub replay: ReplayReport,
+}
+
+/// A batch that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Where its frames lie; durable once [`Db::synced_to`] is past it.
+    pub position: LogPosition,
+    /// What became of its samples.
+    pub outcome: AppendOutcome,
+}
+
+/// How a batch is to be taken in.
+#[derive(Clone, Copy, Debug)]
+pub enum Intake<'a> {
+    /// As its producer's newest.
+    Append(&'a Batch),
+    /// Late, from a peer: wherever it belongs.
+    Late(&'a Batch),
+    /// In place of another batch for the same slot.
+    Replace {
+        /// The series of the batch that lost.
+        loser_series: &'a [SeriesRef],
+        /// The slot of both.
+        slot: Timestamp,
+        /// The batch that stands.
+        batch: &'a Batch,
+    },
+    /// Not at all: the frames are kept as a base for others.
+    LogOnly(&'a Batch),
+}
+
+/// The newest form of a data directory that this build reads and writes.
+pub const FORMAT_VERSION: u64 = 1;
+
+/// A database. All of it may be used from many threads.
+pub struct Db {
+    pub(crate) dir: PathBuf,
+    pub(crate) options: DbOptions,
+    pub(crate) log: Log,
+    pub(crate) head: Head,
+    /// Held for reading between a batch's way into the log and into the head, so that whoever takes it for writing knows:
+    /// what is in the log is in the head.
+    pub(crate) gate: RwLock<()>,
+    segment_period: Mutex<i64>,
+    _lock: Box<dyn Send + Sync>,
+}
+
+impl Db {
+    /// Opens a data directory, making it if need be, and reads its log back.
+    ///
+    /// # Errors
+    /// When the directory cannot be used. Damage inside is no error: see the report.
+    pub fn open(
+        dir: &Path,
+        options: DbOptions,
+        decoders: DecoderFactory<'_>,
+        now: Now,
+    ) -> Result<(Db, OpenReport), OpenError> {
+        let fs = Arc::clone(&options.fs);
+        let disk = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenError::Disk { path, source }
+        };
+        fs.create_dir_all(dir).map_err(disk(dir))?;
+        let lock_path = dir.join("lock");
+        let lock = fs.lock(&lock_path).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => OpenError::Locked { path: lock_path.clone() },
+            _ => OpenError::Disk { path: lock_path.clone(), source },
+        })?;
+        check_format(&*fs, dir)?;
+        let head_dir = dir.join("head");
+        let head = Head::new(Arc::clone(&fs), &head_dir, options.head.clone()).map_err(disk(&head_dir))?;
+        let log_dir = dir.join("log");
+        let flushed = Flushed::default();
+        let (log, report) = replay(Arc::clone(&fs), &log_dir, &head, decoders, options.replay_threads, flushed)
+            .map_err(|source| OpenError::Log { path: log_dir.clone(), source })?;
+        let segment_period = Mutex::new(period_of(now, options.segment_span));
+        let db = Db { dir: dir.to_owned(), options, log, head, gate: RwLock::new(()), segment_period, _lock: lock };
+        Ok((db, OpenReport { replay: report }))
+    }
+
+    /// Writes a batch, framed as `frames`, as its producer's newest: into the log, then into the head.
+    ///
+    /// # Errors
+    /// When the log refuses; nothing is stored. What the head refuses is in the outcome.
+    pub fn write(&self, frames: &[u8], batch: &Batch) -> Result<Written, WriteError> {
+        self.write_as(frames, Intake::Append(batch), None)
+    }
+
+    /// Writes a batch in one of several ways; with `segment`, only if that is the log's present segment (frames that
+    /// build on others are only right in the segment where those are: on `SegmentCut`, frame again with key frames).
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub fn write_as(&self, frames: &[u8], intake: Intake<'_>, segment: Option<u64>) -> Result<Written, WriteError> {
+        let batch = match intake {
+            Intake::Append(batch) | Intake::Late(batch) | Intake::LogOnly(batch) => batch,
+            Intake::Replace { batch, .. } => batch,
+        };
+        let _in_log_means_in_head = self.gate.read();
+        let position = self.log.append(frames, instants(batch).1, segment)?;
+        let outcome = match intake {
+            Intake::Append(batch) => self.head.append(batch),
+            Intake::Late(batch) => self.head.append_late(batch),
+            Intake::Replace { loser_series, slot, batch } => self.head.replace(loser_series, slot, batch),
+            Intake::LogOnly(_) => AppendOutcome::default(),
+        };
+        Ok(Written { position, outcome })
+    }
+
+    /// Makes everything written so far durable. Call it at least every second.
+    ///
+    /// # Errors
+    /// As [`Log::sync`].
+    pub fn sync(&self) -> Result<LogPosition, LogError> {
+        self.log.sync()
+    }
+
+    /// Everything before this is durable.
+    pub fn synced_to(&self) -> LogPosition {
+        self.log.synced_to()
+    }
+
+    /// The log, to read frames back from.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The head.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The data directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Closes the log's segment when it is due.
+    pub(crate) fn cut_log_if_due(&self, now: Now) -> Result<bool, LogError> {
+        let period = period_of(now, self.options.segment_span);
+        let mut last = self.segment_period.lock();
+        let is_large = self.log.end().offset >= self.options.segment_bytes_max;
+        if *last == period && !is_large {
+            return Ok(false);
+        }
+        self.log.cut()?;
+        *last = period;
+        Ok(true)
+    }
+
+    /// Does what is due: closes the log's segment. Call it every few seconds, from a thread of its own.
+    ///
+    /// # Errors
+    /// When the disk refuses; the next call tries again.
+    pub fn maintain(&self, now: Now) -> Result<(), LogError> {
+        self.cut_log_if_due(now)?;
+        Ok(())
+    }
+}
+
+fn period_of(now: Now, span: Duration) -> i64 {
+    now.wall.ms().div_euclid(ms_of(span).max(1))
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Format {
+    version: u64,
+    min_reader: u64,
+}
+
+fn check_format(fs: &dyn Fs, dir: &Path) -> Result<(), OpenError> {
+    let path = dir.join("format.json");
+    let disk = |source| OpenError::Disk { path: path.clone(), source };
+    if !fs.exists(&path) {
+        let format = Format { version: FORMAT_VERSION, min_reader: FORMAT_VERSION };
+        let text = serde_json::to_vec(&format).expect("two numbers");
+        return crate::fs::replace_file(fs, &path, &text).map_err(disk);
+    }
+    let bytes = fs.map(&path).map_err(disk)?;
+    let format: Format = serde_json::from_slice(&bytes).map_err(|error| disk(io::Error::other(error)))?;
+    if format.min_reader > FORMAT_VERSION {
+        return Err(OpenError::Format { path, found: format.min_reader });
+    }
+    Ok(())
+}
+
+impl SeriesIndex for Db {
+    fn resolve(&self, labels: &Labels) -> Result<SeriesRef, IngestError> {
+        self.head.resolve(labels)
+    }
+
+    fn labels(&self, series: SeriesRef) -> Option<Labels> {
+        self.head.labels(series)
+    }
+}

@@ -1,0 +1,5 @@
+//! The database as a whole, on a file system that fails.
+
+mod support;
+
+mod reopen;
