@@ -1,0 +1,248 @@
+//! Connections: straight or through a proxy, plain or TLS.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::Uri;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
+use promesh_config::http::HttpClientConfig;
+use promesh_model::Secret;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use url::Url;
+
+use crate::ClientError;
+use crate::auth::basic;
+use crate::proxy::Proxies;
+use crate::tls::Tls;
+
+/// Makes the connections of one client. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Connector(Arc<Settings>);
+
+struct Settings {
+    proxies: Proxies,
+    proxy_headers: Vec<(String, Vec<Secret>)>,
+    tls: Tls,
+}
+
+impl Connector {
+    pub(crate) fn new(config: &HttpClientConfig) -> Result<Connector, ClientError> {
+        let headers = config.proxy.proxy_connect_header.iter();
+        Ok(Connector(Arc::new(Settings {
+            proxies: Proxies::new(&config.proxy),
+            proxy_headers: headers.map(|(name, values)| (name.clone(), values.clone())).collect(),
+            tls: Tls::new(&config.tls_config, config.enable_http2)?,
+        })))
+    }
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = Stream;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let settings = Arc::clone(&self.0);
+        Box::pin(async move { settings.connect(&uri).await })
+    }
+}
+
+impl Settings {
+    async fn connect(&self, uri: &Uri) -> io::Result<Stream> {
+        let https = uri.scheme_str() == Some("https");
+        let host = uri.host().ok_or_else(|| invalid("a URL without host"))?;
+        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let (socket, through_http_proxy): (Box<dyn Socket>, bool) = match self.proxies.choose(https, host, port) {
+            None => (Box::new(dial(host, port).await?), false),
+            Some(proxy) => self.through(proxy, https, host, port).await?,
+        };
+        if !https {
+            return Ok(Stream { io: TokioIo::new(socket), through_http_proxy, http2: false });
+        }
+        let config = self.tls.current().map_err(|error| invalid(&error.to_string()))?;
+        let name = self.tls.server_name(host).map_err(|error| invalid(&error.to_string()))?;
+        let stream = TlsConnector::from(config)
+            .connect(name, socket)
+            .await
+            .map_err(|error| io::Error::new(error.kind(), format!("tls: {error}")))?;
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok(Stream { io: TokioIo::new(Box::new(stream)), through_http_proxy: false, http2 })
+    }
+
+    /// A socket that reaches the host through a proxy, and whether requests on it name the host themselves.
+    async fn through(&self, proxy: &Url, https: bool, host: &str, port: u16) -> io::Result<(Box<dyn Socket>, bool)> {
+        let proxy_host = proxy.host_str().ok_or_else(|| invalid("a proxy URL without host"))?;
+        let proxy_port = proxy.port_or_known_default().unwrap_or(1080);
+        let socket = dial(proxy_host, proxy_port)
+            .await
+            .map_err(|error| io::Error::new(error.kind(), format!("proxyconnect: {error}")))?;
+        if matches!(proxy.scheme(), "socks5" | "socks5h") {
+            return Ok((Box::new(socks5(socket, proxy, host, port).await?), false));
+        }
+        let mut socket: Box<dyn Socket> = Box::new(socket);
+        if proxy.scheme() == "https" {
+            let config = self.tls.current().map_err(|error| invalid(&error.to_string()))?;
+            let mut config = (*config).clone();
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            let name = rustls_pki_types::ServerName::try_from(proxy_host.to_owned())
+                .map_err(|_| invalid("the proxy's name cannot be checked by TLS"))?;
+            socket = Box::new(TlsConnector::from(Arc::new(config)).connect(name, socket).await?);
+        }
+        if !https {
+            return Ok((socket, true));
+        }
+        self.tunnel(&mut socket, proxy, host, port).await?;
+        Ok((socket, false))
+    }
+
+    /// `CONNECT`.
+    async fn tunnel(&self, socket: &mut Box<dyn Socket>, proxy: &Url, host: &str, port: u16) -> io::Result<()> {
+        const HEAD_BYTES_MAX: usize = 16 << 10;
+        let mut request = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n");
+        if !proxy.username().is_empty() {
+            let authorization = basic(proxy.username(), proxy.password().unwrap_or(""));
+            request.push_str(&format!("Proxy-Authorization: {authorization}\r\n"));
+        }
+        for (name, values) in &self.proxy_headers {
+            for value in values {
+                if value.expose().contains(['\r', '\n']) || name.contains(['\r', '\n', ':']) {
+                    return Err(invalid("proxy_connect_header holds a line end"));
+                }
+                request.push_str(&format!("{name}: {}\r\n", value.expose()));
+            }
+        }
+        request.push_str("\r\n");
+        socket.write_all(request.as_bytes()).await?;
+        let mut head = Vec::new();
+        // Byte by byte: what follows the head belongs to TLS.
+        while !head.ends_with(b"\r\n\r\n") {
+            if head.len() >= HEAD_BYTES_MAX {
+                return Err(invalid("the proxy's answer is too long"));
+            }
+            head.push(socket.read_u8().await?);
+        }
+        let status = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+        let status = String::from_utf8_lossy(status);
+        match status.split(' ').nth(1) {
+            Some(code) if code.starts_with('2') => Ok(()),
+            _ => Err(io::Error::other(format!("proxy refused: {status}"))),
+        }
+    }
+}
+
+async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let socket = TcpStream::connect((host, port))
+        .await
+        .map_err(|error| io::Error::new(error.kind(), format!("dial tcp {host}:{port}: {error}")))?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
+
+/// SOCKS 5 with a name, so that the proxy resolves it; with a user and password if the URL has them.
+///
+/// Source: RFC 1928, RFC 1929.
+async fn socks5(mut socket: TcpStream, proxy: &Url, host: &str, port: u16) -> io::Result<TcpStream> {
+    let failed = |what: &str| io::Error::other(format!("socks: {what}"));
+    let with_password = !proxy.username().is_empty();
+    socket.write_all(&[5, 1, if with_password { 2 } else { 0 }]).await?;
+    let mut answer = [0u8; 2];
+    socket.read_exact(&mut answer).await?;
+    match (answer[1], with_password) {
+        (0, _) => {}
+        (2, true) => {
+            let (user, password) = (proxy.username().as_bytes(), proxy.password().unwrap_or("").as_bytes());
+            let length = |text: &[u8]| u8::try_from(text.len()).map_err(|_| failed("user or password too long"));
+            let mut message = vec![1, length(user)?];
+            message.extend_from_slice(user);
+            message.push(length(password)?);
+            message.extend_from_slice(password);
+            socket.write_all(&message).await?;
+            socket.read_exact(&mut answer).await?;
+            if answer[1] != 0 {
+                return Err(failed("user or password refused"));
+            }
+        }
+        _ => return Err(failed("no way to authenticate in common")),
+    }
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let length = u8::try_from(host.len()).map_err(|_| failed("host name too long"))?;
+    let mut request = vec![5, 1, 0, 3, length];
+    request.extend_from_slice(host.as_bytes());
+    request.extend_from_slice(&port.to_be_bytes());
+    socket.write_all(&request).await?;
+    let mut head = [0u8; 4];
+    socket.read_exact(&mut head).await?;
+    if head[1] != 0 {
+        return Err(failed(&format!("connection refused with code {}", head[1])));
+    }
+    let address_bytes = match head[3] {
+        1 => 4,
+        4 => 16,
+        3 => usize::from(socket.read_u8().await?),
+        _ => return Err(failed("malformed answer")),
+    };
+    let mut rest = vec![0; address_bytes + 2];
+    socket.read_exact(&mut rest).await?;
+    Ok(socket)
+}
+
+fn invalid(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message.to_owned())
+}
+
+/// Anything that bytes flow through.
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
+/// A connection as hyper wants it.
+pub(crate) struct Stream {
+    io: TokioIo<Box<dyn Socket>>,
+    through_http_proxy: bool,
+    http2: bool,
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        let connected = Connected::new().proxy(self.through_http_proxy);
+        if self.http2 { connected.negotiated_h2() } else { connected }
+    }
+}
+
+impl Read for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+}

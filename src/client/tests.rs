@@ -1,0 +1,131 @@
+use std::io::Write as _;
+
+use promesh_config::http::BasicAuth;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+
+/// Answers every request of every connection with what `answer` makes of the request's text.
+async fn serve(answer: impl Fn(String) -> Vec<u8> + Send + Sync + 'static) -> Url {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+    let answer = Arc::new(answer);
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let answer = Arc::clone(&answer);
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                let mut piece = [0; 4096];
+                while let Ok(count @ 1..) = socket.read(&mut piece).await {
+                    request.extend_from_slice(&piece[..count]);
+                    if request.windows(4).any(|window| window == b"\r\n\r\n") {
+                        let text = String::from_utf8_lossy(&std::mem::take(&mut request)).into_owned();
+                        if socket.write_all(&answer(text)).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    url
+}
+
+fn plain(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let mut out = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
+    out.extend_from_slice(body);
+    out
+}
+
+fn gzipped(body: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(body).unwrap();
+    encoder.finish().unwrap()
+}
+
+const SECOND: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn gzip_is_undone_and_the_cap_counts_uncompressed_bytes() {
+    let body = "metric_name 1\n".repeat(100_000);
+    let zipped = gzipped(body.as_bytes());
+    let url = serve(move |_| plain("200 OK", "Content-Encoding: gzip\r\n", &zipped)).await;
+    let client = HttpClient::new(&HttpClientConfig::default()).unwrap();
+    let (status, _, read) = client.fetch(Request::get(url.clone()), SECOND, 10 << 20).await.unwrap();
+    assert_eq!(status, StatusCode::OK);
+    assert!(read == body.as_bytes());
+    let error = client.fetch(Request::get(url), SECOND, 1 << 20).await.unwrap_err().to_string();
+    assert!(error.contains("body size limit exceeded"), "{error}");
+}
+
+#[tokio::test]
+async fn a_cut_gzip_body_is_an_error() {
+    let mut zipped = gzipped(b"metric_name 1\n");
+    zipped.truncate(zipped.len() - 9);
+    let url = serve(move |_| plain("200 OK", "Content-Encoding: gzip\r\n", &zipped)).await;
+    let client = HttpClient::new(&HttpClientConfig::default()).unwrap();
+    let error = client.fetch(Request::get(url), SECOND, 1 << 20).await.unwrap_err().to_string();
+    assert!(error.contains("gzip"), "{error}");
+}
+
+#[tokio::test]
+async fn credentials_stay_with_their_host() {
+    let other = serve(|request| plain("200 OK", "", request.to_ascii_lowercase().as_bytes())).await;
+    let target = other.clone();
+    let first = serve(move |request| {
+        let has = request.to_ascii_lowercase().contains("authorization: basic dtpw");
+        let status = if has { "302 Found" } else { "401 Unauthorized" };
+        plain(status, &format!("Location: {target}\r\n"), b"")
+    })
+    .await;
+    let basic = BasicAuth { username: "u".into(), password: promesh_model::Secret::new("p"), ..BasicAuth::default() };
+    let client = HttpClient::new(&HttpClientConfig { basic_auth: Some(basic), ..Default::default() }).unwrap();
+    let (status, _, echo) = client.fetch(Request::get(first), SECOND, 1 << 20).await.unwrap();
+    assert_eq!(status, StatusCode::OK);
+    assert!(!String::from_utf8(echo).unwrap().contains("authorization"));
+    let (_, _, echo) = client.fetch(Request::get(other), SECOND, 1 << 20).await.unwrap();
+    assert!(String::from_utf8(echo).unwrap().contains("authorization: basic dtpw"));
+}
+
+#[tokio::test]
+async fn redirects_end() {
+    let url = serve(|_| plain("302 Found", "Location: /again\r\n", b"")).await;
+    let client = HttpClient::new(&HttpClientConfig::default()).unwrap();
+    let error = client.send(Request::get(url), SECOND).await.unwrap_err().to_string();
+    assert_eq!(error, "redirect: stopped after 10 redirects");
+}
+
+#[tokio::test]
+async fn errors_say_where_without_passwords() {
+    let client = HttpClient::new(&HttpClientConfig::default()).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let url = Url::parse(&format!("http://user:hunter2@127.0.0.1:{port}/metrics")).unwrap();
+    let error = client.send(Request::get(url), SECOND).await.unwrap_err().to_string();
+    assert!(error.starts_with(&format!("Get \"http://user:xxxxx@127.0.0.1:{port}/metrics\": ")), "{error}");
+    assert!(error.contains("refused") && !error.contains("hunter2"), "{error}");
+}
+
+#[tokio::test]
+async fn connections_are_reused() {
+    let connections = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+    let count = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut piece = [0; 4096];
+                while let Ok(1..) = socket.read(&mut piece).await {
+                    socket.write_all(&plain("200 OK", "", b"x")).await.unwrap();
+                }
+            });
+        }
+    });
+    let client = HttpClient::new(&HttpClientConfig::default()).unwrap();
+    for _ in 0..5 {
+        client.fetch(Request::get(url.clone()), SECOND, 100).await.unwrap();
+    }
+    assert_eq!(connections.load(std::sync::atomic::Ordering::SeqCst), 1);
+}

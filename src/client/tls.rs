@@ -1,0 +1,189 @@
+//! TLS of a client: whom it trusts and how it shows who it is.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use promesh_config::http::{TlsConfig, TlsVersion};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::ClientError;
+
+/// TLS settings whose files may change while we run.
+pub(crate) struct Tls {
+    settings: TlsConfig,
+    http2: bool,
+    built: Mutex<(u128, Arc<ClientConfig>)>,
+}
+
+/// What the files of the settings hold.
+struct Material {
+    ca: Option<Vec<u8>>,
+    cert: Option<Vec<u8>>,
+    key: Option<Vec<u8>>,
+}
+
+impl Tls {
+    pub(crate) fn new(settings: &TlsConfig, http2: bool) -> Result<Tls, ClientError> {
+        let material = Material::read(settings)?;
+        let built = Mutex::new((material.digest(), build(settings, &material, http2)?));
+        Ok(Tls { settings: settings.clone(), http2, built })
+    }
+
+    /// The configuration for a new connection: rebuilt when a file changed since the last one.
+    pub(crate) fn current(&self) -> Result<Arc<ClientConfig>, ClientError> {
+        let settings = &self.settings;
+        let any_file = !settings.ca_file.is_empty() || !settings.cert_file.is_empty() || !settings.key_file.is_empty();
+        if !any_file {
+            return Ok(Arc::clone(&self.built.lock().1));
+        }
+        let material = Material::read(settings)?;
+        let digest = material.digest();
+        let mut built = self.built.lock();
+        if built.0 != digest {
+            *built = (digest, build(settings, &material, self.http2)?);
+        }
+        Ok(Arc::clone(&built.1))
+    }
+
+    /// The name that the server must prove: configured, or the URL's host.
+    pub(crate) fn server_name(&self, host: &str) -> Result<ServerName<'static>, ClientError> {
+        let name = if self.settings.server_name.is_empty() { host } else { &self.settings.server_name };
+        let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
+        ServerName::try_from(name.clone())
+            .map_err(|_| ClientError::Settings(format!("{name:?} is not a name that TLS can check")))
+    }
+}
+
+impl Material {
+    fn read(settings: &TlsConfig) -> Result<Material, ClientError> {
+        let part = |given: &str, file: &Path, what: &str| -> Result<Option<Vec<u8>>, ClientError> {
+            if !given.is_empty() {
+                return Ok(Some(given.as_bytes().to_vec()));
+            }
+            if file.as_os_str().is_empty() {
+                return Ok(None);
+            }
+            let bytes = std::fs::read(file).map_err(|error| {
+                ClientError::Settings(format!("unable to load specified {what} {}: {error}", file.display()))
+            })?;
+            Ok(Some(bytes))
+        };
+        Ok(Material {
+            ca: part(&settings.ca, settings.ca_file.as_path(), "CA cert")?,
+            cert: part(&settings.cert, settings.cert_file.as_path(), "client cert")?,
+            key: part(settings.key.expose(), settings.key_file.as_path(), "client key")?,
+        })
+    }
+
+    fn digest(&self) -> u128 {
+        let parts = [&self.ca, &self.cert, &self.key];
+        let hashes: Vec<u8> =
+            parts.iter().flat_map(|part| xxh3_128(part.as_deref().unwrap_or_default()).to_le_bytes()).collect();
+        xxh3_128(&hashes)
+    }
+}
+
+fn build(settings: &TlsConfig, material: &Material, http2: bool) -> Result<Arc<ClientConfig>, ClientError> {
+    let bad = |what: &str, error: &dyn std::fmt::Display| ClientError::Settings(format!("tls_config: {what}: {error}"));
+    // The provider is named: two of them in one process would make the default one a panic.
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&versions(settings)?)
+        .map_err(|error| bad("versions", &error))?;
+    let builder = if settings.insecure_skip_verify {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
+    } else {
+        builder.with_root_certificates(roots(material)?)
+    };
+    let mut config = match (&material.cert, &material.key) {
+        (Some(cert), Some(key)) => {
+            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(cert).collect();
+            let chain = chain.map_err(|error| bad("client certificate", &error))?;
+            // The error is not told: it could quote the key.
+            let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| bad("client key", &"not a private key in PEM"))?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| bad("client certificate", &error))?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
+    Ok(Arc::new(config))
+}
+
+fn versions(settings: &TlsConfig) -> Result<Vec<&'static SupportedProtocolVersion>, ClientError> {
+    let min = settings.min_version.unwrap_or(TlsVersion::Tls12);
+    let max = settings.max_version.unwrap_or(TlsVersion::Tls13);
+    let spoken = [(TlsVersion::Tls12, &rustls::version::TLS12), (TlsVersion::Tls13, &rustls::version::TLS13)];
+    let versions: Vec<_> =
+        spoken.into_iter().filter(|(version, _)| (min..=max).contains(version)).map(|(_, version)| version).collect();
+    if versions.is_empty() {
+        return Err(ClientError::Settings(
+            "tls_config: TLS 1.0 and 1.1 are not spoken: allow TLS12 or TLS13".to_owned(),
+        ));
+    }
+    Ok(versions)
+}
+
+fn roots(material: &Material) -> Result<RootCertStore, ClientError> {
+    let mut store = RootCertStore::empty();
+    match &material.ca {
+        Some(pem) => {
+            for cert in CertificateDer::pem_slice_iter(pem) {
+                let cert = cert.map_err(|error| ClientError::Settings(format!("tls_config: CA: {error}")))?;
+                store.add(cert).map_err(|error| ClientError::Settings(format!("tls_config: CA: {error}")))?;
+            }
+            if store.is_empty() {
+                return Err(ClientError::Settings(
+                    "tls_config: unable to use specified CA cert: none found".to_owned(),
+                ));
+            }
+        }
+        None => {
+            // Without any (a scratch container) every server is refused, which its error then says.
+            let found = rustls_native_certs::load_native_certs();
+            store.add_parsable_certificates(found.certs);
+        }
+    }
+    Ok(store)
+}
+
+/// `insecure_skip_verify`: any certificate is taken; signatures are still checked.
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
