@@ -42,7 +42,7 @@ section! {
     /// Where requests go instead of straight to their target.
     pub struct ProxyConfig "proxy" => check_proxy {
         /// The proxy: `http`, `https` or `socks5`.
-        pub proxy_url: Option<HttpUrl>,
+        pub proxy_url: Option<ProxyUrl>,
         /// Hosts, domains, addresses and networks that are asked directly, comma separated.
         pub no_proxy: String,
         /// Whether `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` of the process count.
@@ -260,6 +260,30 @@ impl Yaml for HttpUrl {
             Show::Masked => self.redacted(),
             Show::Content => self.0.to_string(),
         })
+    }
+}
+
+/// A proxy's URL. Unlike other URLs it may be a bare host, as Go's parser lets it be: then it is spoken to by HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProxyUrl(HttpUrl);
+
+impl std::ops::Deref for ProxyUrl {
+    type Target = HttpUrl;
+    fn deref(&self) -> &HttpUrl {
+        &self.0
+    }
+}
+
+impl Yaml for ProxyUrl {
+    fn read(node: &Node, reader: &mut Reader<'_>) -> Self {
+        let text = reader.scalar(node, "URL").unwrap_or_default();
+        match HttpUrl::parse(&format!("http://{text}")) {
+            Ok(bare) if !text.contains("://") => ProxyUrl(bare),
+            _ => ProxyUrl(HttpUrl::read(node, reader)),
+        }
+    }
+    fn show(&self, show: Show) -> Node {
+        self.0.show(show)
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! Floor 1: files are read through [`Source`], never directly.
 
+pub mod alertmanager;
 pub mod bytesize;
 pub mod http;
 pub mod prometheus;
