@@ -14,7 +14,7 @@ use crate::messages::MeshMessage;
 use crate::ownership::Ownership;
 use crate::possession::Possession;
 use crate::schedule::{Schedule, SourceSpec};
-use crate::sync::Holdings;
+use crate::sync::{Holdings, OVERLAP};
 use crate::view::{MeshView, PeerInfo};
 
 /// The shortest time between beats.
@@ -69,6 +69,11 @@ pub enum Input {
         token: u64,
         /// Since when what came is all there is; `None` if it failed.
         whole_from: Option<Timestamp>,
+    },
+    /// The connection to a peer ended: what it streamed to us since it was last heard may not have arrived.
+    StreamLost {
+        /// The peer.
+        from: PeerId,
     },
     /// This peer is to stop: give everything away first.
     Leave,
@@ -195,7 +200,8 @@ impl Mesh {
     /// A mind that knows nobody yet. `record` is this peer's own, in state `Joining`.
     pub fn new(mut config: MeshConfig, record: PeerRecord, now: Now) -> Mesh {
         let mut own = std::mem::take(&mut config.possession);
-        own.end(&ShardSet::all(), config.newest_sample.unwrap_or(now.wall).max(Timestamp(1)));
+        // Batches do not reach the log in the order of their slots: the last ones before a crash may lack an older one.
+        own.end(&ShardSet::all(), config.newest_sample.unwrap_or(now.wall).before(OVERLAP));
         let me = record.id;
         let waits = config.has_seeds || config.persisted.iter().any(|peer| *peer != me);
         let until = if waits { now.monotonic + config.start_hold } else { now.monotonic };
@@ -247,6 +253,7 @@ impl Mesh {
             Input::Sources(specs) => self.schedule.set_sources(&specs, now.wall),
             Input::Message { from, message } => self.hear(from, message, now),
             Input::Fetched { token, whole_from } => self.note_fetched(token, whole_from, now),
+            Input::StreamLost { from } => self.note_stream_lost(from),
             Input::Leave => self.begin_leaving(now),
             Input::DiskFull(full) => self.set_full(full, now),
             Input::Root(root) => self.change_record(|record| record.root = root),
@@ -366,11 +373,16 @@ impl Mesh {
         let gone: BTreeSet<PeerId> = before.difference(&alive).copied().collect();
         for peer in &gone {
             self.note_lost(*peer);
+            // Its last batches may have reached one holder and not another.
+            let heard = self.judge.newest(*peer).map_or(now.wall, |beat| beat.wall);
+            for other in &alive {
+                self.holdings.repair(*other, heard);
+            }
             self.forget(*peer);
             self.change(now, "down", *peer, 0, "membership");
         }
         self.holdings.fail_from(&gone);
-        self.forget_former_lives();
+        self.forget_former_lives(now);
         for member in &self.members {
             let mark = member.record.as_ref().map_or(0, |record| record.state as u8 + 1) | u8::from(member.alive) << 7;
             let since = self.since.entry(member.id).or_insert((mark, now.wall));
@@ -392,7 +404,7 @@ impl Mesh {
     }
 
     /// A peer that restarted before anybody noticed acts for nothing any more, and knows nothing of what it was told.
-    fn forget_former_lives(&mut self) {
+    fn forget_former_lives(&mut self, now: Now) {
         let reborn: Vec<(PeerId, promesh_model::Generation)> = self
             .members
             .iter()
@@ -401,6 +413,9 @@ impl Mesh {
             .collect();
         for (peer, _) in reborn {
             self.note_lost(peer);
+            for other in self.alive() {
+                self.holdings.repair(other, self.lost.get(&peer).copied().unwrap_or(now.wall));
+            }
             self.ownership.forget(peer);
             self.greeted.remove(&peer);
             self.subscribed.remove(&peer);
@@ -451,6 +466,12 @@ impl Mesh {
             self.dirty = true;
             self.holdings.repair(from, since);
         }
+    }
+
+    fn note_stream_lost(&mut self, peer: PeerId) {
+        self.note_lost(peer);
+        self.subscribed.remove(&peer);
+        self.told_acting.remove(&peer);
     }
 
     fn note_lost(&mut self, peer: PeerId) {
@@ -547,7 +568,8 @@ impl Mesh {
                 self.review_holdings(now);
                 let owners = self.members.iter().filter(|m| m.alive && has_state(m, PeerState::Ready));
                 let greeted = owners.map(|m| m.id).all(|id| self.greeted.contains(&id) || self.silent.contains(&id));
-                if (greeted || now.monotonic >= greeted_by) && !self.holdings.is_syncing() {
+                let known = self.alive().iter().all(|id| self.possession.contains_key(id) || self.silent.contains(id));
+                if ((greeted && known) || now.monotonic >= greeted_by) && !self.holdings.is_syncing() {
                     self.phase = Phase::Ready;
                     self.set_state(PeerState::Ready, now);
                 }
@@ -621,7 +643,9 @@ impl Mesh {
         {
             return;
         }
-        for (token, fetch) in self.holdings.plan(&donors, now.wall) {
+        let gone: Vec<PeerId> = self.members.iter().filter(|m| !m.alive).map(|m| m.id).collect();
+        let all_gone = self.alive().is_empty();
+        for (token, fetch) in self.holdings.plan(&donors, &gone, all_gone, now.wall) {
             let (from, shards, since) = (fetch.from, fetch.shards, fetch.since);
             self.outputs.push_back(Output::Fetch { token, from, shards, since });
             self.view_changed = true;
@@ -633,8 +657,9 @@ impl Mesh {
     }
 
     fn review_ownership(&mut self, now: Now) {
-        let gained = self.ownership.settle(now.wall);
-        self.start_unstarted(&gained, now);
+        for (from, shards) in self.ownership.settle(now.wall) {
+            self.start_unstarted(&shards, from, now);
+        }
         if !self.owns() {
             return;
         }
@@ -646,14 +671,15 @@ impl Mesh {
         if !moves.taken.is_empty() {
             let me = self.me();
             self.change(now, "takeover", me, moves.taken.len(), "nobody before us is heard");
-            self.start_unstarted(&moves.taken, now);
+            self.start_unstarted(&moves.taken, Timestamp::MIN, now);
         }
     }
 
-    fn start_unstarted(&mut self, shards: &ShardSet, now: Now) {
+    /// Starts what is due in shards just gained, but no slot before the agreed one: that is the former owner's.
+    fn start_unstarted(&mut self, shards: &ShardSet, from: Timestamp, now: Now) {
         for shard in shards.iter() {
             for (spec, slot) in self.schedule.unstarted(shard, now.wall) {
-                if self.ownership.may_start(shard, slot) {
+                if slot >= from && self.ownership.may_start(shard, slot) {
                     self.start(spec, slot);
                 }
             }

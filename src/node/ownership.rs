@@ -85,15 +85,16 @@ impl Ownership {
         received || (self.acting.contains(shard) && !given)
     }
 
-    /// Carries out what was agreed for instants that have come; says which shards this peer newly acts for.
-    pub(crate) fn settle(&mut self, now: Timestamp) -> ShardSet {
-        let mut gained = ShardSet::default();
+    /// Carries out what was agreed for instants that have come; says which shards this peer newly acts for, and from
+    /// which slot on.
+    pub(crate) fn settle(&mut self, now: Timestamp) -> Vec<(Timestamp, ShardSet)> {
+        let mut gained = Vec::new();
         for (_, shards) in self.granted.extract_if(.., |(from, _)| *from <= now) {
             self.acting = self.acting.difference(&shards);
             self.changed = true;
         }
-        for (_, shards) in self.gaining.extract_if(.., |(from, _)| *from <= now) {
-            gained = gained.union(&shards.difference(&self.acting));
+        for (from, shards) in self.gaining.extract_if(.., |(from, _)| *from <= now) {
+            gained.push((from, shards.difference(&self.acting)));
             self.acting = self.acting.union(&shards);
             self.changed = true;
         }
@@ -149,7 +150,9 @@ impl Ownership {
 
     /// Somebody asks for shards: they are its own from the slot on, or a little later if that has passed here.
     pub(crate) fn grant(&mut self, shards: &ShardSet, from: Timestamp, now: Timestamp) -> Timestamp {
-        let from = from.max(Timestamp(now.ms() + 1));
+        // What was promised to another newcomer is this one's from the same slot on: the two settle it by rank.
+        let promised = self.granted.iter().filter(|(_, given)| !given.intersection(shards).is_empty());
+        let from = promised.map(|(at, _)| *at).fold(from.max(Timestamp(now.ms() + 1)), Timestamp::max);
         let mine = shards.intersection(&self.acting);
         if !mine.is_empty() {
             self.granted.push((from, mine));
@@ -176,7 +179,9 @@ impl Ownership {
 
     /// A peer says what it acts for: where both do, the worse-ranked yields. Says what we gave up.
     pub(crate) fn hear(&mut self, peer: PeerId, theirs: ShardSet) -> ShardSet {
-        let both = self.acting.intersection(&theirs);
+        // What is promised from a slot on goes at that slot by our own clock, however early theirs runs.
+        let promised = self.granted.iter().fold(ShardSet::default(), |all, (_, shards)| all.union(shards));
+        let both = self.acting.intersection(&theirs).difference(&promised);
         let rank = |shard, peer| self.placement.rank_of(shard, peer).unwrap_or(usize::MAX);
         let yields = |shard: &ShardId| (rank(*shard, peer), peer) < (rank(*shard, self.me), self.me);
         let given: ShardSet = both.iter().filter(yields).collect();

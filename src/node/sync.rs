@@ -16,7 +16,7 @@ use crate::possession::Possession;
 /// Logs reach back at least so far; a peer that was away for longer copies the open window anew.
 const LOG_REACH: Duration = Duration::from_secs(90 * 60);
 /// Overlap of a fetched log with what is here: more than a slow scrape and a late fsync.
-const OVERLAP: Duration = Duration::from_secs(30);
+pub(crate) const OVERLAP: Duration = Duration::from_secs(30);
 
 /// One copy under way.
 #[derive(Clone, Debug)]
@@ -79,28 +79,31 @@ impl Holdings {
             return false;
         }
         let lost = self.wanted.difference(&wanted);
-        self.own.end(&lost, now);
+        // Batches for the last slots may still have been on their way.
+        self.own.end(&lost, now.before(OVERLAP));
         self.wanted = wanted;
         true
     }
 
-    /// A peer was lost and is heard again: what it wrote meanwhile is to be fetched.
+    /// What a peer has since an instant is to be fetched once it is heard: its stream to us broke, or it may have what
+    /// another's broken stream did not bring.
     pub(crate) fn repair(&mut self, peer: PeerId, since: Timestamp) {
-        self.repairs.insert(peer, since);
+        let at = self.repairs.entry(peer).or_insert(since);
+        *at = (*at).min(since);
     }
 
     /// Starts the copies of what is wanted and neither here nor under way.
     ///
-    /// `donors` are the living others with what they hold; with none, there is nothing to wait for.
-    pub(crate) fn plan(&mut self, donors: &BTreeMap<PeerId, Possession>, now: Timestamp) -> Vec<(u64, Fetch)> {
-        let mut planned = Vec::new();
-        for (peer, since) in std::mem::take(&mut self.repairs) {
-            if donors.contains_key(&peer) && !self.wanted.is_empty() {
-                let shards = self.wanted.clone();
-                let group = self.group(&ShardSet::default(), Some(since));
-                planned.push(self.fetch(group, peer, shards, Some(since.before(OVERLAP))));
-            }
-        }
+    /// `donors` are the others that are heard, with what they hold; `gone` those that are down. With everybody gone this
+    /// peer has the most there is, until one of them comes back; with somebody merely silent it waits.
+    pub(crate) fn plan(
+        &mut self,
+        donors: &BTreeMap<PeerId, Possession>,
+        gone: &[PeerId],
+        all_gone: bool,
+        now: Timestamp,
+    ) -> Vec<(u64, Fetch)> {
+        let mut planned = self.plan_repairs(donors);
         let under_way = self.groups.values().fold(ShardSet::default(), |all, group| all.union(&group.shards));
         let missing = self.wanted.difference(&self.own.open_shards()).difference(&under_way);
         if missing.is_empty() {
@@ -108,9 +111,12 @@ impl Holdings {
         }
         let (recent, since) = self.recently_held(&missing, now);
         if !recent.is_empty() {
-            if donors.is_empty() {
+            if all_gone {
                 self.own.resume(&recent, since);
-            } else {
+                for peer in gone {
+                    self.repair(*peer, since);
+                }
+            } else if !donors.is_empty() {
                 let at = since.before(OVERLAP);
                 let group = self.group(&recent, Some(since));
                 for donor in donors.keys() {
@@ -124,13 +130,28 @@ impl Holdings {
             if !theirs.is_empty() {
                 rest = rest.difference(&theirs);
                 let group = self.group(&theirs, None);
+                // What a third peer wrote between its last batch to the donor and our subscription is in its log.
+                for other in donors.keys() {
+                    planned.push(self.fetch(group, *other, theirs.clone(), Some(now.before(OVERLAP))));
+                }
                 planned.push(self.fetch(group, *donor, theirs, None));
             }
         }
         // Nobody alive has these: what comes from now on is all there is. A first peer has all there ever was.
-        if !rest.is_empty() {
+        if !rest.is_empty() && (all_gone || !donors.is_empty()) {
             let virgin = donors.is_empty() && self.own.extents().is_empty();
             self.own.begin(&rest, if virgin { Timestamp::MIN } else { now });
+        }
+        planned
+    }
+
+    fn plan_repairs(&mut self, donors: &BTreeMap<PeerId, Possession>) -> Vec<(u64, Fetch)> {
+        let heard = |peer: &PeerId, _: &mut Timestamp| donors.contains_key(peer);
+        let due: Vec<(PeerId, Timestamp)> = self.repairs.extract_if(.., heard).collect();
+        let mut planned = Vec::new();
+        for (peer, since) in due {
+            let group = self.group(&ShardSet::default(), Some(since));
+            planned.push(self.fetch(group, peer, self.wanted.clone(), Some(since.before(OVERLAP))));
         }
         planned
     }
@@ -168,10 +189,15 @@ impl Holdings {
     pub(crate) fn fetched(&mut self, token: u64, whole_from: Option<Timestamp>) -> Option<Restored> {
         let fetch = self.fetches.remove(&token)?;
         let group = self.groups.get_mut(&fetch.group)?;
-        match whole_from {
-            Some(from) => group.whole_from = group.whole_from.max(from),
-            // A log fetched from several: one that died took nothing that another living one does not have.
-            None => group.failed |= group.since.is_none(),
+        match (whole_from, fetch.since) {
+            (Some(from), None) => group.whole_from = group.whole_from.max(from),
+            (Some(_), Some(_)) => {}
+            (None, None) => group.failed = true,
+            // A log is fetched from several; what this one has alone is fetched when it is heard again.
+            (None, Some(since)) => {
+                let at = self.repairs.entry(fetch.from).or_insert(since);
+                *at = (*at).min(since);
+            }
         }
         if self.fetches.values().any(|other| other.group == fetch.group) {
             return None;

@@ -1,0 +1,81 @@
+//! A simulated peer's storage: a log that loses what was not synced, and what follows from it.
+
+use std::collections::BTreeMap;
+
+use promesh_model::shard::ShardSet;
+use promesh_model::{PeerId, Timestamp};
+use promesh_node::Possession;
+use promesh_replication::{BatchHeader, Disposition, Ledger, SourceId};
+
+/// What survives a crash.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Disk {
+    pub(crate) log: Vec<BatchHeader>,
+    /// How much of the log would survive.
+    pub(crate) synced: usize,
+    pub(crate) possession: Possession,
+    pub(crate) members: Vec<PeerId>,
+    pub(crate) generation: u64,
+}
+
+/// Batches by slot: what a query would see.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Store {
+    pub(crate) disk: Disk,
+    pub(crate) ledger: Ledger,
+    pub(crate) kept: BTreeMap<(SourceId, Timestamp), BatchHeader>,
+    pub(crate) sequence: u64,
+}
+
+impl Store {
+    /// Opens a disk after a crash: the unsynced tail of the log is gone.
+    pub(crate) fn open(mut disk: Disk) -> Store {
+        disk.log.truncate(disk.synced);
+        let mut store = Store::default();
+        for header in &disk.log {
+            store.keep(header);
+        }
+        store.disk = disk;
+        store
+    }
+
+    pub(crate) fn append(&mut self, header: BatchHeader) {
+        self.disk.log.push(header);
+        self.keep(&header);
+    }
+
+    fn keep(&mut self, header: &BatchHeader) {
+        let key = (header.source, header.slot);
+        match self.ledger.admit(header) {
+            Disposition::Append | Disposition::Replace(_) => {
+                self.kept.insert(key, *header);
+            }
+            Disposition::Late => {
+                self.kept.entry(key).or_insert(*header);
+            }
+            Disposition::Ignore => {}
+        }
+    }
+
+    pub(crate) fn sync(&mut self) {
+        self.disk.synced = self.disk.log.len();
+    }
+
+    /// Batches of some shards from an instant on; all of them for the open window.
+    pub(crate) fn export(&self, shards: &ShardSet, since: Option<Timestamp>) -> Vec<BatchHeader> {
+        let wanted = |header: &&BatchHeader| {
+            shards.contains(header.shard) && since.is_none_or(|since| header.slot >= since)
+        };
+        match since {
+            Some(_) => self.disk.log.iter().filter(wanted).copied().collect(),
+            None => self.kept.values().filter(wanted).copied().collect(),
+        }
+    }
+
+    /// Since when the open window of some shards is all there is.
+    pub(crate) fn whole_from(&self, possession: &Possession, shards: &ShardSet) -> Option<Timestamp> {
+        let open = possession.extents().iter().filter(|extent| extent.to == Timestamp::MAX);
+        let touching = open.filter(|extent| !extent.shards.intersection(shards).is_empty());
+        touching.map(|extent| extent.from).max()
+    }
+}

@@ -1,0 +1,29 @@
+//! Holders have the same batch for a slot; only slots near a fault may differ.
+//!
+//! Source: design of the mesh, section 16, invariant 5.
+
+use std::collections::BTreeMap;
+
+use crate::world::{EPOCH_MS, MS, SECOND, World};
+
+const NEAR: u64 = 60 * SECOND;
+
+pub(crate) fn violations(world: &World, strict: bool) -> (usize, Vec<String>) {
+    let mut first = BTreeMap::new();
+    let mut split = 0;
+    let mut found = Vec::new();
+    for peer in world.peers.iter().filter(|peer| peer.mind.is_some()) {
+        for (key, header) in &peer.store.kept {
+            let kept = first.entry(*key).or_insert(header.order);
+            if *kept != header.order {
+                split += 1;
+                let at = (key.1.ms() - EPOCH_MS).max(0) as u64 * MS;
+                let excused = !strict && world.faults_at.iter().any(|fault| at.abs_diff(*fault) < NEAR);
+                if !excused {
+                    found.push(format!("slot {} of {:x} differs between holders", key.1, key.0.0));
+                }
+            }
+        }
+    }
+    (split, found)
+}

@@ -1,0 +1,6 @@
+//! What must hold. One property a file, with its source; each gives the violations it finds.
+
+pub(crate) mod every_slot_scraped;
+pub(crate) mod holders_agree;
+pub(crate) mod nothing_lost;
+pub(crate) mod one_owner;

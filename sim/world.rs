@@ -1,0 +1,507 @@
+//! Peers, links, disks and one heap of events.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use promesh_cluster::{Membership, PeerRecord, PeerState, Snapshot};
+use promesh_model::shard::ShardSet;
+use promesh_model::{Generation, Monotonic, Now, PeerId, Timestamp};
+use promesh_node::{Input, Mesh, MeshConfig, MeshMessage, MeshView, Output, Peer, PeerInput, PeerOutput, SourceSpec};
+use promesh_replication::{BatchHeader, Order, Origin};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::sync::Arc;
+
+use crate::disk::Store;
+use crate::faults::Fault;
+use crate::network::{Healed, Network};
+
+pub(crate) const MS: u64 = 1_000_000;
+pub(crate) const SECOND: u64 = 1_000_000_000;
+/// The wall clock when a world begins.
+pub(crate) const EPOCH_MS: i64 = 1_767_225_600_000;
+/// How often a log is synced at least.
+const SYNC_PERIOD: u64 = SECOND;
+/// How long an answer to a copy or an exchange is waited for.
+const REQUEST_TIMEOUT: u64 = 3 * SECOND;
+
+/// What travels on streams.
+#[derive(Clone, Debug)]
+pub(crate) enum Wire {
+    Mind(MeshMessage),
+    Batch(BatchHeader),
+    Subscribe(ShardSet),
+    Ask(Snapshot),
+    Answer(Snapshot),
+    Fetch { token: u64, shards: ShardSet, since: Option<Timestamp> },
+    Fetched { token: u64, batches: Vec<BatchHeader>, whole_from: Option<Timestamp> },
+}
+
+/// A stream message with its ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Envelope {
+    from: usize,
+    from_boot: u64,
+    to: usize,
+    wire: Wire,
+}
+
+#[derive(Debug)]
+enum Event {
+    Wake { peer: usize, boot: u64 },
+    Datagram { to: usize, bytes: Bytes },
+    Stream(Box<Envelope>),
+    Scraped { peer: usize, boot: u64, spec: SourceSpec, slot: Timestamp, rank: u8 },
+    Sync { peer: usize, boot: u64 },
+    Seek { peer: usize, boot: u64 },
+    FetchTimeout { peer: usize, boot: u64, token: u64 },
+    Stop { peer: usize, boot: u64 },
+    Fault(Fault),
+}
+
+pub(crate) struct SimPeer {
+    pub(crate) id: PeerId,
+    boot: u64,
+    pub(crate) mind: Option<Peer>,
+    pub(crate) store: Store,
+    pub(crate) view: Option<Arc<MeshView>>,
+    subscribers: BTreeMap<usize, ShardSet>,
+    fetches: BTreeMap<u64, usize>,
+    skew_ms: i64,
+    paused_until: u64,
+    next_wake: u64,
+}
+
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) peers: Vec<SimPeer>,
+    pub(crate) sources: Vec<SourceSpec>,
+    pub(crate) network: Network<Envelope>,
+    events: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    pending: BTreeMap<usize, Event>,
+    event_count: usize,
+    pub(crate) rng: StdRng,
+    replication_factor: usize,
+    pub(crate) faults_at: Vec<u64>,
+    /// Prints faults and changes as they happen.
+    pub(crate) verbose: bool,
+}
+
+fn address(peer: usize) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 10_000 + peer as u16).into()
+}
+
+fn peer_at(address: SocketAddr) -> usize {
+    usize::from(address.port()) - 10_000
+}
+
+impl World {
+    pub(crate) fn new(peers: usize, sources: Vec<SourceSpec>, replication_factor: usize, seed: u64) -> World {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let peer = |rng: &mut StdRng| SimPeer {
+            id: PeerId(rng.random()),
+            boot: 0,
+            mind: None,
+            store: Store::default(),
+            view: None,
+            subscribers: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+            skew_ms: rng.random_range(-150..150),
+            paused_until: 0,
+            next_wake: u64::MAX,
+        };
+        let peers = (0..peers).map(|_| peer(&mut rng)).collect();
+        World {
+            now: 0,
+            peers,
+            sources,
+            network: Network::new(),
+            events: BinaryHeap::new(),
+            pending: BTreeMap::new(),
+            event_count: 0,
+            rng,
+            replication_factor,
+            faults_at: Vec::new(),
+            verbose: false,
+        }
+    }
+
+    pub(crate) fn clock(&self, peer: usize) -> Now {
+        let wall = EPOCH_MS + (self.now / MS) as i64 + self.peers[peer].skew_ms;
+        // Each machine's monotonic clock starts somewhere else.
+        Now { monotonic: Monotonic(self.now + peer as u64 * 7_777 * SECOND), wall: Timestamp(wall) }
+    }
+
+    /// The true wall clock.
+    pub(crate) fn wall(&self) -> Timestamp {
+        Timestamp(EPOCH_MS + (self.now / MS) as i64)
+    }
+
+    fn schedule(&mut self, at: u64, event: Event) {
+        self.event_count += 1;
+        let tie = self.rng.random::<u64>();
+        self.pending.insert(self.event_count, event);
+        self.events.push(Reverse((at.max(self.now), tie, self.event_count)));
+    }
+
+    pub(crate) fn plan(&mut self, faults: Vec<(u64, Fault)>) {
+        for (at, fault) in faults {
+            self.schedule(at, Event::Fault(fault));
+        }
+    }
+
+    pub(crate) fn run_until(&mut self, end: u64) {
+        while let Some(&Reverse((at, _, number))) = self.events.peek() {
+            if at > end {
+                break;
+            }
+            self.events.pop();
+            self.now = at;
+            let event = self.pending.remove(&number).expect("every queued event is pending");
+            self.happen(event);
+        }
+        self.now = end;
+    }
+
+    fn is_up(&self, peer: usize, boot: u64) -> bool {
+        self.peers[peer].boot == boot && self.peers[peer].mind.is_some()
+    }
+
+    fn happen(&mut self, event: Event) {
+        // What reaches a process that stands still waits for it.
+        if let Some(peer) = touched(&event)
+            && self.peers[peer].paused_until > self.now
+        {
+            let at = self.peers[peer].paused_until;
+            return self.schedule(at, event);
+        }
+        match event {
+            Event::Wake { peer, boot } if self.is_up(peer, boot) => {
+                if self.peers[peer].next_wake <= self.now {
+                    self.peers[peer].next_wake = u64::MAX;
+                    self.feed(peer, PeerInput::Timeout);
+                }
+            }
+            Event::Datagram { to, bytes } => {
+                if self.peers[to].mind.is_some() {
+                    self.feed(to, PeerInput::Datagram(bytes));
+                }
+            }
+            Event::Stream(envelope) => self.arrive(*envelope),
+            Event::Scraped { peer, boot, spec, slot, rank } if self.is_up(peer, boot) => {
+                self.scraped(peer, spec, slot, rank);
+            }
+            Event::Sync { peer, boot } if self.is_up(peer, boot) => {
+                self.peers[peer].store.sync();
+                self.schedule(self.now + SYNC_PERIOD, Event::Sync { peer, boot });
+            }
+            Event::Seek { peer, boot } if self.is_up(peer, boot) => self.seek(peer),
+            Event::FetchTimeout { peer, boot, token } if self.is_up(peer, boot) => {
+                if self.peers[peer].fetches.remove(&token).is_some() {
+                    self.feed(peer, PeerInput::Mesh(Input::Fetched { token, whole_from: None }));
+                }
+            }
+            Event::Stop { peer, boot } if self.is_up(peer, boot) => self.stop(peer),
+            Event::Fault(fault) => self.strike(fault),
+            _ => {}
+        }
+    }
+
+    fn feed(&mut self, peer: usize, input: PeerInput) {
+        let now = self.clock(peer);
+        let Some(mind) = self.peers[peer].mind.as_mut() else { return };
+        mind.handle(input, now);
+        mind.mesh.check_invariants();
+        self.drain(peer);
+    }
+
+    fn drain(&mut self, peer: usize) {
+        while let Some(output) = self.peers[peer].mind.as_mut().and_then(Peer::poll_output) {
+            match output {
+                PeerOutput::Datagram { to, bytes } => {
+                    let to = peer_at(to);
+                    for at in self.network.datagram(peer, to, self.now, &mut self.rng) {
+                        self.schedule(at, Event::Datagram { to, bytes: bytes.clone() });
+                    }
+                }
+                PeerOutput::Exchange { to } => self.ask(peer, peer_at(to)),
+                PeerOutput::Mesh(output) => self.carry_out(peer, output),
+            }
+        }
+        let now = self.clock(peer);
+        let boot = self.peers[peer].boot;
+        let Some(mind) = &self.peers[peer].mind else { return };
+        if let Some(at) = mind.poll_timeout(now) {
+            let at = self.now + at.since(now.monotonic).as_nanos() as u64;
+            if at < self.peers[peer].next_wake {
+                self.peers[peer].next_wake = at;
+                self.schedule(at, Event::Wake { peer, boot });
+            }
+        }
+    }
+
+    fn carry_out(&mut self, peer: usize, output: Output) {
+        if self.verbose && matches!(output, Output::Subscribe { .. } | Output::Fetch { .. }) {
+            println!("{:9.3} s {peer}: {output:?}", self.now as f64 / 1e9);
+        }
+        match output {
+            Output::Start { spec, slot, rank } => {
+                let slow = self.rng.random_bool(0.02);
+                let takes = if slow { self.rng.random_range(200..2000) } else { self.rng.random_range(2..60) };
+                let boot = self.peers[peer].boot;
+                self.schedule(self.now + takes * MS, Event::Scraped { peer, boot, spec, slot, rank });
+            }
+            Output::Send { to, message } => {
+                if let Some(to) = self.find(to) {
+                    self.send(peer, to, Wire::Mind(message));
+                }
+            }
+            Output::Subscribe { to, shards } => {
+                if let Some(to) = self.find(to) {
+                    self.send(peer, to, Wire::Subscribe(shards));
+                }
+            }
+            Output::Fetch { token, from, shards, since } => {
+                if let Some(to) = self.find(from) {
+                    self.peers[peer].fetches.insert(token, to);
+                    let boot = self.peers[peer].boot;
+                    self.schedule(self.now + REQUEST_TIMEOUT, Event::FetchTimeout { peer, boot, token });
+                    self.send(peer, to, Wire::Fetch { token, shards, since });
+                }
+            }
+            Output::View(view) => {
+                let members = view.peers.iter().filter(|peer| peer.alive).map(|peer| peer.id).collect();
+                self.peers[peer].store.disk.members = members;
+                self.peers[peer].store.disk.possession = (*view.own).clone();
+                self.peers[peer].view = Some(view);
+            }
+            Output::Change(change) => {
+                if self.verbose {
+                    println!("{:9.3} s {}: {change:?}", self.now as f64 / 1e9, self.peers[peer].id);
+                }
+            }
+            // What was started is finished and sent before the process ends.
+            Output::Left => {
+                let boot = self.peers[peer].boot;
+                self.schedule(self.now + 2500 * MS, Event::Stop { peer, boot });
+            }
+            Output::Record(_) => unreachable!("Peer feeds records to membership itself"),
+        }
+    }
+
+    fn find(&self, id: PeerId) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.id == id)
+    }
+
+    fn send(&mut self, from: usize, to: usize, wire: Wire) {
+        let envelope = Envelope { from, from_boot: self.peers[from].boot, to, wire };
+        if let Some(at) = self.network.stream(from, to, envelope.clone(), self.now, &mut self.rng) {
+            self.schedule(at, Event::Stream(Box::new(envelope)));
+        }
+    }
+
+    fn arrive(&mut self, envelope: Envelope) {
+        let Envelope { from, from_boot, to, wire } = envelope;
+        // A process that died took its connections with it.
+        if self.peers[to].mind.is_none() || self.peers[from].boot != from_boot {
+            return;
+        }
+        let id = self.peers[from].id;
+        match wire {
+            Wire::Mind(message) => self.feed(to, PeerInput::Mesh(Input::Message { from: id, message })),
+            Wire::Batch(header) => self.append(to, header),
+            Wire::Subscribe(shards) => {
+                self.peers[to].subscribers.insert(from, shards);
+            }
+            Wire::Ask(snapshot) => {
+                let answer = self.peers[to].mind.as_ref().expect("checked").membership.snapshot();
+                self.feed(to, PeerInput::Snapshot(snapshot));
+                self.send(to, from, Wire::Answer(answer));
+            }
+            Wire::Answer(snapshot) => self.feed(to, PeerInput::Snapshot(snapshot)),
+            Wire::Fetch { token, shards, since } => {
+                let donor = &self.peers[to];
+                let batches = donor.store.export(&shards, since);
+                let possession = donor.mind.as_ref().expect("checked").mesh.possession();
+                let whole_from = donor.store.whole_from(possession, &shards).or(since);
+                self.send(to, from, Wire::Fetched { token, batches, whole_from });
+            }
+            Wire::Fetched { token, batches, whole_from } => {
+                for header in batches {
+                    self.append(to, header);
+                }
+                if self.peers[to].fetches.remove(&token).is_some() {
+                    self.feed(to, PeerInput::Mesh(Input::Fetched { token, whole_from }));
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, peer: usize, header: BatchHeader) {
+        self.peers[peer].store.append(header);
+        self.feed(peer, PeerInput::Mesh(Input::Appended(header)));
+    }
+
+    fn scraped(&mut self, peer: usize, spec: SourceSpec, slot: Timestamp, rank: u8) {
+        let writer = &mut self.peers[peer];
+        writer.store.sequence += 1;
+        let origin = Origin { writer: writer.id, generation: Generation(writer.store.disk.generation) };
+        let order = Order { failed: false, rank, origin };
+        let header = BatchHeader { source: spec.source, shard: spec.shard, slot, order, sequence: writer.store.sequence };
+        self.append(peer, header);
+        let subscribers = self.peers[peer].subscribers.clone();
+        for (to, shards) in subscribers {
+            if shards.contains(spec.shard) {
+                self.send(peer, to, Wire::Batch(header));
+            }
+        }
+    }
+
+    fn ask(&mut self, from: usize, to: usize) {
+        let Some(mind) = &self.peers[from].mind else { return };
+        let snapshot = mind.membership.snapshot();
+        self.send(from, to, Wire::Ask(snapshot));
+    }
+
+    /// A peer that knows nobody alive asks its seed and its persisted members, again and again.
+    fn seek(&mut self, peer: usize) {
+        let alone = self.peers[peer].mind.as_ref().is_some_and(|mind| mind.membership.members().iter().all(|m| !m.alive));
+        if alone {
+            let persisted = self.peers[peer].store.disk.members.clone();
+            let mut asked: Vec<usize> = persisted.into_iter().filter_map(|id| self.find(id)).collect();
+            if peer != 0 {
+                asked.push(0);
+            }
+            for to in asked {
+                self.ask(peer, to);
+            }
+        }
+        let boot = self.peers[peer].boot;
+        self.schedule(self.now + SECOND, Event::Seek { peer, boot });
+    }
+
+    pub(crate) fn start(&mut self, peer: usize) {
+        if self.peers[peer].mind.is_some() {
+            return;
+        }
+        self.peers[peer].boot += 1;
+        let now = self.clock(peer);
+        let boot = self.peers[peer].boot;
+        let mut disk = std::mem::take(&mut self.peers[peer].store.disk);
+        disk.generation = (disk.generation + 1).max(now.wall.ms() as u64);
+        let config = MeshConfig {
+            replication_factor: self.replication_factor,
+            start_hold: Duration::from_secs(10),
+            has_seeds: peer != 0,
+            persisted: disk.members.clone(),
+            possession: disk.possession.clone(),
+            newest_sample: disk.log[..disk.synced].iter().map(|header| header.slot).max(),
+        };
+        let record = PeerRecord {
+            id: self.peers[peer].id,
+            generation: Generation(disk.generation),
+            version: 1,
+            state: PeerState::Joining,
+            zone: String::new(),
+            weight: 4,
+            protocol: (1, 1),
+            web_address: None,
+            root: 0,
+        };
+        let seed = self.rng.random();
+        let membership = Membership::new(record.clone(), address(peer), seed, now);
+        let mesh = Mesh::new(config, record, now);
+        let simulated = &mut self.peers[peer];
+        simulated.store = Store::open(disk);
+        simulated.subscribers.clear();
+        simulated.fetches.clear();
+        simulated.next_wake = u64::MAX;
+        simulated.paused_until = 0;
+        simulated.mind = Some(Peer::new(membership, mesh, now));
+        let sources = self.sources.clone();
+        self.feed(peer, PeerInput::Mesh(Input::Sources(sources)));
+        self.schedule(self.now + SYNC_PERIOD, Event::Sync { peer, boot });
+        self.schedule(self.now + MS, Event::Seek { peer, boot });
+    }
+
+    /// The process ends; with it its connections. A clean stop has synced before.
+    fn stop(&mut self, peer: usize) {
+        self.peers[peer].store.sync();
+        self.kill(peer);
+    }
+
+    fn kill(&mut self, peer: usize) {
+        self.peers[peer].mind = None;
+        self.peers[peer].boot += 1;
+        for other in &mut self.peers {
+            other.subscribers.remove(&peer);
+        }
+    }
+
+    fn strike(&mut self, fault: Fault) {
+        self.faults_at.push(self.now);
+        if self.verbose {
+            println!("{:9.3} s {fault:?}", self.now as f64 / 1e9);
+        }
+        match fault {
+            Fault::Kill(peer) => self.kill(peer),
+            Fault::Start(peer) => self.start(peer),
+            Fault::Pause(peer, lasts) => {
+                self.peers[peer].paused_until = self.peers[peer].paused_until.max(self.now + lasts);
+                self.faults_at.push(self.now + lasts);
+            }
+            Fault::Cut(from, to) => self.network.cut(from, to, self.now),
+            Fault::Heal(from, to) => match self.network.heal(from, to, self.now) {
+                Healed::Nothing => {}
+                Healed::Delivered(envelopes) => {
+                    for envelope in envelopes {
+                        self.send(envelope.from, envelope.to, envelope.wire);
+                    }
+                }
+                Healed::Reset => {
+                    for (one, other) in [(from, to), (to, from)] {
+                        self.peers[one].subscribers.remove(&other);
+                        let lost = Input::StreamLost { from: self.peers[other].id };
+                        self.feed(one, PeerInput::Mesh(lost));
+                    }
+                }
+            },
+            Fault::Loss(thousandths) => self.network.loss = f64::from(thousandths) / 1000.0,
+            Fault::Step(peer, ms) => self.peers[peer].skew_ms += ms,
+            Fault::Terminate(peer) => self.feed(peer, PeerInput::Mesh(Input::Leave)),
+        }
+    }
+
+    /// Everything works again and every peer runs.
+    pub(crate) fn heal_all(&mut self) {
+        self.network.loss = 0.0;
+        let count = self.peers.len();
+        for from in 0..count {
+            self.peers[from].paused_until = 0;
+            for to in 0..count {
+                self.strike(Fault::Heal(from, to));
+            }
+        }
+        for peer in 0..count {
+            self.start(peer);
+        }
+    }
+}
+
+/// Whose process an event runs in.
+fn touched(event: &Event) -> Option<usize> {
+    match event {
+        Event::Wake { peer, .. }
+        | Event::Scraped { peer, .. }
+        | Event::Sync { peer, .. }
+        | Event::Seek { peer, .. }
+        | Event::Stop { peer, .. }
+        | Event::FetchTimeout { peer, .. } => Some(*peer),
+        Event::Datagram { to, .. } => Some(*to),
+        Event::Stream(envelope) => Some(envelope.to),
+        Event::Fault(_) => None,
+    }
+}
