@@ -9,6 +9,8 @@ mod faults;
 pub mod invariants;
 mod network;
 mod scenario;
+#[cfg(test)]
+mod tests;
 mod world;
 
 pub use scenario::{Report, Scenario, run};

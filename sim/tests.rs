@@ -1,0 +1,34 @@
+use crate::{Scenario, run};
+
+/// Every seed that once broke something.
+fn kept_seeds() -> Vec<(Scenario, u64)> {
+    let lines = include_str!("seeds.txt").lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+    lines
+        .map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let number = |index: usize| words[index].parse::<u64>().expect("a number");
+            let scenario = match words[0] {
+                "kills" => Scenario::KillsInTurn,
+                "rolling" => Scenario::RollingRestart,
+                "chaos" => Scenario::Chaos { seconds: number(2) },
+                other => panic!("unknown scenario {other}"),
+            };
+            (scenario, number(1))
+        })
+        .collect()
+}
+
+#[test]
+fn kept_seeds_stay_mended() {
+    for (scenario, seed) in kept_seeds() {
+        let report = run(scenario, seed, false);
+        assert!(report.violations.is_empty(), "{scenario:?} {seed}: {:#?}", report.violations);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let scenario = Scenario::Chaos { seconds: 60 };
+    let once = format!("{:?}", run(scenario, 11, false));
+    assert_eq!(once, format!("{:?}", run(scenario, 11, false)));
+}
