@@ -63,9 +63,8 @@ impl Store {
 
     /// Batches of some shards from an instant on; all of them for the open window.
     pub(crate) fn export(&self, shards: &ShardSet, since: Option<Timestamp>) -> Vec<BatchHeader> {
-        let wanted = |header: &&BatchHeader| {
-            shards.contains(header.shard) && since.is_none_or(|since| header.slot >= since)
-        };
+        let wanted =
+            |header: &&BatchHeader| shards.contains(header.shard) && since.is_none_or(|since| header.slot >= since);
         match since {
             Some(_) => self.disk.log.iter().filter(wanted).copied().collect(),
             None => self.kept.values().filter(wanted).copied().collect(),

@@ -6,7 +6,8 @@ use promesh_sim::{Scenario, run};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let number = |index: usize, default: u64| arguments.get(index).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let number =
+        |index: usize, default: u64| arguments.get(index).and_then(|text| text.parse().ok()).unwrap_or(default);
     let (first, count, seconds) = (number(1, 1), number(2, 20), number(3, 600));
     let scenario = match arguments.first().map(String::as_str) {
         None | Some("chaos") => Scenario::Chaos { seconds },

@@ -350,7 +350,8 @@ impl World {
         writer.store.sequence += 1;
         let origin = Origin { writer: writer.id, generation: Generation(writer.store.disk.generation) };
         let order = Order { failed: false, rank, origin };
-        let header = BatchHeader { source: spec.source, shard: spec.shard, slot, order, sequence: writer.store.sequence };
+        let header =
+            BatchHeader { source: spec.source, shard: spec.shard, slot, order, sequence: writer.store.sequence };
         self.append(peer, header);
         let subscribers = self.peers[peer].subscribers.clone();
         for (to, shards) in subscribers {
@@ -368,7 +369,8 @@ impl World {
 
     /// A peer that knows nobody alive asks its seed and its persisted members, again and again.
     fn seek(&mut self, peer: usize) {
-        let alone = self.peers[peer].mind.as_ref().is_some_and(|mind| mind.membership.members().iter().all(|m| !m.alive));
+        let alone =
+            self.peers[peer].mind.as_ref().is_some_and(|mind| mind.membership.members().iter().all(|m| !m.alive));
         if alone {
             let persisted = self.peers[peer].store.disk.members.clone();
             let mut asked: Vec<usize> = persisted.into_iter().filter_map(|id| self.find(id)).collect();

@@ -10,7 +10,8 @@ use crate::world::World;
 
 pub(crate) fn violations(world: &World, settled_before_ms: i64) -> Vec<String> {
     let living: Vec<_> = world.peers.iter().filter(|peer| peer.mind.is_some()).collect();
-    let all: BTreeSet<_> = living.iter().flat_map(|peer| peer.store.kept.iter().map(|(key, h)| (*key, h.shard))).collect();
+    let all: BTreeSet<_> =
+        living.iter().flat_map(|peer| peer.store.kept.iter().map(|(key, h)| (*key, h.shard))).collect();
     let mut missing = 0;
     let mut example = String::new();
     for ((source, slot), shard) in all.into_iter().filter(|((_, slot), _)| slot.ms() < settled_before_ms) {
