@@ -10,7 +10,7 @@ pub(crate) fn accept_header(job: &ScrapeConfig) -> String {
     let mut header = String::new();
     for protocol in &job.scrape_protocols {
         // Only what can be parsed is asked for.
-        if !matches!(protocol, ScrapeProtocol::PrometheusText0_0_4 | ScrapeProtocol::PrometheusText1_0_0) {
+        if *protocol == ScrapeProtocol::PrometheusProto {
             continue;
         }
         header.push_str(protocol.media_type());

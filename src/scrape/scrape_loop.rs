@@ -10,7 +10,7 @@ use promesh_model::ingest::{Batch, IngestError, Metadata, SeriesIndex, SeriesRef
 use promesh_model::labels::METRIC_NAME;
 use promesh_model::time::Clock;
 use promesh_model::{Labels, Now, Timestamp};
-use promesh_textparse::{Event, Parser, RawLabels, Sample, TextParser};
+use promesh_textparse::{Event, OpenMetricsParser, Parser, RawLabels, Sample, TextParser};
 
 use crate::cache::{Line, LineCache};
 use crate::negotiate::{Format, accept_header};
@@ -213,7 +213,7 @@ impl ScrapeLoop {
     ) -> Result<(), String> {
         let mut parser: Box<dyn Parser + '_> = match format {
             Format::Text => Box::new(TextParser::new(body)),
-            Format::OpenMetrics => return Err("OpenMetrics is not supported yet: offer text/plain".to_owned()),
+            Format::OpenMetrics => Box::new(OpenMetricsParser::new(body)),
             Format::Protobuf => return Err("protobuf is not supported yet: offer text/plain".to_owned()),
         };
         self.cache.begin();
@@ -317,6 +317,9 @@ impl Reading<'_> {
             result.samples_scraped += 1;
             let line = self.line_of(&sample, parser, result)?;
             self.keep(sample, line, result);
+            if let Line::Series(series) = line {
+                self.keep_exemplars(series, sample.timestamp, parser, result);
+            }
         }
         if sample_limit > 0 && result.samples_kept > sample_limit {
             return Err("sample limit exceeded".to_owned());
@@ -372,6 +375,24 @@ impl Reading<'_> {
         }
         if let Some(start) = sample.start {
             result.batch.start_timestamps.push((position, Timestamp(start)));
+        }
+    }
+
+    /// An exemplar without an instant has its sample's.
+    #[inline]
+    fn keep_exemplars(
+        &self,
+        series: SeriesRef,
+        timestamp: Option<i64>,
+        parser: &mut dyn Parser,
+        result: &mut ScrapeResult,
+    ) {
+        while let Some((mut exemplar, has_instant)) = parser.exemplar() {
+            if !has_instant {
+                let own = timestamp.filter(|_| self.target.job.honor_timestamps);
+                exemplar.timestamp = own.map_or(result.batch.slot, Timestamp);
+            }
+            result.batch.exemplars.push((series, exemplar));
         }
     }
 

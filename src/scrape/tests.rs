@@ -266,3 +266,24 @@ fn targets_get_defaults_rules_and_one_identity_everywhere() {
     assert_eq!((target.interval.as_secs(), target.timeout.as_secs()), (5, 1));
     expect_test::expect!["c2bd588572f1863a"].assert_eq(&format!("{:x}", target.id.0 >> 64));
 }
+
+#[tokio::test]
+async fn open_metrics_is_asked_for_and_brings_exemplars() {
+    let exporter = Exporter::start().await;
+    let (index, clock) = (Index::default(), Ticks::default());
+    let mut scrape_loop = exporter.scrape_loop("");
+    let body = "# TYPE a counter\na_total 1 # {t=\"x\"} 0.5\nb 2 1.5\n# EOF\n";
+    exporter.answers(
+        "200 OK\r\nContent-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n",
+        body.as_bytes(),
+    );
+    for _ in 0..2 {
+        let result = scrape_loop.scrape(Timestamp(7000), &index, &clock).await;
+        assert_eq!(result.failed, None);
+        assert_eq!(result.batch.timestamps, [(1, Timestamp(1500))]);
+        let (series, exemplar) = &result.batch.exemplars[0];
+        assert_eq!((*series, exemplar.timestamp, exemplar.value), (result.batch.series[0], Timestamp(7000), 0.5));
+    }
+    let asked = exporter.asked.lock().unwrap().clone();
+    assert!(asked.contains("application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"), "{asked}");
+}

@@ -6,6 +6,7 @@
 //! [`Parser::labels`] gives its labels.
 
 mod float;
+mod openmetrics;
 mod text;
 
 use std::borrow::Cow;
@@ -14,6 +15,7 @@ use promesh_model::ingest::{Exemplar, HistogramValue};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use float::parse_float;
+pub use openmetrics::OpenMetricsParser;
 pub use text::TextParser;
 
 /// What identifies the raw bytes of a series in an exposition.
@@ -111,7 +113,7 @@ pub trait Parser {
     /// The labels of the last sample or histogram, its name as `__name__`. Must not be asked for a hinted one.
     fn labels(&self, labels: &mut RawLabels);
 
-    /// The next exemplar of the last sample or histogram. Exemplars without a timestamp have the sample's or none.
+    /// The next exemplar of the last sample or histogram, and whether it has an instant of its own.
     fn exemplar(&mut self) -> Option<(Exemplar, bool)> {
         None
     }

@@ -90,3 +90,111 @@ fn a_right_hint_skips_the_labels_and_a_wrong_one_does_not_harm() {
     let Ok(Some(Event::Sample(other))) = parser.next(Some(first.key)) else { panic!("a sample") };
     assert!(!other.as_hinted && other.value == 2.0);
 }
+
+fn check_open_metrics(input: &str, expected: expect_test::Expect) {
+    expected.assert_eq(&events(&mut OpenMetricsParser::new(input.as_bytes())));
+}
+
+#[test]
+fn open_metrics_gives_units_exemplars_and_seconds() {
+    check_open_metrics(
+        "# TYPE a_seconds histogram\n# UNIT a_seconds seconds\n# HELP a_seconds x\\n\na_seconds_bucket{le=\"1\"} 2 1.5 # {t=\"#}\"} 0.5 99.25\na_seconds_count 3\n# EOF\n",
+        expect_test::expect![[r##"
+            Type { family: "a_seconds", kind: "histogram" }
+            Unit { family: "a_seconds", unit: "seconds" }
+            Help { family: "a_seconds", text: "x\n" }
+            {__name__="a_seconds_bucket",le="1.0"} 2 @1500 # {t="#}"} 0.5
+            {__name__="a_seconds_count"} 3
+        "##]],
+    );
+}
+
+#[test]
+fn open_metrics_must_end_and_hold_no_other_blanks() {
+    for (input, error) in [
+        ("a 1\n", "data does not end with # EOF"),
+        ("a 1", "data does not end with # EOF"),
+        ("", "data does not end with # EOF"),
+        ("a  1\n# EOF", "expected value after metric"),
+        ("a 1 \n# EOF", "invalid timestamp"),
+        ("# EOF\na 1\n", "unexpected data after # EOF"),
+        ("# hello\n# EOF", "expected a valid start token"),
+        ("\na 1\n# EOF", "expected a valid start token"),
+        ("a{b=\"c\" d=\"e\"} 1\n# EOF", "expected comma or brace close"),
+        ("# UNIT a_b c\n# EOF", "unit \"c\" not a suffix of metric \"a_b\""),
+        ("a 1 # {\"b\"} 1\n# EOF", "expected label name"),
+    ] {
+        let shown = events(&mut OpenMetricsParser::new(input.as_bytes()));
+        assert!(shown.contains(&format!("error: {error}")), "{input:?}: {shown}");
+    }
+    assert_eq!(events(&mut OpenMetricsParser::new(b"# EOF")), "");
+}
+
+mod conformance {
+    use super::*;
+    use std::path::{Path, PathBuf};
+
+    fn folder() -> Option<PathBuf> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance");
+        if !folder.exists() {
+            eprintln!("conformance data is absent: these cases did not run");
+            return None;
+        }
+        Some(folder)
+    }
+
+    #[test]
+    fn expositions_of_upstream_are_read_alike_with_and_without_hints() {
+        let Some(folder) = folder() else { return };
+        for entry in std::fs::read_dir(folder.join("scrape_parse")).unwrap() {
+            let path = entry.unwrap().path();
+            let mut bytes = std::fs::read(&path).unwrap();
+            let open_metrics = path.to_string_lossy().ends_with(".om.txt");
+            if open_metrics && !bytes.ends_with(b"# EOF\n") && !bytes.ends_with(b"# EOF") {
+                bytes.extend_from_slice(b"# EOF\n");
+            }
+            let parser = || -> Box<dyn Parser + '_> {
+                if open_metrics { Box::new(OpenMetricsParser::new(&bytes)) } else { Box::new(TextParser::new(&bytes)) }
+            };
+            let shown = events(parser().as_mut());
+            assert!(!shown.contains("error:"), "{}: {}", path.display(), shown.lines().last().unwrap_or(""));
+            let first = values(parser().as_mut(), &[]);
+            let again = values(parser().as_mut(), &first);
+            assert!(first.len() > 5 && first == again, "{}", path.display());
+        }
+    }
+
+    /// Keys and values; with the keys of another run as hints, each of which must be right.
+    fn values(parser: &mut dyn Parser, hints: &[(SeriesKey, u64)]) -> Vec<(SeriesKey, u64)> {
+        let mut out: Vec<(SeriesKey, u64)> = Vec::new();
+        loop {
+            let hint = hints.get(out.len()).map(|(key, _)| *key);
+            match parser.next(hint).unwrap() {
+                None => return out,
+                Some(Event::Sample(sample)) => {
+                    assert_eq!(sample.as_hinted, hint.is_some());
+                    out.push((sample.key, sample.value.to_bits()));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    #[test]
+    fn what_open_metrics_allows_is_read() {
+        let Some(folder) = folder() else { return };
+        let mut count = 0;
+        for entry in std::fs::read_dir(folder.join("openmetrics_parsers")).unwrap() {
+            let case = entry.unwrap().path();
+            let test = std::fs::read_to_string(case.join("test.json")).unwrap();
+            let test: serde_json::Value = serde_json::from_str(&test).unwrap();
+            let input = std::fs::read(case.join("metrics")).unwrap();
+            let shown = events(&mut OpenMetricsParser::new(&input));
+            if test["shouldParse"] == true {
+                assert!(!shown.contains("error:"), "{}: {shown}", case.display());
+                count += 1;
+            }
+        }
+        assert!(count > 20);
+    }
+}
