@@ -660,6 +660,7 @@ impl Mesh {
         for (from, shards) in self.ownership.settle(now.wall) {
             self.start_unstarted(&shards, from, now);
         }
+        self.ownership.expire_asks(now.monotonic);
         if !self.owns() {
             return;
         }
@@ -759,6 +760,10 @@ impl Mesh {
         };
         for peer in self.alive() {
             self.send(peer, MeshMessage::Beat(beat));
+        }
+        for peer in std::mem::take(&mut self.ownership.contested) {
+            let acting = self.ownership.acting().clone();
+            self.send(peer, MeshMessage::Acting(acting));
         }
     }
 

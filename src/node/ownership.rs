@@ -39,6 +39,8 @@ pub(crate) struct Ownership {
     others: BTreeMap<PeerId, ShardSet>,
     /// What this peer acts for changed since it was last told.
     pub(crate) changed: bool,
+    /// Peers that act for shards of ours and rank behind us: they are to be told again.
+    pub(crate) contested: BTreeSet<PeerId>,
 }
 
 /// What a look at the ranks asks for.
@@ -61,6 +63,7 @@ impl Ownership {
             asks: Vec::new(),
             others: BTreeMap::new(),
             changed: false,
+            contested: BTreeSet::new(),
         }
     }
 
@@ -110,9 +113,14 @@ impl Ownership {
         self.asks.iter().map(|ask| ask.deadline).min()
     }
 
+    /// Gives up on requests that went unanswered.
+    pub(crate) fn expire_asks(&mut self, now: Monotonic) {
+        self.asks.retain(|ask| ask.deadline > now);
+    }
+
     /// Looks at every shard: what rank 0 has not got yet is asked for, what has only silent peers before us is taken.
     pub(crate) fn review(&mut self, silent: &BTreeSet<PeerId>, now: Now) -> Moves {
-        self.asks.retain(|ask| ask.deadline > now.monotonic && !silent.contains(&ask.to));
+        self.asks.retain(|ask| !silent.contains(&ask.to));
         let pending = self.pending();
         let mut moves = Moves::default();
         let mut ask: BTreeMap<PeerId, ShardSet> = BTreeMap::new();
@@ -185,12 +193,14 @@ impl Ownership {
         let rank = |shard, peer| self.placement.rank_of(shard, peer).unwrap_or(usize::MAX);
         let yields = |shard: &ShardId| (rank(*shard, peer), peer) < (rank(*shard, self.me), self.me);
         let given: ShardSet = both.iter().filter(yields).collect();
-        if !both.is_empty() {
-            // The other one has to hear of us too, if it is the one to yield.
-            self.changed = true;
-        }
+        self.changed |= !given.is_empty();
         self.acting = self.acting.difference(&given);
         self.others.insert(peer, theirs);
+        // The other one has to hear of us too, if it is the one to yield: with the next beat, or two peers whose views
+        // differ would talk of nothing else.
+        if both.len() > given.len() {
+            self.contested.insert(peer);
+        }
         given
     }
 
