@@ -36,16 +36,20 @@ pub fn format_float(value: f64) -> String {
     }
 }
 
-/// Prints a float as Go's `%v` and `le` labels do: shortest form, an exponent below 1e-4 and from 1e21 on.
+/// Prints a float as Go's `%g` and `%v` and as `le` labels do: shortest form, an exponent below 1e-4 and from 1e6 on.
 ///
-/// Source: Go `strconv.FormatFloat(v, 'g', -1, 64)` with the `%v` exponent threshold of 21.
+/// Source: Go `strconv.FormatFloat(v, 'g', -1, 64)`, where "the shortest possible" counts as a precision of 6 when it
+/// is decided whether to print an exponent.
 pub fn format_float_g(value: f64) -> String {
     let magnitude = value.abs();
-    if value == 0.0 || !value.is_finite() || (1e-4..1e21).contains(&magnitude) {
+    if value == 0.0 || !value.is_finite() {
         return format_float(value);
     }
     let text = format!("{value:e}");
     let (mantissa, exponent) = text.split_once('e').expect("`{:e}` always prints an exponent");
+    if (1e-4..1e6).contains(&magnitude) {
+        return format_float(value);
+    }
     let (sign, digits) = match exponent.strip_prefix('-') {
         Some(digits) => ('-', digits),
         None => ('+', exponent),
@@ -63,6 +67,9 @@ mod tests {
             (1.0, "1", "1"),
             (0.1, "0.1", "0.1"),
             (1e21, "1000000000000000000000", "1e+21"),
+            (1e6, "1000000", "1e+06"),
+            (123_456_789.0, "123456789", "1.23456789e+08"),
+            (999_999.5, "999999.5", "999999.5"),
             (1e-5, "0.00001", "1e-05"),
             (f64::INFINITY, "+Inf", "+Inf"),
             (f64::NEG_INFINITY, "-Inf", "-Inf"),

@@ -1,8 +1,26 @@
 //! Native histograms: the integer form that expositions give and the float form that PromQL computes with.
 
+//!
+//! The files beside this one hold what can be done with them: `bounds` (where a bucket begins and ends), `buckets`
+//! (iteration, compaction, lower resolution), `arithmetic` (sums and differences, with or without compensation),
+//! `reset` (counter resets), `trim` (dropping observations), `check` (validity and equality), `text`.
+
+mod arithmetic;
+mod bounds;
+mod buckets;
+mod check;
+mod reset;
+mod text;
+mod trim;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+pub use arithmetic::{Combined, CompensatedHistogram, kahan_add};
+pub use bounds::{bound, is_custom, is_exponential};
+pub use buckets::Bucket;
+pub use check::HistogramError;
 
 /// The schema number of histograms with custom bucket bounds.
 pub const CUSTOM_BUCKETS_SCHEMA: i32 = -53;

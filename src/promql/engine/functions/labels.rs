@@ -1,0 +1,133 @@
+//! `label_replace`, `label_join`, and the labels of `absent`.
+
+use std::collections::BTreeSet;
+
+use promesh_model::labels::METRIC_NAME;
+use promesh_model::{Labels, LabelsBuilder, MatchOp};
+use regex::Regex;
+
+use super::super::QueryError;
+use super::super::eval::{Evaluator, text_of};
+use super::super::grid::{Grid, Row, Steps};
+use super::super::plan::{Kind, Node};
+use super::texts;
+
+/// The largest compiled expression of `label_replace`.
+const PROGRAM_BYTES_MAX: usize = 10 << 20;
+
+impl Evaluator<'_> {
+    pub(super) fn label_replace(&mut self, args: &[Node], steps: Steps) -> Result<Grid, QueryError> {
+        let [target, replacement, source, pattern] = [1, 2, 3, 4].map(|index| args.get(index).map_or("", text_of));
+        let bad = |what: &str, text: &str| QueryError::Execution(format!("invalid {what} in label_replace(): {text}"));
+        let regex = regex::RegexBuilder::new(&format!("^(?s:{pattern})$"))
+            .size_limit(PROGRAM_BYTES_MAX)
+            .build()
+            .map_err(|_| bad("regular expression", pattern))?;
+        if target.is_empty() {
+            return Err(bad("destination label name", target));
+        }
+        let mut grid = self.grid(&args[0], steps)?;
+        for row in &mut grid.rows {
+            if let Some(value) = replaced(&regex, row.labels.value(source), replacement) {
+                set_label(row, target, &value);
+            }
+        }
+        grid.merge_duplicates()?;
+        Ok(grid)
+    }
+
+    pub(super) fn label_join(&mut self, args: &[Node], steps: Steps) -> Result<Grid, QueryError> {
+        let texts = texts(&args[1..]);
+        let (target, separator, sources) = (texts[0], texts[1], &texts[2..]);
+        let bad = |what: &str, text: &str| {
+            QueryError::Execution(format!("invalid {what} label name in label_join(): {text}"))
+        };
+        if let Some(source) = sources.iter().find(|source| source.is_empty()) {
+            return Err(bad("source", source));
+        }
+        if target.is_empty() {
+            return Err(bad("destination", target));
+        }
+        let mut grid = self.grid(&args[0], steps)?;
+        for row in &mut grid.rows {
+            let values: Vec<&str> = sources.iter().map(|source| row.labels.value(source)).collect();
+            let value = values.join(separator);
+            set_label(row, target, &value);
+        }
+        grid.merge_duplicates()?;
+        Ok(grid)
+    }
+}
+
+fn set_label(row: &mut Row, name: &str, value: &str) {
+    let mut labels = row.labels.to_builder();
+    labels.set(name, value);
+    row.labels = labels.build();
+    if name == METRIC_NAME {
+        row.drop_name = false;
+    }
+}
+
+/// What a replacement makes of a value; `None` when the expression does not match.
+fn replaced(regex: &Regex, value: &str, replacement: &str) -> Option<String> {
+    let captures = regex.captures(value)?;
+    let mut out = String::new();
+    expand(replacement, &captures, &mut out);
+    Some(out)
+}
+
+/// Puts captures into a template as Go does: `$1`, `$name`, `${name}`, `$$`; a malformed `$` stands for itself.
+///
+/// Source: Go `regexp.Regexp.ExpandString`.
+fn expand(template: &str, captures: &regex::Captures<'_>, out: &mut String) {
+    let mut rest = template;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(tail) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = tail;
+            continue;
+        }
+        let Some((name, tail)) = reference(rest) else {
+            out.push('$');
+            continue;
+        };
+        let capture = match name.parse::<usize>() {
+            Ok(number) => captures.get(number),
+            Err(_) => captures.name(name),
+        };
+        out.push_str(capture.map_or("", |capture| capture.as_str()));
+        rest = tail;
+    }
+    out.push_str(rest);
+}
+
+fn reference(rest: &str) -> Option<(&str, &str)> {
+    let word = |text: &str| text.find(|c: char| c != '_' && !c.is_alphanumeric()).unwrap_or(text.len());
+    let (name, tail) = match rest.strip_prefix('{') {
+        Some(inner) => {
+            let end = word(inner);
+            (&inner[..end], inner[end..].strip_prefix('}')?)
+        }
+        None => rest.split_at(word(rest)),
+    };
+    (!name.is_empty()).then_some((name, tail))
+}
+
+/// The labels that a selector demands: those matched by exactly one `=`.
+///
+/// Source: prometheus `promql.createLabelsForAbsentFunction`.
+pub(crate) fn absent_labels(arg: &Node) -> Labels {
+    let (Kind::Vector(selector) | Kind::Range(selector, _)) = &arg.kind else { return Labels::empty() };
+    let mut labels = LabelsBuilder::default();
+    let mut seen = BTreeSet::new();
+    for matcher in selector.matchers.iter().filter(|matcher| matcher.name != METRIC_NAME) {
+        if matcher.op == MatchOp::Equal && seen.insert(&matcher.name) {
+            labels.set(&matcher.name, &matcher.value);
+        } else {
+            labels.remove(&matcher.name);
+        }
+    }
+    labels.build()
+}
