@@ -563,7 +563,6 @@ fn may_follow_name(kind: Kind) -> bool {
     let modifier = matches!(kind, Kind::Keyword(Offset | Anchored | Smoothed));
     modifier || matches!(kind, Operator(_) | LeftBrace | LeftBracket | RightParen | Comma | End | At)
 }
-}
 
 /// Whether a token starts a preprocessor call: `step(`.
 pub(crate) fn is_preprocessor(kind: Kind, after: Kind) -> Option<Preprocessor> {
