@@ -13,6 +13,8 @@ use promesh_textparse::SeriesKey;
 pub(crate) enum Line {
     /// This series.
     Series(SeriesRef),
+    /// This series of native histograms.
+    Histogram(SeriesRef),
     /// Nothing: a rule dropped it.
     Dropped,
     /// A series that another line of the scrape gives already.
@@ -22,12 +24,14 @@ pub(crate) enum Line {
 /// Packed into the number, as series numbers are small: the two highest bits say which.
 const DROPPED: u64 = u64::MAX;
 const REPEATED: u64 = 1 << 63;
+const HISTOGRAM: u64 = 1 << 62;
 
 impl Line {
     fn pack(self) -> u64 {
         match self {
             Line::Series(SeriesRef(number)) => number,
             Line::Repeated(SeriesRef(number)) => number | REPEATED,
+            Line::Histogram(SeriesRef(number)) => number | HISTOGRAM,
             Line::Dropped => DROPPED,
         }
     }
@@ -36,6 +40,7 @@ impl Line {
         match packed {
             DROPPED => Line::Dropped,
             _ if packed & REPEATED != 0 => Line::Repeated(SeriesRef(packed & !REPEATED)),
+            _ if packed & HISTOGRAM != 0 => Line::Histogram(SeriesRef(packed & !HISTOGRAM)),
             _ => Line::Series(SeriesRef(packed)),
         }
     }
@@ -152,7 +157,7 @@ impl LineCache {
     /// Forgets lines of series that storage no longer knows: they are resolved again.
     pub(crate) fn forget(&mut self, unknown: impl Fn(SeriesRef) -> bool) {
         self.before.retain(|entry| match Line::unpack(entry.packed) {
-            Line::Series(series) | Line::Repeated(series) => !unknown(series),
+            Line::Series(series) | Line::Histogram(series) | Line::Repeated(series) => !unknown(series),
             Line::Dropped => true,
         });
     }

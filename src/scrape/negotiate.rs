@@ -9,10 +9,6 @@ pub(crate) fn accept_header(job: &ScrapeConfig) -> String {
     let mut weight = 6;
     let mut header = String::new();
     for protocol in &job.scrape_protocols {
-        // Only what can be parsed is asked for.
-        if *protocol == ScrapeProtocol::PrometheusProto {
-            continue;
-        }
         header.push_str(protocol.media_type());
         if matches!(protocol, ScrapeProtocol::PrometheusText1_0_0 | ScrapeProtocol::OpenMetricsText1_0_0) {
             header.push_str(";escaping=");

@@ -6,11 +6,14 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
 use promesh_client::{HttpClient, Request, read_body};
-use promesh_model::ingest::{Batch, IngestError, Metadata, SeriesIndex, SeriesRef};
+use promesh_model::ingest::{Batch, HistogramSample, IngestError, Metadata, SeriesIndex, SeriesRef};
 use promesh_model::labels::METRIC_NAME;
 use promesh_model::time::Clock;
 use promesh_model::{Labels, Now, Timestamp};
-use promesh_textparse::{Event, OpenMetricsParser, Parser, RawLabels, Sample, TextParser};
+use promesh_textparse::{
+    CustomBucketsParser, Event, HistogramOptions, OpenMetricsParser, Parser, ProtobufParser, RawLabels, Sample,
+    SeriesKey, TextParser, limit_resolution, schema_of_factor,
+};
 
 use crate::cache::{Line, LineCache};
 use crate::negotiate::{Format, accept_header};
@@ -211,11 +214,19 @@ impl ScrapeLoop {
         index: &dyn SeriesIndex,
         result: &mut ScrapeResult,
     ) -> Result<(), String> {
+        let options = HistogramOptions {
+            native: self.target.native_histograms,
+            classic_too: self.target.classic_histograms_too,
+            to_custom_buckets: self.target.to_custom_buckets,
+        };
         let mut parser: Box<dyn Parser + '_> = match format {
             Format::Text => Box::new(TextParser::new(body)),
             Format::OpenMetrics => Box::new(OpenMetricsParser::new(body)),
-            Format::Protobuf => return Err("protobuf is not supported yet: offer text/plain".to_owned()),
+            Format::Protobuf => Box::new(ProtobufParser::new(body, options)),
         };
+        if options.to_custom_buckets && format != Format::Protobuf {
+            parser = Box::new(CustomBucketsParser::new(parser, options.classic_too));
+        }
         self.cache.begin();
         let mut reading = Reading {
             target: &self.target,
@@ -309,6 +320,11 @@ impl Reading<'_> {
             let sample = match parser.next(hint).map_err(|error| error.to_string())? {
                 None => break,
                 Some(Event::Sample(sample)) => sample,
+                Some(Event::Histogram(histogram)) => {
+                    result.samples_scraped += 1;
+                    self.keep_histogram(histogram, parser, result)?;
+                    continue;
+                }
                 Some(event) => {
                     self.note(event);
                     continue;
@@ -335,6 +351,17 @@ impl Reading<'_> {
         if let Some(line) = self.cache.take(sample.key) {
             return Ok(line);
         }
+        self.resolve(sample.key, Line::Series, parser, result)
+    }
+
+    /// A line that was not there before: its labels become those of a series.
+    fn resolve(
+        &mut self,
+        key: SeriesKey,
+        line: fn(SeriesRef) -> Line,
+        parser: &dyn Parser,
+        result: &mut ScrapeResult,
+    ) -> Result<Line, String> {
         parser.labels(&mut self.raw);
         let line = match labels::of_series(&self.raw, &self.target.labels, &self.target.job)? {
             None => Line::Dropped,
@@ -342,22 +369,51 @@ impl Reading<'_> {
                 Ok(series) => {
                     self.resolved_any = true;
                     result.series_added += 1;
-                    Line::Series(series)
+                    line(series)
                 }
                 // One series that storage refuses does not cost the others.
                 Err(IngestError::InvalidLabels(_)) => Line::Dropped,
                 Err(error) => return Err(error.to_string()),
             },
         };
-        self.cache.add(sample.key, line);
+        self.cache.add(key, line);
         Ok(line)
+    }
+
+    fn keep_histogram(
+        &mut self,
+        mut histogram: promesh_textparse::HistogramSample,
+        parser: &mut dyn Parser,
+        result: &mut ScrapeResult,
+    ) -> Result<(), String> {
+        let line = match self.cache.take(histogram.key) {
+            Some(line) => line,
+            None => self.resolve(histogram.key, Line::Histogram, parser, result)?,
+        };
+        let Line::Histogram(series) = line else { return Ok(()) };
+        let job = &self.target.job;
+        let schema_max = schema_of_factor(job.native_histogram_min_bucket_factor);
+        if !limit_resolution(&mut histogram.value, job.native_histogram_bucket_limit, schema_max) {
+            return Err("histogram bucket limit exceeded".to_owned());
+        }
+        result.samples_kept += 1;
+        let own = histogram.timestamp.filter(|_| job.honor_timestamps).map(Timestamp);
+        self.keep_exemplars(series, histogram.timestamp, parser, result);
+        result.batch.histograms.push(HistogramSample {
+            series,
+            timestamp: own.unwrap_or(result.batch.slot),
+            value: histogram.value,
+            start: Timestamp(histogram.start.unwrap_or(0)),
+        });
+        Ok(())
     }
 
     #[inline]
     fn keep(&mut self, sample: Sample, line: Line, result: &mut ScrapeResult) {
         let series = match line {
             Line::Series(series) => series,
-            Line::Dropped => return,
+            // A line of text cannot have the key of a histogram.
+            Line::Dropped | Line::Histogram(_) => return,
             Line::Repeated(_) => {
                 result.samples_kept += 1;
                 result.samples_repeated += 1;

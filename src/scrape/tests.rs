@@ -287,3 +287,21 @@ async fn open_metrics_is_asked_for_and_brings_exemplars() {
     let asked = exporter.asked.lock().unwrap().clone();
     assert!(asked.contains("application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"), "{asked}");
 }
+
+#[tokio::test]
+async fn native_and_converted_histograms_are_histogram_samples() {
+    let exporter = Exporter::start().await;
+    let (index, clock) = (Index::default(), Ticks::default());
+    let mut scrape_loop = exporter.scrape_loop("  convert_classic_histograms_to_nhcb: true\n");
+    exporter.says(
+        "# TYPE h histogram\nh_bucket{le=\"1\"} 2\nh_bucket{le=\"+Inf\"} 5\nh_sum 7\nh_count 5\n# TYPE g gauge\ng 1\n",
+    );
+    for added in [2, 0] {
+        let result = scrape_loop.scrape(Timestamp(3000), &index, &clock).await;
+        assert_eq!((result.failed.clone(), result.series_added, result.synthetic_from), (None, added, 1));
+        let histogram = &result.batch.histograms[0];
+        assert_eq!(histogram.timestamp, Timestamp(3000));
+        assert_eq!(index.labels(histogram.series).unwrap().as_metric().to_string(), "h{instance=\"i\", job=\"j\"}");
+        assert_eq!((result.samples_scraped, result.samples_kept), (2, 2));
+    }
+}

@@ -5,17 +5,24 @@
 //! length and hash, the parser skips over them unread and only the value is parsed; else the line is parsed whole and
 //! [`Parser::labels`] gives its labels.
 
+mod buckets;
 mod float;
+mod nhcb;
 mod openmetrics;
+mod protobuf;
 mod text;
+mod wire;
 
 use std::borrow::Cow;
 
 use promesh_model::ingest::{Exemplar, HistogramValue};
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use buckets::{limit_resolution, schema_of_factor};
 pub use float::parse_float;
+pub use nhcb::CustomBucketsParser;
 pub use openmetrics::OpenMetricsParser;
+pub use protobuf::{HistogramOptions, ProtobufParser};
 pub use text::TextParser;
 
 /// What identifies the raw bytes of a series in an exposition.
@@ -103,7 +110,7 @@ pub struct HistogramSample {
 pub struct RawLabels(pub Vec<(String, String)>);
 
 /// Reads one exposition.
-pub trait Parser {
+pub trait Parser: Send {
     /// The next event, or `None` at the end. `hint` is what a sample here is expected to be.
     ///
     /// # Errors
@@ -201,5 +208,7 @@ pub fn format_open_metrics(number: f64) -> String {
     if text.contains(['e', '.']) { text } else { format!("{text}.0") }
 }
 
+#[cfg(test)]
+mod protobuf_tests;
 #[cfg(test)]
 mod tests;

@@ -130,6 +130,49 @@ fn open_metrics_must_end_and_hold_no_other_blanks() {
     assert_eq!(events(&mut OpenMetricsParser::new(b"# EOF")), "");
 }
 
+#[test]
+fn classic_histograms_of_text_become_custom_buckets() {
+    let input = "# TYPE h histogram\nh_bucket{x=\"1\",le=\"1\"} 2\nh_bucket{x=\"1\",le=\"+Inf\"} 5\nh_sum{x=\"1\"} 7\nh_count{x=\"1\"} 5\nh_bucket{x=\"2\",le=\"1\"} 1\nh_count{x=\"2\"} 1\nh_created 9\n# TYPE g gauge\ng 1\n";
+    for classic_too in [false, true] {
+        let mut parser = CustomBucketsParser::new(Box::new(TextParser::new(input.as_bytes())), classic_too);
+        let mut labels = RawLabels::default();
+        let mut seen = Vec::new();
+        while let Some(event) = parser.next(None).unwrap() {
+            match event {
+                Event::Histogram(histogram) => {
+                    let HistogramValue::Integer(value) = &histogram.value else { panic!("whole counts") };
+                    let shown = format!("{} {:?}", value.count, value.custom_values);
+                    parser.labels(&mut labels);
+                    seen.push(format!("{} {shown}", labels_text(&labels)));
+                }
+                Event::Sample(sample) => {
+                    parser.labels(&mut labels);
+                    seen.push(format!("{} {}", labels.0[0].1, sample.value));
+                }
+                _ => {}
+            }
+        }
+        let native = ["{__name__=\"h\",x=\"1\"} 5 [1.0]", "{__name__=\"h\",x=\"2\"} 1 [1.0]"];
+        let expected: Vec<&str> = if classic_too {
+            vec![
+                "h_bucket 2",
+                "h_bucket 5",
+                "h_sum 7",
+                "h_count 5",
+                native[0],
+                "h_bucket 1",
+                "h_count 1",
+                native[1],
+                "h_created 9",
+                "g 1",
+            ]
+        } else {
+            vec![native[0], native[1], "h_created 9", "g 1"]
+        };
+        assert_eq!(seen, expected);
+    }
+}
+
 mod conformance {
     use super::*;
     use std::path::{Path, PathBuf};
