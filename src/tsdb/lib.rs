@@ -4,6 +4,7 @@
 //! a block; blocks are merged into larger ones and dropped by retention. [`Db`] ties these together and is what
 //! others hold: it is a [`promesh_model::storage::Queryable`] and a [`promesh_model::ingest::SeriesIndex`].
 
+pub mod block;
 pub mod chunk;
 mod columns;
 pub mod db;

@@ -1,5 +1,7 @@
 //! The database as a whole, on a file system that fails.
 
+mod promtool;
 mod support;
 
+mod conformance;
 mod reopen;

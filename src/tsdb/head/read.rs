@@ -97,7 +97,10 @@ impl Head {
     pub fn label_names(&self, matcher_sets: &[Vec<Matcher>]) -> Vec<String> {
         let index = self.index.read();
         let slots = self.any_of(&index, matcher_sets);
-        index.postings.names(slots.as_ref()).map(|name| index.symbols.text(name).to_owned()).collect()
+        let mut names: Vec<String> =
+            index.postings.names(slots.as_ref()).map(|name| index.symbols.text(name).to_owned()).collect();
+        names.sort_unstable();
+        names
     }
 
     /// Values of a label, as [`Head::label_names`].
@@ -105,7 +108,13 @@ impl Head {
         let index = self.index.read();
         let Some(symbol) = index.symbols.find(name) else { return Vec::new() };
         let slots = self.any_of(&index, matcher_sets);
-        index.postings.values_of(symbol, slots.as_ref()).map(|value| index.symbols.text(value).to_owned()).collect()
+        let mut values: Vec<String> = index
+            .postings
+            .values_of(symbol, slots.as_ref())
+            .map(|value| index.symbols.text(value).to_owned())
+            .collect();
+        values.sort_unstable();
+        values
     }
 
     fn any_of(&self, index: &super::Index, matcher_sets: &[Vec<Matcher>]) -> Option<RoaringBitmap> {
