@@ -148,13 +148,7 @@ impl Block {
     ///
     /// # Errors
     /// When the tombstones cannot be written; nothing is deleted then.
-    pub fn delete(
-        &self,
-        fs: &dyn Fs,
-        matchers: &[Matcher],
-        start: i64,
-        end: i64,
-    ) -> Result<u64, BlockError> {
+    pub fn delete(&self, fs: &dyn Fs, matchers: &[Matcher], start: i64, end: i64) -> Result<u64, BlockError> {
         let path = self.dir.join("tombstones");
         let slots = self.index.select(matchers).map_err(|damage| damage.of(&self.dir.join("index")))?;
         let (start, end) = (start.max(self.meta.min_time), end.min(self.meta.max_time - 1));
@@ -305,12 +299,7 @@ impl Block {
     }
 
     /// Values of a label, as [`Block::label_names`].
-    pub fn label_values(
-        &self,
-        name: &str,
-        matcher_sets: &[Vec<Matcher>],
-        warnings: &mut Vec<String>,
-    ) -> Vec<String> {
+    pub fn label_values(&self, name: &str, matcher_sets: &[Vec<Matcher>], warnings: &mut Vec<String>) -> Vec<String> {
         let slots = self.any_of(matcher_sets, warnings);
         match self.index.values_of(name, slots.as_ref()) {
             Ok(values) => values,

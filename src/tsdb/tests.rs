@@ -3,5 +3,6 @@
 mod promtool;
 mod support;
 
+mod blocks;
 mod conformance;
 mod reopen;

@@ -76,7 +76,8 @@ impl ChunkFiles {
     /// The chunk at a reference; its checksum is checked.
     pub fn get(&self, reference: u64) -> Result<ChunkRef<'_>, Damage> {
         let (number, offset) = ((reference >> 32) as usize, (reference & 0xffff_ffff) as usize);
-        let file = self.files.get(number).ok_or_else(|| Damage::new(offset, format!("no chunk file {}", number + 1)))?;
+        let file =
+            self.files.get(number).ok_or_else(|| Damage::new(offset, format!("no chunk file {}", number + 1)))?;
         let mut reader = Reader::at(file, offset);
         let length = reader.length()?;
         let start = reader.position();

@@ -42,7 +42,6 @@ impl<'a> Reader<'a> {
         Ok(u32::from_be_bytes(self.take(4)?.try_into().expect("four bytes")))
     }
 
-
     #[inline]
     pub fn uvarint(&mut self) -> Result<u64, Damage> {
         let mut value = 0u64;

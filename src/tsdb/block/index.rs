@@ -133,10 +133,13 @@ impl Index {
         reader.text()
     }
 
-    /// All symbols in order.
-    pub fn symbols(&self) -> impl Iterator<Item = Result<&str, Damage>> {
+    /// All symbols, in order.
+    ///
+    /// # Errors
+    /// When they are damaged.
+    pub fn all_symbols(&self) -> Result<Vec<&str>, Damage> {
         let mut reader = Reader::at(&self.bytes, self.symbols.sampled.first().copied().unwrap_or(0) as usize);
-        (0..self.symbols.count).map(move |_| reader.text())
+        (0..self.symbols.count).map(|_| reader.text()).collect()
     }
 
     /// A series: its labels, and its chunks into `chunks`.
@@ -165,11 +168,7 @@ impl Index {
         for place in 0..count {
             let min = if place == 0 { reader.varint()? } else { end.wrapping_add(reader.uvarint()? as i64) };
             end = min.wrapping_add(reader.uvarint()? as i64);
-            reference = if place == 0 {
-                reader.uvarint()? as i64
-            } else {
-                reference.wrapping_add(reader.varint()?)
-            };
+            reference = if place == 0 { reader.uvarint()? as i64 } else { reference.wrapping_add(reader.varint()?) };
             chunks.push(ChunkMeta { min, max: end, reference: reference as u64 });
         }
         Ok(SymbolLabels(labels))
@@ -285,11 +284,7 @@ impl Index {
         Ok(None)
     }
 
-    fn for_each_value(
-        &self,
-        name: &str,
-        mut value: impl FnMut(&str, u64) -> Result<(), Damage>,
-    ) -> Result<(), Damage> {
+    fn for_each_value(&self, name: &str, mut value: impl FnMut(&str, u64) -> Result<(), Damage>) -> Result<(), Damage> {
         let Some(table) = self.table(name) else { return Ok(()) };
         let mut reader = Reader::at(&self.bytes, 0);
         for number in 0..table.count {

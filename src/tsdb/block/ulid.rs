@@ -44,10 +44,7 @@ impl FromStr for Ulid {
             return Err(UlidError);
         }
         let digit = |byte: u8| ALPHABET.iter().position(|known| *known == byte.to_ascii_uppercase());
-        text.bytes()
-            .try_fold(0u128, |value, byte| Some(value << 5 | digit(byte)? as u128))
-            .map(Ulid)
-            .ok_or(UlidError)
+        text.bytes().try_fold(0u128, |value, byte| Some(value << 5 | digit(byte)? as u128)).map(Ulid).ok_or(UlidError)
     }
 }
 

@@ -76,9 +76,7 @@ impl<'a> BlockWriter<'a> {
         }
         self.chunks.close()?;
         self.index.finish()?;
-        for (name, content) in
-            [("meta.json", self.meta.to_json()), ("tombstones", Tombstones::default().to_bytes())]
-        {
+        for (name, content) in [("meta.json", self.meta.to_json()), ("tombstones", Tombstones::default().to_bytes())] {
             let mut file = self.fs.create(&self.temporary.join(name))?;
             file.append(&content)?;
             file.sync()?;

@@ -9,7 +9,8 @@ use roaring::RoaringBitmap;
 
 use super::pages::PAGE_SLOTS;
 use super::series::{Series, Value};
-use super::{Head, labels_of};
+use super::{Head, labels_of, series_key};
+use crate::block::tombstones::drop_spans;
 use crate::chunk::Encoding;
 use crate::columns;
 
@@ -19,6 +20,13 @@ pub struct SelectedSlots {
     slots: RoaringBitmap,
     /// The moment: slots freed since may hold other series.
     epoch: u64,
+}
+
+impl SelectedSlots {
+    /// The slots; those freed since may hold other series.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.slots.iter()
+    }
 }
 
 impl Head {
@@ -137,7 +145,7 @@ impl Head {
     }
 
     fn overlaps(&self, series: &Series, start: i64, end: i64) -> bool {
-        let late = series.late().is_some_and(|late| !late.range(start, end).is_empty());
+        let late = series.late().is_some_and(|late| late.has_any_in(start, end));
         late || series.newest() >= start.max(self.min.load(Ordering::Acquire))
             && self.oldest.load(Ordering::Acquire) <= end
     }
@@ -152,12 +160,17 @@ impl Head {
         warnings: &mut Vec<String>,
     ) {
         self.read_in_order(series, start.max(self.min.load(Ordering::Acquire)), end, columns, warnings);
-        let Some(late) = series.late().map(|late| late.range(start, end)).filter(|late| !late.is_empty()) else {
-            return;
-        };
-        let mut more = SeriesColumns::default();
-        late.iter().for_each(|(at, value)| columns::push_value(&mut more, *at, value));
-        columns::join(columns, more);
+        for late in series.late().map(|late| late.range(start, end)).into_iter().flatten() {
+            let mut more = SeriesColumns::default();
+            late.iter().for_each(|(at, value)| columns::push_value(&mut more, *at, value));
+            columns::join(columns, more);
+        }
+        if self.has_tombstones.load(Ordering::Relaxed) {
+            let reference = series_key(&self.index.read().symbols, series);
+            if let Some(spans) = self.tombstones.read().get(&reference) {
+                drop_spans(spans, columns);
+            }
+        }
     }
 
     fn read_in_order(
