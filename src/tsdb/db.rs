@@ -219,12 +219,10 @@ impl Db {
         let head = Head::new(Arc::clone(&fs), &head_dir, options.head.clone()).map_err(disk(&head_dir))?;
         let (blocks, set_aside) = Blocks::open(Arc::clone(&fs), dir, false)?;
         let checkpoint_path = dir.join("checkpoint.json");
-        let Checkpoint { mut flushed, metadata, tombstones } =
+        let Checkpoint { flushed, metadata, tombstones } =
             Checkpoint::load(&*fs, dir).map_err(disk(&checkpoint_path))?;
-        if let Some(end) = blocks.max_time() {
-            flushed.before = flushed.before.max(Timestamp(end));
-        }
-        head.set_min_time(flushed.before);
+        // A block may be newer than the checkpoint: a crash came between them.
+        head.set_min_time(flushed.before.max(Timestamp(blocks.max_time().unwrap_or(i64::MIN))));
         head.restore_metadata(metadata);
         head.apply_tombstones(&tombstones);
         let log_dir = dir.join("log");

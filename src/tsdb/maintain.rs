@@ -171,7 +171,20 @@ impl Db {
         let symbols = sorted.symbols.iter().map(|symbol| &**symbol);
         let mut writer = BlockWriter::new(&*self.options.fs, dir, meta, symbols).map_err(disk)?;
         self.head.cut(sorted, start, end, kind, |labels, chunks| writer.push(labels, chunks)).map_err(disk)?;
-        writer.finish().map_err(disk)
+        self.not_left_behind(ulid, writer.finish().map_err(disk))
+    }
+
+    /// A block whose making failed at the very end has its name already: it must not come to life at the next start,
+    /// when what was deleted meanwhile would be in it.
+    fn not_left_behind(
+        &self,
+        ulid: Ulid,
+        made: Result<Option<BlockMeta>, BlockError>,
+    ) -> Result<Option<BlockMeta>, BlockError> {
+        if made.is_err() && self.options.fs.exists(&self.dir.join(ulid.to_string())) {
+            let _ = self.blocks.remove_dir(ulid);
+        }
+        made
     }
 
     /// Writes what of the log is in blocks, and what else a restart needs that the log may lose.
@@ -236,7 +249,8 @@ impl Db {
         // Deletes wait, so that none gets lost between reading a block and replacing it.
         let _no_deletes = self.deleting.lock();
         let ulid = self.next_ulid(now);
-        if compact(&*self.options.fs, &self.dir, blocks, ulid)?.is_some() {
+        let made = compact(&*self.options.fs, &self.dir, blocks, ulid);
+        if self.not_left_behind(ulid, made)?.is_some() {
             self.blocks.add(ulid)?;
         }
         let gone: Vec<Ulid> = blocks.iter().map(|block| block.meta().ulid).collect();

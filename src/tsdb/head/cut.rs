@@ -135,7 +135,7 @@ impl Head {
         let chunks = series.chunks(start, end - 1, &self.spill);
         let pending = series.pending().filter(|(at, _)| (start..end).contains(at));
         if late.is_empty() && pending.is_none() && deleted.is_empty() && are_canonical(&chunks, start, end) {
-            return chunks.iter().map(|chunk| chunk_of(chunk)).collect();
+            return chunks.iter().map(chunk_of).collect();
         }
         let mut samples = Vec::new();
         for chunk in &chunks {
@@ -239,17 +239,16 @@ enum Open {
 
 impl Encoder {
     fn push(&mut self, at: i64, value: Value) {
-        match (&mut self.open, &value) {
-            (Open::Floats(_, appender, bytes), Value::Float(bits)) if appender.count() < SAMPLES_PER_CHUNK => {
-                appender.append(bytes, at, *bits);
-                return;
-            }
-            (Open::Histograms(_, appender, bytes), Value::Histogram(value)) => {
-                if appender.append(bytes, at, value) {
-                    return;
-                }
-            }
-            _ => {}
+        if let (Open::Floats(_, appender, bytes), Value::Float(bits)) = (&mut self.open, &value)
+            && appender.count() < SAMPLES_PER_CHUNK
+        {
+            appender.append(bytes, at, *bits);
+            return;
+        }
+        if let (Open::Histograms(_, appender, bytes), Value::Histogram(value)) = (&mut self.open, &value)
+            && appender.append(bytes, at, value)
+        {
+            return;
         }
         let mut bytes = Vec::new();
         let next = match &value {

@@ -34,7 +34,7 @@ fn float_g(value: f64) -> String {
     let text = format!("{value:e}");
     let (mantissa, exponent) = text.split_once('e').expect("`{:e}` prints an exponent");
     let exponent: i32 = exponent.parse().expect("a number");
-    if (-4..21).contains(&exponent) && !(exponent >= 6 && exponent < 21) {
+    if (-4..6).contains(&exponent) {
         return format_float(value);
     }
     let sign = if exponent < 0 { '-' } else { '+' };
