@@ -1,0 +1,35 @@
+//! What a peer says over HTTP: Prometheus' API, federation, remote write, its own metrics, the cluster endpoint.
+//!
+//! [`router`] makes the routes over a [`Backend`], which is the peer as the API sees it; [`serve`] runs them on a
+//! listener. Envelope, status codes, error types, parameters and texts are Prometheus' (3.5): `tests/table.txt` lists
+//! requests with the answers a real one gives.
+//!
+//! Queries run on blocking threads, so many at once, each with a budget that is cancelled when its time is over or its
+//! client is gone. A large answer is written piece by piece from the result itself; it never exists as one text.
+
+mod admin;
+pub mod backend;
+mod cors;
+mod error;
+mod federate;
+mod form;
+mod json;
+mod lifecycle;
+mod listing;
+mod query;
+mod remote_write;
+mod respond;
+mod router;
+mod rules;
+mod serve;
+mod status;
+mod targets;
+#[cfg(test)]
+mod tests;
+mod time;
+
+pub use backend::Backend;
+pub use error::{ApiError, ErrorType};
+pub use json::{write_float, write_timestamp};
+pub use router::{ApiOptions, router};
+pub use serve::{ServeOptions, serve};

@@ -1,0 +1,168 @@
+//! The routes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::DefaultBodyLimit;
+use axum::handler::Handler;
+use axum::response::Response;
+use axum::routing::{MethodFilter, MethodRouter, any, get, on};
+use axum::{Router, middleware};
+use http::StatusCode;
+use regex::Regex;
+use tokio::sync::Semaphore;
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+
+use crate::backend::Backend;
+use crate::respond::{no_content, text};
+use crate::{admin, cors, federate, lifecycle, listing, query, remote_write, rules, status, targets};
+
+/// What flags say about the API.
+#[derive(Clone, Debug)]
+pub struct ApiOptions {
+    /// Prefix of all routes: `/`, or `/x` without a slash at its end.
+    pub route_prefix: String,
+    /// Origins that CORS admits; anchored.
+    pub cors_origin: Regex,
+    /// POST /-/reload and /-/quit.
+    pub enable_lifecycle: bool,
+    /// `/api/v1/admin`.
+    pub enable_admin_api: bool,
+    /// `/api/v1/write`.
+    pub enable_remote_write_receiver: bool,
+    /// Which messages remote write accepts, by their protobuf names.
+    pub remote_write_messages: Vec<String>,
+    /// Queries at once; at least one.
+    pub query_concurrency: usize,
+    /// Longest run of a query, waiting for its turn included.
+    pub query_timeout: Duration,
+}
+
+impl Default for ApiOptions {
+    fn default() -> Self {
+        ApiOptions {
+            route_prefix: "/".to_owned(),
+            cors_origin: Regex::new("^(?s:.*)$").expect("a valid expression"),
+            enable_lifecycle: false,
+            enable_admin_api: false,
+            enable_remote_write_receiver: false,
+            remote_write_messages: remote_write::MESSAGES.map(str::to_owned).to_vec(),
+            query_concurrency: 20,
+            query_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+/// What every handler has.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub backend: Arc<dyn Backend>,
+    pub options: Arc<ApiOptions>,
+    pub queries: Arc<Semaphore>,
+}
+
+/// All routes over a peer.
+pub fn router(backend: Arc<dyn Backend>, options: ApiOptions) -> Router {
+    let queries = Arc::new(Semaphore::new(options.query_concurrency.max(1)));
+    let prefix = options.route_prefix.clone();
+    let api = Api { backend, options: Arc::new(options), queries };
+    let routes = ungated(&api).merge(gated(&api)).fallback(not_found).with_state(api);
+    let routes = routes.layer(CompressionLayer::new().quality(CompressionLevel::Fastest));
+    if prefix == "/" { routes } else { Router::new().nest(&prefix, routes).fallback(not_found) }
+}
+
+/// What answers from the first moment on.
+fn ungated(api: &Api) -> Router<Api> {
+    let cors = middleware::from_fn_with_state(api.clone(), cors::allow_origin);
+    let always = Router::new()
+        .route("/api/v1/status/walreplay", only_get(status::wal_replay))
+        .route("/api/v1/notifications", only_get(status::notifications))
+        .layer(cors);
+    Router::new()
+        .route("/-/healthy", only_get(lifecycle::healthy))
+        .route("/-/reload", any(lifecycle::reload))
+        .route("/-/quit", any(lifecycle::quit))
+        .route("/metrics", get(status::metrics))
+        .merge(always)
+}
+
+/// What needs a ready peer.
+fn gated(api: &Api) -> Router<Api> {
+    let gate = middleware::from_fn_with_state(api.clone(), lifecycle::gate);
+    let cors = middleware::from_fn_with_state(api.clone(), cors::allow_origin);
+    let enveloped = Router::new().nest("/api/v1", reads().merge(admin_routes())).layer(cors);
+    // Remote write bounds its bodies itself.
+    let push = Router::new().route("/api/v1/write", only_post(remote_write::write)).layer(DefaultBodyLimit::disable());
+    Router::new()
+        .route("/-/ready", only_get(lifecycle::ready))
+        .route("/federate", only_get(federate::federate))
+        .route("/version", only_get(status::version))
+        .merge(enveloped)
+        .merge(push)
+        .layer(gate)
+}
+
+fn reads() -> Router<Api> {
+    Router::new()
+        .route("/query", get_or_post(query::instant))
+        .route("/query_range", get_or_post(query::range))
+        .route("/query_exemplars", get_or_post(listing::exemplars))
+        .route("/format_query", get_or_post(query::format))
+        .route("/parse_query", get_or_post(query::parse))
+        .route("/series", get_or_post(listing::series).delete(admin::drop_series))
+        .route("/labels", get_or_post(listing::label_names))
+        .route("/label/{name}/values", only_get(listing::label_values))
+        .route("/targets", only_get(targets::targets))
+        .route("/targets/metadata", only_get(targets::target_metadata))
+        .route("/scrape_pools", only_get(targets::scrape_pools))
+        .route("/metadata", only_get(targets::metadata))
+        .route("/alertmanagers", only_get(targets::alertmanagers))
+        .route("/rules", only_get(rules::rules))
+        .route("/alerts", only_get(rules::alerts))
+        .route("/status/config", only_get(status::config))
+        .route("/status/flags", only_get(status::flags))
+        .route("/status/buildinfo", only_get(status::build_info))
+        .route("/status/runtimeinfo", only_get(status::runtime_info))
+        .route("/status/tsdb", only_get(status::tsdb))
+        .route("/cluster", only_get(status::cluster))
+}
+
+fn admin_routes() -> Router<Api> {
+    Router::new()
+        .route("/admin/tsdb/delete_series", post_or_put(admin::delete_series))
+        .route("/admin/tsdb/clean_tombstones", post_or_put(admin::clean_tombstones))
+        .route("/admin/tsdb/snapshot", post_or_put(admin::snapshot))
+}
+
+fn methods<T: 'static>(filter: MethodFilter, handler: impl Handler<T, Api>) -> MethodRouter<Api> {
+    on(filter, handler).options(options).fallback(method_not_allowed)
+}
+
+fn only_get<T: 'static>(handler: impl Handler<T, Api>) -> MethodRouter<Api> {
+    methods(MethodFilter::GET, handler)
+}
+
+fn only_post<T: 'static>(handler: impl Handler<T, Api>) -> MethodRouter<Api> {
+    methods(MethodFilter::POST, handler)
+}
+
+fn get_or_post<T: 'static>(handler: impl Handler<T, Api>) -> MethodRouter<Api> {
+    methods(MethodFilter::GET.or(MethodFilter::POST), handler)
+}
+
+fn post_or_put<T: 'static>(handler: impl Handler<T, Api>) -> MethodRouter<Api> {
+    methods(MethodFilter::POST.or(MethodFilter::PUT), handler)
+}
+
+async fn options() -> Response {
+    no_content()
+}
+
+async fn method_not_allowed() -> Response {
+    text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+}
+
+async fn not_found() -> Response {
+    text(StatusCode::NOT_FOUND, "404 page not found")
+}

@@ -1,0 +1,93 @@
+//! Serving the routes on a listener: so many connections at once, none that dawdles, a clean end.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+/// Limits of the HTTP side.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Connections at once; shared between listeners that get the same semaphore.
+    pub connections: Arc<Semaphore>,
+    /// How long the head of a request may take, and a connection may be idle between requests.
+    pub read_timeout: Duration,
+    /// How long running requests may take to end once it stops.
+    pub stop_grace: Duration,
+}
+
+impl ServeOptions {
+    /// Limits with so many connections.
+    pub fn new(connections_max: usize, read_timeout: Duration) -> ServeOptions {
+        let connections = Arc::new(Semaphore::new(connections_max.max(1)));
+        ServeOptions { connections, read_timeout, stop_grace: Duration::from_secs(5) }
+    }
+}
+
+/// Serves until `stop` is done, then lets running requests end within the grace.
+pub async fn serve(listener: TcpListener, router: Router, options: ServeOptions, stop: impl Future<Output = ()>) {
+    let (stopping, watcher) = watch::channel(false);
+    let mut stop = pin!(stop);
+    loop {
+        // A place first: what cannot be served waits in the kernel's queue.
+        let accepted = async {
+            let place = Arc::clone(&options.connections).acquire_owned().await.expect("never closed");
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            () = &mut stop => break,
+            accepted = accepted => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = run(stream, router.clone(), options.read_timeout, watcher.clone());
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly: others must close first.
+                warn!(%error, "cannot accept a connection");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(watcher);
+    stopping.send_replace(true);
+    // Every connection holds a watcher; when the last is gone, so are they.
+    let _ = timeout(options.stop_grace, stopping.closed()).await;
+}
+
+async fn run(stream: TcpStream, router: Router, read_timeout: Duration, mut stopping: watch::Receiver<bool>) {
+    // An answer in several writes must not wait for the other side's acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(read_timeout);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(read_timeout);
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    let told_to_stop = async {
+        // An error means that nobody can say so any more, which says it as well.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    };
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = told_to_stop => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        debug!(%error, "connection ended");
+    }
+}
