@@ -13,6 +13,9 @@ pub enum DurationError {
     /// Not `[0-9]+unit` in falling order of units.
     #[error("not a valid duration string: {0:?}")]
     Invalid(String),
+    /// A unit that is none of `y w d h m s ms`.
+    #[error("unknown unit {0:?} in duration {1:?}")]
+    UnknownUnit(String, String),
     /// More than 2^63 − 1 nanoseconds.
     #[error("duration out of range")]
     OutOfRange,
@@ -47,10 +50,16 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let (number, tail) = rest.split_at(digits);
-        let letters = tail.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let letters = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(letters);
-        let position = UNITS_MS.iter().position(|(name, _)| *name == unit).ok_or_else(invalid)?;
-        if digits == 0 || position < next_unit {
+        if digits == 0 || unit.is_empty() {
+            return Err(invalid());
+        }
+        let position = UNITS_MS
+            .iter()
+            .position(|(name, _)| *name == unit)
+            .ok_or_else(|| DurationError::UnknownUnit(unit.to_owned(), text.to_owned()))?;
+        if position < next_unit {
             return Err(invalid());
         }
         let count: u64 = number.parse().map_err(|_| DurationError::OutOfRange)?;

@@ -10,6 +10,8 @@ mod bounds;
 mod buckets;
 mod check;
 mod reset;
+#[cfg(test)]
+mod tables;
 mod text;
 mod trim;
 

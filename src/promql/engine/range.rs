@@ -215,8 +215,9 @@ impl Evaluator<'_> {
             if number % 16 == 0 {
                 result = self.check();
             }
-            let row = result
-                .and_then(|()| self.slide_one(run, args[0].span, &series, reach, params, steps, &mut annotations));
+            let row = result.and_then(|()| {
+                self.slide_one(run, remark_span(&args[0]), &series, reach, params, steps, &mut annotations)
+            });
             match row {
                 Ok(row) => grid.rows.extend(row),
                 Err(error) => {
@@ -353,6 +354,11 @@ impl Evaluator<'_> {
         matrix.sort_by(|a, b| a.labels.cmp(&b.labels));
         Ok(matrix)
     }
+}
+
+/// Where remarks on a range are placed. Upstream has lost the place of a subquery by then and shows the query's start.
+fn remark_span(arg: &Node) -> Span {
+    if matches!(arg.kind, Kind::Subquery(_)) { Span::default() } else { arg.span }
 }
 
 fn check_extended(name: &str, selector: &Selector) -> Result<(), QueryError> {

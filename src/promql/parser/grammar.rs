@@ -32,11 +32,21 @@ pub(crate) struct Parser<'a> {
     tokens: Vec<Token>,
     at: usize,
     nesting: usize,
+    /// How many aggregations' parentheses are open: what is wrong within is wrong "in aggregation".
+    aggregations: usize,
 }
 
 impl<'a> Parser<'a> {
     pub fn new(input: &'a str, options: &'a ParseOptions, series: bool) -> Parser<'a> {
-        Parser { input, options, errors: Vec::new(), tokens: lexer::tokens(input, series), at: 0, nesting: 0 }
+        Parser {
+            input,
+            options,
+            errors: Vec::new(),
+            tokens: lexer::tokens(input, series),
+            at: 0,
+            nesting: 0,
+            aggregations: 0,
+        }
     }
 
     /// A whole expression.
@@ -104,6 +114,7 @@ impl<'a> Parser<'a> {
 
     /// Complains about the present token, or passes on the lexer's complaint.
     pub fn unexpected(&mut self, context: &str, expected: &str) -> Stop {
+        let context = if context.is_empty() && self.aggregations > 0 { "aggregation" } else { context };
         let token = self.token();
         let span = token.span;
         let mut message = token.describe();
@@ -290,21 +301,19 @@ impl<'a> Parser<'a> {
     fn aggregator_or_name(&mut self, op: AggregateOp, token: &Token) -> Parsed<Deep> {
         match self.kind_after() {
             Kind::LeftParen | Kind::Keyword(Keyword::By | Keyword::Without) => self.aggregate(op, token),
-            after if may_follow_name(after) => Ok((Expr::Vector(self.vector_selector()?), 1)),
-            _ => {
-                self.advance();
-                Err(self.unexpected("aggregation", ""))
-            }
+            _ => Ok((Expr::Vector(self.vector_selector()?), 1)),
         }
     }
 
     fn aggregate(&mut self, op: AggregateOp, token: &Token) -> Parsed<Deep> {
         self.advance();
         let mut clause = self.aggregate_clause()?;
+        self.aggregations += 1;
         if self.kind() != Kind::LeftParen {
-            return Err(self.unexpected("aggregation", ""));
+            return Err(self.unexpected("", ""));
         }
         let (mut args, depth, mut end) = self.arguments()?;
+        self.aggregations -= 1;
         if clause.is_none() {
             clause = self.aggregate_clause()?;
             if clause.is_some() {
@@ -554,14 +563,6 @@ fn may_start_expr(kind: Kind) -> bool {
         Kind::Operator(BinaryOp::Add | BinaryOp::Sub) => true,
         kind => is_metric_name(kind),
     }
-}
-
-/// Whether a word that could be an aggregation is a metric name, by what comes next.
-fn may_follow_name(kind: Kind) -> bool {
-    use Keyword::{Anchored, Offset, Smoothed};
-    use Kind::{At, Comma, End, LeftBrace, LeftBracket, Operator, RightParen};
-    let modifier = matches!(kind, Kind::Keyword(Offset | Anchored | Smoothed));
-    modifier || matches!(kind, Operator(_) | LeftBrace | LeftBracket | RightParen | Comma | End | At)
 }
 
 /// Whether a token starts a preprocessor call: `step(`.

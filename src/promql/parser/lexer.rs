@@ -223,8 +223,13 @@ impl Lexer<'_> {
     }
 
     fn right_paren(&mut self) -> Result<(), String> {
+        let Some(depth) = self.paren_depth.checked_sub(1) else {
+            // As upstream, the complaint stands behind the parenthesis.
+            self.start = self.at;
+            return Err("unexpected right parenthesis ')'".to_owned());
+        };
+        self.paren_depth = depth;
         self.emit(Kind::RightParen);
-        self.paren_depth = self.paren_depth.checked_sub(1).ok_or("unexpected right parenthesis ')'")?;
         Ok(())
     }
 
@@ -327,13 +332,12 @@ impl Lexer<'_> {
                 return Ok(State::Statements);
             }
             Some(':') => {
+                if !self.got_duration || self.got_colon {
+                    self.start = self.at;
+                    let what = if self.got_duration { "repeated colon" } else { "colon before duration" };
+                    return Err(format!("unexpected {what} in duration expression"));
+                }
                 self.emit(Kind::Colon);
-                if !self.got_duration {
-                    return Err("unexpected colon before duration in duration expression".to_owned());
-                }
-                if self.got_colon {
-                    return Err("unexpected repeated colon in duration expression".to_owned());
-                }
                 self.got_colon = true;
             }
             Some('(') => {

@@ -14,6 +14,8 @@ mod modifiers;
 mod prettier;
 mod printer;
 mod series;
+#[cfg(test)]
+mod tables;
 mod token;
 
 use std::fmt;
