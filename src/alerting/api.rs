@@ -1,0 +1,625 @@
+//! What `/api/v2` takes and gives: upstream's JSON, as pure functions over the mind.
+//!
+//! Source: alertmanager api/v2/openapi.yaml, api/v2/api.go.
+
+use std::collections::BTreeMap;
+
+use promesh_config::alertmanager::matchers::{MatcherMode, parse};
+use promesh_model::regexp::Regexp;
+use promesh_model::{Labels, MatchOp, Matcher, Now, Timestamp};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::alert::{AlertKey, AlertValue, PostedAlert, fingerprint};
+use crate::mind::Alerting;
+use crate::silence::{SilenceBody, SilenceId, SilenceState, SilenceValue};
+
+/// An instant with exactly three decimals, as upstream's API prints it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ApiTime(pub Timestamp);
+
+impl Serialize for ApiTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let seconds = Timestamp(self.0.ms().div_euclid(1000) * 1000).to_string();
+        serializer.collect_str(&format_args!("{}.{:03}Z", seconds.trim_end_matches('Z'), self.0.ms().rem_euclid(1000)))
+    }
+}
+
+/// A receiver's name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReceiverView {
+    /// The name.
+    pub name: String,
+}
+
+/// Where an alert stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AlertStatus {
+    /// `active` or `suppressed`.
+    pub state: &'static str,
+    /// Silences.
+    pub silenced_by: Vec<String>,
+    /// Fingerprints of alerts.
+    pub inhibited_by: Vec<String>,
+    /// Time intervals.
+    pub muted_by: Vec<String>,
+}
+
+/// An alert.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GettableAlert {
+    /// For people.
+    pub annotations: Labels,
+    /// When it will be taken for ended.
+    pub ends_at: ApiTime,
+    /// Upstream's hash of its labels.
+    pub fingerprint: String,
+    /// Who is told.
+    pub receivers: Vec<ReceiverView>,
+    /// Since when.
+    pub starts_at: ApiTime,
+    /// Where it stands.
+    pub status: AlertStatus,
+    /// When it was last heard of.
+    pub updated_at: ApiTime,
+    /// Where it came from.
+    #[serde(rename = "generatorURL")]
+    pub generator_url: String,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// A group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AlertGroupView {
+    /// Its alerts.
+    pub alerts: Vec<GettableAlert>,
+    /// What they have in common.
+    pub labels: Labels,
+    /// Who is told.
+    pub receiver: ReceiverView,
+    /// Labels that the route adds.
+    pub route_labels: Labels,
+}
+
+/// Which alerts are asked for.
+#[derive(Clone, Debug)]
+pub struct AlertFilter {
+    /// Those that are neither silenced nor inhibited.
+    pub active: bool,
+    /// Silenced ones.
+    pub silenced: bool,
+    /// Inhibited ones.
+    pub inhibited: bool,
+    /// Those whose route is muted; for groups only.
+    pub muted: bool,
+    /// All must match.
+    pub matchers: Vec<Matcher>,
+    /// Anchored; the names of receivers.
+    pub receiver: Option<Regexp>,
+}
+
+impl Default for AlertFilter {
+    fn default() -> AlertFilter {
+        AlertFilter { active: true, silenced: true, inhibited: true, muted: true, matchers: Vec::new(), receiver: None }
+    }
+}
+
+impl AlertFilter {
+    /// Reads the parameters of a request; unknown ones are left out, as upstream does.
+    ///
+    /// # Errors
+    /// A text for a 400 answer.
+    pub fn parse<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<AlertFilter, String> {
+        let mut filter = AlertFilter::default();
+        for (name, value) in parameters {
+            let flag = || match value {
+                "true" | "1" => Ok(true),
+                "false" | "0" => Ok(false),
+                _ => Err(format!("{name} in query must be of type boolean: {value:?}")),
+            };
+            match name {
+                "active" => filter.active = flag()?,
+                "silenced" => filter.silenced = flag()?,
+                "inhibited" => filter.inhibited = flag()?,
+                "muted" => filter.muted = flag()?,
+                "filter" => filter.matchers.extend(parse_filter(value)?),
+                "receiver" => {
+                    let regexp = Regexp::new(value);
+                    filter.receiver = Some(regexp.map_err(|e| format!("failed to parse receiver param: {e}"))?);
+                }
+                _ => {}
+            }
+        }
+        Ok(filter)
+    }
+
+    fn wants(&self, alert: &GettableAlert) -> bool {
+        let status = &alert.status;
+        let matched = self.matchers.iter().all(|matcher| matcher.matches_labels(&alert.labels));
+        let receiver = self.receiver.as_ref();
+        matched
+            && (self.active || status.state != "active")
+            && (self.silenced || status.silenced_by.is_empty())
+            && (self.inhibited || status.inhibited_by.is_empty())
+            && (self.muted || status.muted_by.is_empty())
+            && receiver.is_none_or(|regexp| alert.receivers.iter().any(|receiver| regexp.matches(&receiver.name)))
+    }
+}
+
+fn parse_filter(text: &str) -> Result<Vec<Matcher>, String> {
+    parse(text, MatcherMode::Fallback).map_err(|reason| format!("bad matcher format: {reason}"))
+}
+
+/// An alert as a client posts it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PostableAlert {
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// RFC 3339.
+    #[serde(default)]
+    pub starts_at: Option<String>,
+    /// RFC 3339.
+    #[serde(default)]
+    pub ends_at: Option<String>,
+    /// Where it came from.
+    #[serde(default, rename = "generatorURL")]
+    pub generator_url: String,
+}
+
+/// Reads the body of `POST /api/v2/alerts`: good alerts, and what is wrong with the others.
+///
+/// # Errors
+/// When the body is no list of alerts.
+pub fn parse_alerts(body: &[u8]) -> Result<(Vec<PostedAlert>, Vec<String>), String> {
+    let posted: Vec<PostableAlert> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for alert in posted {
+        match read_alert(&alert) {
+            Ok(alert) => good.push(alert),
+            Err(reason) => bad.push(reason),
+        }
+    }
+    Ok((good, bad))
+}
+
+fn read_alert(alert: &PostableAlert) -> Result<PostedAlert, String> {
+    let starts_at = instant(alert.starts_at.as_deref())?;
+    let ends_at = instant(alert.ends_at.as_deref())?;
+    let labels: Labels = alert.labels.iter().collect();
+    if labels.is_empty() {
+        return Err("at least one label pair required".to_owned());
+    }
+    if alert.labels.keys().chain(alert.annotations.keys()).any(String::is_empty) {
+        return Err("invalid label set: invalid name \"\"".to_owned());
+    }
+    if let (Some(starts), Some(ends)) = (starts_at, ends_at)
+        && ends < starts
+    {
+        return Err("start time must be before end time".to_owned());
+    }
+    Ok(PostedAlert {
+        labels,
+        annotations: alert.annotations.iter().collect(),
+        starts_at,
+        ends_at,
+        generator_url: alert.generator_url.clone(),
+        own_rule: false,
+    })
+}
+
+/// An RFC 3339 instant; Go's zero time is none.
+fn instant(text: Option<&str>) -> Result<Option<Timestamp>, String> {
+    let Some(text) = text.filter(|text| !text.is_empty() && !text.starts_with("0001-01-01T00:00:00")) else {
+        return Ok(None);
+    };
+    parse_rfc3339(text).map(Some).ok_or_else(|| format!("invalid date-time {text:?}"))
+}
+
+/// Reads an RFC 3339 instant.
+pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
+    let digits = |from: usize, count: usize| -> Option<i64> {
+        let part = text.get(from..from + count)?;
+        part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok())?
+    };
+    let bytes = text.as_bytes();
+    let separators = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
+    if separators.iter().any(|(at, sign)| bytes.get(*at) != Some(sign)) || !matches!(bytes.get(10)?, b'T' | b't' | b' ')
+    {
+        return None;
+    }
+    let (year, month, day) = (digits(0, 4)?, digits(5, 2)?, digits(8, 2)?);
+    let (hour, minute, second) = (digits(11, 2)?, digits(14, 2)?, digits(17, 2)?);
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let mut at = 19;
+    let mut ms = 0;
+    if bytes.get(at) == Some(&b'.') {
+        let count = bytes[at + 1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let fraction: String = text[at + 1..=at + count].chars().chain("000".chars()).take(3).collect();
+        ms = fraction.parse().ok()?;
+        at += 1 + count;
+    }
+    let offset = match bytes.get(at)? {
+        b'Z' | b'z' if bytes.len() == at + 1 => 0,
+        sign @ (b'+' | b'-') if bytes.len() == at + 6 && bytes[at + 3] == b':' => {
+            let seconds = digits(at + 1, 2)? * 3600 + digits(at + 4, 2)? * 60;
+            if *sign == b'-' { -seconds } else { seconds }
+        }
+        _ => return None,
+    };
+    let days = days_from_civil(year, month, day);
+    Some(Timestamp((days * 86_400 + hour * 3600 + minute * 60 + second - offset) * 1000 + ms))
+}
+
+/// Source: H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", `days_from_civil`.
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = year - i64::from(month <= 2);
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
+/// A matcher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MatcherView {
+    /// The label.
+    pub name: String,
+    /// The value or expression.
+    pub value: String,
+    /// Whether it is an expression.
+    pub is_regex: bool,
+    /// Whether it must match; it must, unless said otherwise.
+    #[serde(default = "yes")]
+    pub is_equal: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl MatcherView {
+    fn of(matcher: &Matcher) -> MatcherView {
+        MatcherView {
+            name: matcher.name.clone(),
+            value: matcher.value.clone(),
+            is_regex: matches!(matcher.op, MatchOp::Regex | MatchOp::NotRegex),
+            is_equal: !matcher.op.is_negative(),
+        }
+    }
+
+    fn to_matcher(&self) -> Result<Matcher, String> {
+        let op = match (self.is_equal, self.is_regex) {
+            (true, false) => MatchOp::Equal,
+            (false, false) => MatchOp::NotEqual,
+            (true, true) => MatchOp::Regex,
+            (false, true) => MatchOp::NotRegex,
+        };
+        Matcher::new(op, &*self.name, &*self.value).map_err(|error| error.to_string())
+    }
+}
+
+/// A silence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GettableSilence {
+    /// Its name.
+    pub id: String,
+    /// Where it stands.
+    pub status: SilenceStatus,
+    /// When it was written.
+    pub updated_at: ApiTime,
+    /// Further facts.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub annotations: Labels,
+    /// Why.
+    pub comment: String,
+    /// Who wants it.
+    pub created_by: String,
+    /// Until when.
+    pub ends_at: ApiTime,
+    /// What it silences.
+    pub matchers: Vec<MatcherView>,
+    /// From when.
+    pub starts_at: ApiTime,
+}
+
+/// Where a silence stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SilenceStatus {
+    /// `pending`, `active` or `expired`.
+    pub state: &'static str,
+}
+
+/// A silence as a client posts it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PostableSilence {
+    /// The one to change.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// What it silences.
+    pub matchers: Vec<MatcherView>,
+    /// RFC 3339.
+    pub starts_at: String,
+    /// RFC 3339.
+    pub ends_at: String,
+    /// Who wants it.
+    pub created_by: String,
+    /// Why.
+    pub comment: String,
+    /// Further facts.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Reads the body of `POST /api/v2/silences`.
+///
+/// # Errors
+/// A text for a 400 answer.
+pub fn parse_silence(body: &[u8]) -> Result<(Option<SilenceId>, SilenceBody), String> {
+    let posted: PostableSilence = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let id = match posted.id.as_deref().filter(|id| !id.is_empty()) {
+        Some(id) => Some(id.parse::<SilenceId>().map_err(|error| format!("invalid silence id: {error}"))?),
+        None => None,
+    };
+    let matchers = posted.matchers.iter().map(MatcherView::to_matcher).collect::<Result<Vec<_>, _>>()?;
+    let at = |text: &str| parse_rfc3339(text).ok_or_else(|| format!("invalid date-time {text:?}"));
+    let body = SilenceBody {
+        matcher_sets: vec![matchers],
+        starts_at: at(&posted.starts_at)?,
+        ends_at: at(&posted.ends_at)?,
+        updated_at: Timestamp(0),
+        created_by: posted.created_by,
+        comment: posted.comment,
+        annotations: posted.annotations.iter().collect(),
+    };
+    Ok((id, body))
+}
+
+/// `/api/v2/status`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusView {
+    /// The mesh.
+    pub cluster: ClusterStatus,
+    /// What runs here.
+    pub version_info: VersionInfo,
+    /// The file.
+    pub config: ConfigView,
+    /// When it started.
+    pub uptime: ApiTime,
+}
+
+/// The mesh as Alertmanager's API shows a cluster.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClusterStatus {
+    /// This peer's name.
+    pub name: String,
+    /// `ready`, `settling` or `disabled`.
+    pub status: &'static str,
+    /// All peers, this one first.
+    pub peers: Vec<PeerView>,
+}
+
+/// One peer.
+#[derive(Clone, Debug, Serialize)]
+pub struct PeerView {
+    /// Its name.
+    pub name: String,
+    /// An address that others can join.
+    pub address: String,
+}
+
+/// What runs.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionInfo {
+    /// The version.
+    pub version: String,
+    /// The commit.
+    pub revision: String,
+    /// The branch.
+    pub branch: String,
+    /// Who built it.
+    pub build_user: String,
+    /// When.
+    pub build_date: String,
+    /// By what.
+    pub go_version: String,
+}
+
+/// The configuration.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConfigView {
+    /// As text, secrets masked.
+    pub original: String,
+}
+
+impl Alerting {
+    fn alert_view(&self, key: AlertKey, value: &AlertValue, now: Now) -> GettableAlert {
+        let mut silenced_by: Vec<String> = self
+            .silences
+            .iter()
+            .filter(|(_, silence)| silence.silences(&value.labels, now.wall))
+            .map(|(id, _)| id.to_string())
+            .collect();
+        silenced_by.sort_unstable();
+        let inhibitor = self.inhibited_by(&value.labels).filter(|by| *by != key).and_then(|by| self.alerts.get(&by));
+        let inhibited_by: Vec<String> = inhibitor.map(|by| fingerprint(&by.labels)).into_iter().collect();
+        let quiet = !silenced_by.is_empty() || !inhibited_by.is_empty();
+        let mut receivers: Vec<ReceiverView> = Vec::new();
+        for node in self.tree().matching(&value.labels) {
+            let name = self.tree().node(node).receiver.clone();
+            if !receivers.iter().any(|receiver| receiver.name == name) {
+                receivers.push(ReceiverView { name });
+            }
+        }
+        let grace = self.grace();
+        GettableAlert {
+            annotations: value.notes.value.annotations.clone(),
+            ends_at: ApiTime(value.expires_at(now.wall, grace).unwrap_or_else(|| value.ends_at())),
+            fingerprint: fingerprint(&value.labels),
+            receivers,
+            starts_at: ApiTime(value.starts_at(now.wall, grace)),
+            status: AlertStatus {
+                state: if quiet { "suppressed" } else { "active" },
+                silenced_by,
+                inhibited_by,
+                muted_by: Vec::new(),
+            },
+            updated_at: ApiTime(value.updated_at),
+            generator_url: value.notes.value.generator_url.clone(),
+            labels: value.labels.clone(),
+        }
+    }
+
+    /// `GET /api/v2/alerts`: firing alerts by fingerprint.
+    pub fn alerts_view(&self, filter: &AlertFilter, now: Now) -> Vec<GettableAlert> {
+        let firing = self.alerts.iter().filter(|(_, value)| value.is_firing(now.wall, self.grace()));
+        let mut views: Vec<GettableAlert> =
+            firing.map(|(key, value)| self.alert_view(*key, value, now)).filter(|view| filter.wants(view)).collect();
+        views.sort_by(|a, b| a.fingerprint.cmp(&b.fingerprint));
+        views
+    }
+
+    /// `GET /api/v2/alerts/groups`: by labels and receiver.
+    pub fn groups_view(&self, filter: &AlertFilter, now: Now) -> Vec<AlertGroupView> {
+        let mut views = Vec::new();
+        for ((node, labels), group) in self.dispatcher.groups() {
+            let route = self.tree().node(*node);
+            if filter.receiver.as_ref().is_some_and(|regexp| !regexp.matches(&route.receiver)) {
+                continue;
+            }
+            let muted_by = self.muted_by(*node, now.wall);
+            let firing = group.alerts.iter().filter_map(|key| {
+                let value = self.alerts.get(key).filter(|value| value.is_firing(now.wall, self.grace()))?;
+                let mut view = self.alert_view(*key, value, now);
+                if !muted_by.is_empty() {
+                    view.status.state = "suppressed";
+                    view.status.muted_by.clone_from(&muted_by);
+                }
+                Some(view)
+            });
+            let mut alerts: Vec<GettableAlert> = firing.filter(|view| filter.wants(view)).collect();
+            if alerts.is_empty() {
+                continue;
+            }
+            alerts.sort_by(|a, b| a.fingerprint.cmp(&b.fingerprint));
+            views.push(AlertGroupView {
+                alerts,
+                labels: labels.clone(),
+                receiver: ReceiverView { name: route.receiver.clone() },
+                route_labels: route.labels.clone(),
+            });
+        }
+        views.sort_by(|a, b| (&a.labels, &a.receiver.name).cmp(&(&b.labels, &b.receiver.name)));
+        views
+    }
+
+    /// `GET /api/v2/receivers`
+    pub fn receivers_view(&self) -> Vec<ReceiverView> {
+        self.tree().receivers().map(|name| ReceiverView { name: name.to_owned() }).collect()
+    }
+
+    /// `GET /api/v2/silences`: active ones by end, pending ones by beginning, expired ones by end, the last first.
+    ///
+    /// # Errors
+    /// A text for a 400 answer when a filter is no matcher.
+    pub fn silences_view(&self, filters: &[&str], now: Now) -> Result<Vec<GettableSilence>, String> {
+        let mut wanted = Vec::new();
+        for filter in filters {
+            wanted.extend(parse_filter(filter)?);
+        }
+        let shown = |value: &&SilenceValue| {
+            let sets = &value.body.value.matcher_sets;
+            wanted.iter().all(|filter| {
+                sets.iter().flatten().any(|matcher| matcher.name == filter.name && filter.matches(&matcher.value))
+            })
+        };
+        let all = self.silences.iter().filter(|(_, value)| shown(value));
+        let mut views: Vec<(SilenceState, GettableSilence)> =
+            all.map(|(id, value)| (value.state(now.wall), silence_view(*id, value, now.wall))).collect();
+        views.sort_by_key(|(state, view)| match state {
+            SilenceState::Active => (0, view.ends_at.0.ms(), view.id.clone()),
+            SilenceState::Pending => (1, view.starts_at.0.ms(), view.id.clone()),
+            SilenceState::Expired => (2, -view.ends_at.0.ms(), view.id.clone()),
+        });
+        Ok(views.into_iter().map(|(_, view)| view).collect())
+    }
+
+    /// `GET /api/v2/silence/{id}`
+    pub fn silence_view(&self, id: SilenceId, now: Now) -> Option<GettableSilence> {
+        self.silences.get(&id).map(|value| silence_view(id, value, now.wall))
+    }
+}
+
+fn silence_view(id: SilenceId, value: &SilenceValue, now: Timestamp) -> GettableSilence {
+    let body = &value.body.value;
+    GettableSilence {
+        id: id.to_string(),
+        status: SilenceStatus { state: value.state(now).as_str() },
+        updated_at: ApiTime(value.expired_at.map_or(body.updated_at, |expired| expired.max(body.updated_at))),
+        annotations: body.annotations.clone(),
+        comment: body.comment.clone(),
+        created_by: body.created_by.clone(),
+        ends_at: ApiTime(value.ends_at()),
+        matchers: body.matcher_sets.iter().flatten().map(MatcherView::of).collect(),
+        starts_at: ApiTime(body.starts_at),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_are_read_and_printed() {
+        for (text, ms) in [
+            ("2024-01-01T08:15:30Z", 1_704_096_930_000),
+            ("2024-01-01T09:15:30.25+01:00", 1_704_096_930_250),
+            ("1970-01-01T00:00:00.000Z", 0),
+        ] {
+            assert_eq!(parse_rfc3339(text), Some(Timestamp(ms)), "{text}");
+        }
+        for text in [
+            "",
+            "2024-01-01",
+            "2024-13-01T00:00:00Z",
+            "2024-01-01T00:00:00",
+            "2024-01-01T00:00:00+0100",
+            "é024-01-01T00:00:00Z",
+        ] {
+            assert_eq!(parse_rfc3339(text), None, "{text}");
+        }
+        assert_eq!(
+            serde_json::to_string(&ApiTime(Timestamp(1_704_096_930_250))).unwrap(),
+            "\"2024-01-01T08:15:30.250Z\""
+        );
+    }
+
+    #[test]
+    fn bodies_are_checked() {
+        let body = br#"[{"labels":{"a":"b"},"startsAt":"2024-01-01T00:00:00Z"},{"labels":{}},
+            {"labels":{"a":"b"},"startsAt":"2024-01-01T00:00:01Z","endsAt":"2024-01-01T00:00:00Z"}]"#;
+        let (good, bad) = parse_alerts(body).unwrap();
+        assert_eq!((good.len(), bad.len()), (1, 2));
+        assert_eq!(bad, ["at least one label pair required", "start time must be before end time"]);
+        let silence = br#"{"matchers":[{"name":"a","value":"b","isRegex":false}],"startsAt":"2024-01-01T00:00:00Z",
+            "endsAt":"2024-01-02T00:00:00Z","createdBy":"x","comment":"y"}"#;
+        let (id, body) = parse_silence(silence).unwrap();
+        assert_eq!((id, body.check()), (None, Ok(())));
+        assert!(parse_silence(b"{}").is_err());
+        assert!(AlertFilter::parse([("active", "maybe")]).is_err());
+    }
+}

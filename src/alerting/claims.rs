@@ -1,0 +1,195 @@
+//! Claims: who may send a notification. The voter's side, and the arithmetic of leases.
+//!
+//! A voter accepts an intent when its ballot is not below any that it accepted for the key and no other live session has
+//! an open intent for it. A session is a life of a peer; it lives at a voter until [`SESSION_LAPSE`] after the last beat
+//! received. The claimant counts shorter, from when a beat was *sent*: [`LEASE`].
+//!
+//! A lease holds only among voters that accepted the intent *and* heard the beat: if any majority would do for the beat,
+//! a rival's majority could consist of one that accepted but hears no beats (for it the session has lapsed) and one that
+//! hears beats but never accepted (it knows of no intent), and both would send. So a claim's lease runs from the newest
+//! beat that a majority of the electorate, all of them accepters of this intent, acknowledged.
+//!
+//! And a lease that has lapsed is not revived: while no acknowledgement came, the voter may have let the session lapse and
+//! accepted another. An acknowledgement that arrives after [`LEASE`] from the sending of the one before voids what that
+//! voter accepted; it is asked anew, by a greater ballot, so that no old answer counts. An intent is itself a beat to
+//! the voter, so that a session lives from its first accepted intent on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use promesh_model::{Monotonic, PeerId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::message::{Intent, Verdict};
+use crate::nflog::{Ballot, Done, KeyId};
+
+/// Between two beats.
+pub const BEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a session lives at a voter after the last beat received.
+pub const SESSION_LAPSE: Duration = Duration::from_millis(3000);
+/// How long a claimant may begin to send after sending the newest acknowledged beat.
+pub const LEASE: Duration = Duration::from_millis(2500);
+
+/// A life of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Session {
+    /// Who.
+    pub peer: PeerId,
+    /// Which life.
+    pub boot: u64,
+}
+
+/// What a voter accepted last for a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vote {
+    /// The ballot.
+    pub ballot: Ballot,
+    /// Whose life answers for it.
+    pub session: Session,
+    /// The instant it was about.
+    pub flush: Timestamp,
+    /// Whether it was given back unsent.
+    pub released: bool,
+}
+
+impl Vote {
+    /// Whether the notification may be on its way: it was not given back, and nothing as new is known to be sent.
+    pub fn is_open(&self, done: Option<&Done>) -> bool {
+        !self.released && done.is_none_or(|done| done.flush < self.flush)
+    }
+}
+
+/// The voter in each elector.
+#[derive(Clone, Debug, Default)]
+pub struct Voter {
+    votes: BTreeMap<KeyId, Vote>,
+    heard: BTreeMap<Session, Monotonic>,
+    /// The voter's own session, which lives as long as it does.
+    own: Option<Session>,
+    /// When this voter started: until [`SESSION_LAPSE`] later every session counts as live.
+    started: Monotonic,
+}
+
+impl Voter {
+    /// A voter that starts now with what it accepted in earlier lives.
+    pub fn new(own: Session, votes: BTreeMap<KeyId, Vote>, now: Monotonic) -> Voter {
+        Voter { votes, heard: BTreeMap::new(), own: Some(own), started: now }
+    }
+
+    /// A session lives.
+    pub fn beat(&mut self, session: Session, now: Monotonic) {
+        // A peer has one life at a time; what is known of earlier ones stays until it lapses.
+        self.heard.insert(session, now);
+        self.heard.retain(|_, heard| now.since(*heard) < SESSION_LAPSE);
+    }
+
+    /// Whether a session may still send.
+    pub fn is_live(&self, session: Session, now: Monotonic) -> bool {
+        self.own == Some(session)
+            || now.since(self.started) < SESSION_LAPSE
+            || self.heard.get(&session).is_some_and(|heard| now.since(*heard) < SESSION_LAPSE)
+    }
+
+    /// Judges an intent. When it is accepted, the vote must be durable before that is told.
+    pub fn judge(&mut self, intent: &Intent, done: Option<&Done>, now: Monotonic) -> Verdict {
+        self.beat(intent.session, now);
+        if let Some(vote) = self.votes.get(&intent.key) {
+            if intent.ballot < vote.ballot {
+                return Verdict::Behind(vote.ballot.number);
+            }
+            if vote.session != intent.session && vote.is_open(done) && self.is_live(vote.session, now) {
+                return Verdict::Busy;
+            }
+        }
+        let vote = Vote { ballot: intent.ballot, session: intent.session, flush: intent.flush, released: false };
+        self.votes.insert(intent.key, vote);
+        Verdict::Accepted
+    }
+
+    /// A claimant gives its intent back unsent; says whether that changed anything.
+    pub fn release(&mut self, key: KeyId, ballot: Ballot) -> bool {
+        match self.votes.get_mut(&key) {
+            Some(vote) if vote.ballot == ballot && !vote.released => {
+                vote.released = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What was accepted for a key.
+    pub fn vote(&self, key: KeyId) -> Option<&Vote> {
+        self.votes.get(&key)
+    }
+
+    /// All votes.
+    pub fn votes(&self) -> impl Iterator<Item = (&KeyId, &Vote)> {
+        self.votes.iter()
+    }
+
+    /// Forgets a key that nobody will claim again.
+    pub fn forget(&mut self, key: KeyId) {
+        self.votes.remove(&key);
+    }
+}
+
+/// What an acknowledgement of a beat means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It is old.
+    Nothing,
+    /// The peer has held this session live all the time.
+    InTime,
+    /// It may have let the session lapse in between.
+    AfterLapse,
+}
+
+/// What the other electors acknowledged of this peer's beats.
+#[derive(Clone, Debug, Default)]
+pub struct Beats {
+    sequence: u64,
+    sent: BTreeMap<u64, Monotonic>,
+    /// When the newest beat that each acknowledged was sent.
+    heard: BTreeMap<PeerId, Monotonic>,
+}
+
+impl Beats {
+    /// Counts a beat that goes out now.
+    pub fn send(&mut self, now: Monotonic) -> u64 {
+        self.sequence += 1;
+        self.sent.insert(self.sequence, now);
+        self.sent.retain(|_, sent| now.since(*sent) < SESSION_LAPSE);
+        self.sequence
+    }
+
+    /// A peer acknowledged a beat.
+    pub fn acknowledged(&mut self, from: PeerId, sequence: u64, now: Monotonic) -> Heard {
+        let Some(sent) = self.sent.get(&sequence).copied() else { return Heard::Nothing };
+        match self.heard.get(&from).copied() {
+            Some(known) if sent < known => Heard::Nothing,
+            known => {
+                self.heard.insert(from, sent);
+                let broken = known.is_none_or(|known| now > known + LEASE);
+                if broken { Heard::AfterLapse } else { Heard::InTime }
+            }
+        }
+    }
+
+    /// When the newest beat that this peer acknowledged was sent; for oneself, now.
+    pub fn heard_at(&self, peer: PeerId, me: PeerId, now: Monotonic) -> Option<Monotonic> {
+        if peer == me { Some(now) } else { self.heard.get(&peer).copied() }
+    }
+
+    /// Until when a claim may begin to send: so many of its accepters must have acknowledged.
+    pub fn lease(
+        &self,
+        accepters: impl Iterator<Item = PeerId>,
+        majority: usize,
+        me: PeerId,
+        now: Monotonic,
+    ) -> Option<Monotonic> {
+        let mut heard: Vec<Monotonic> = accepters.filter_map(|peer| self.heard_at(peer, me, now)).collect();
+        heard.sort_unstable_by(|a, b| b.cmp(a));
+        heard.get(majority.checked_sub(1)?).map(|sent| *sent + LEASE)
+    }
+}

@@ -1,0 +1,620 @@
+//! The mind: inputs in, outputs out. What it decides lies in the modules below; here they are joined.
+
+mod posts;
+mod send;
+mod sync;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use promesh_config::alertmanager::{AlertmanagerConfig, IntegrationName};
+use promesh_model::{Labels, Monotonic, Now, PeerId, Timestamp};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::alert::{AlertKey, AlertValue, PostedAlert};
+use crate::claims::{BEAT_INTERVAL, Beats, SESSION_LAPSE, Session, Voter};
+use crate::dispatch::Dispatcher;
+use crate::electorate::{Acceptor, AlertPeer, Electorate, Proposal};
+use crate::inhibit::Inhibitor;
+use crate::message::{AlertMessage, DiskRecord, PARTS_MAX, Part, encode_records};
+use crate::nflog::{Ballot, Done, KeyId, LogKey};
+use crate::records::Map;
+use crate::route::RouteTree;
+use crate::silence::{SilenceBody, SilenceError, SilenceId, SilenceValue};
+pub(crate) use send::Claim;
+
+/// Names one attempt to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClaimId(pub u64);
+
+/// What happens to a peer's alerting.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Who is alive, this peer included.
+    View {
+        /// The members.
+        members: Vec<AlertPeer>,
+        /// Grows with every change.
+        view: u64,
+    },
+    /// A message came.
+    Message {
+        /// From whom.
+        from: PeerId,
+        /// What.
+        message: AlertMessage,
+    },
+    /// Everything up to this token is durable.
+    Persisted {
+        /// Of [`Output::Persist`].
+        token: u64,
+    },
+    /// Somebody posts alerts, at most 1,000 at once.
+    Post {
+        /// For the answer.
+        token: u64,
+        /// The alerts.
+        alerts: Vec<PostedAlert>,
+    },
+    /// Somebody writes a silence.
+    PutSilence {
+        /// For the answer.
+        token: u64,
+        /// The one to change; a new one if none.
+        id: Option<SilenceId>,
+        /// What it says.
+        body: SilenceBody,
+    },
+    /// Somebody ends a silence.
+    ExpireSilence {
+        /// For the answer.
+        token: u64,
+        /// Which.
+        id: SilenceId,
+    },
+    /// An attempt to send ended.
+    Notified {
+        /// Of [`Output::Notify`].
+        claim: ClaimId,
+        /// How.
+        outcome: Outcome,
+    },
+    /// The configuration was read anew.
+    Configured {
+        /// As meant.
+        config: Arc<AlertmanagerConfig>,
+        /// Of its content; peers compare it.
+        digest: u128,
+    },
+    /// An operator takes a peer out of the electorate without waiting.
+    Remove {
+        /// Whom.
+        peer: PeerId,
+    },
+    /// The time of [`Alerting::poll_timeout`] has come.
+    Timeout,
+}
+
+/// What a peer's alerting wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Send a message.
+    Send {
+        /// To whom.
+        to: PeerId,
+        /// What.
+        message: AlertMessage,
+    },
+    /// Append to the log of records and sync it; tokens rise, and may be acknowledged many at once.
+    Persist {
+        /// For [`Input::Persisted`].
+        token: u64,
+        /// One frame.
+        record: Vec<u8>,
+    },
+    /// Posted alerts are safe.
+    Posted {
+        /// Of the post.
+        token: u64,
+        /// Whether they are; else why not.
+        result: Result<(), String>,
+    },
+    /// A silence was written or ended.
+    SilencePut {
+        /// Of the request.
+        token: u64,
+        /// Its name, or why not.
+        result: Result<SilenceId, SilenceError>,
+    },
+    /// Send a notification. Read the lease after connecting and TLS, before the first byte: past it, answer `Expired`.
+    Notify {
+        /// For [`Input::Notified`].
+        claim: ClaimId,
+        /// What.
+        notification: Box<Notification>,
+        /// The lease.
+        not_after: Monotonic,
+    },
+    /// Leases of running attempts move.
+    LeaseUntil {
+        /// Which.
+        claims: Vec<ClaimId>,
+        /// Until when.
+        not_after: Monotonic,
+    },
+}
+
+/// How an attempt to send ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The receiver took it.
+    Sent {
+        /// What it gave back and wants again.
+        data: BTreeMap<String, String>,
+    },
+    /// It failed in a way that may pass.
+    Retry {
+        /// What the receiver asked for.
+        after: Option<Duration>,
+        /// Why.
+        why: String,
+    },
+    /// It will fail for ever.
+    Refused {
+        /// Why.
+        why: String,
+    },
+    /// The lease had run out before the first byte.
+    Expired,
+}
+
+/// A notification to send.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Notification {
+    /// What the log calls it.
+    pub key: LogKey,
+    /// Where it goes.
+    pub integration: IntegrationName,
+    /// The instant it was due.
+    pub flush: Timestamp,
+    /// The instant of this attempt.
+    pub now: Timestamp,
+    /// The labels of the group.
+    pub group_labels: Labels,
+    /// Labels that the route adds; values may be templates.
+    pub route_labels: Labels,
+    /// Its alerts, by job, instance and labels.
+    pub alerts: Vec<NotifiedAlert>,
+    /// Why it is sent.
+    pub reason: &'static str,
+    /// The same for every attempt and every peer.
+    pub idempotency_key: String,
+    /// Whether it is sent without a majority of the electorate.
+    pub degraded: bool,
+    /// What the receiver gave back last time.
+    pub data: BTreeMap<String, String>,
+}
+
+/// An alert as a receiver is told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotifiedAlert {
+    /// Its labels.
+    pub labels: Labels,
+    /// Its annotations.
+    pub annotations: Labels,
+    /// Since when.
+    pub starts_at: Timestamp,
+    /// When it ended; `None` while it fires.
+    pub ends_at: Option<Timestamp>,
+    /// Where it came from.
+    pub generator_url: String,
+}
+
+/// How long things take.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How long to hold notifications without a majority. Default 10s.
+    pub notify_hold: Duration,
+    /// After so long without a majority the provisional electorate becomes the next. Default 30m.
+    pub replace_after: Duration,
+    /// An elector that is Down for so long is voted out. Default 60s.
+    pub out_after: Duration,
+    /// How long after a start alerts of outside sources wait for their source. Default 5m.
+    pub source_grace: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Timing {
+        Timing {
+            notify_hold: Duration::from_secs(10),
+            replace_after: Duration::from_secs(1800),
+            out_after: Duration::from_secs(60),
+            source_grace: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Figures for the metrics page.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Notifications sent, by integration kind.
+    pub sent: BTreeMap<String, u64>,
+    /// Attempts that failed, by integration kind.
+    pub failed: BTreeMap<String, u64>,
+    /// Attempts whose lease ran out before the first byte.
+    pub expired: u64,
+    /// Intents that found another live session.
+    pub busy: u64,
+}
+
+/// What waits for a token to be durable.
+#[derive(Clone, Debug)]
+enum Deferred {
+    /// Tell a peer.
+    Send(PeerId, Part),
+    /// This peer's own vote counts.
+    OwnVote(KeyId, Ballot),
+    /// This peer's copy of a post counts.
+    Stored(u64),
+    /// This peer's own promise about the next electorate counts.
+    OwnPromise(u64, Ballot, Option<(Ballot, Vec<PeerId>)>),
+    /// This peer's own acceptance counts.
+    OwnAccepted(u64, Ballot),
+}
+
+/// Somebody waits until enough peers have something.
+#[derive(Clone, Debug)]
+struct Waiting {
+    whose: Waiter,
+    have: BTreeSet<PeerId>,
+    since: Monotonic,
+    /// Posts forwarded for lack of a vote: to whom, and what.
+    forwarded: Option<(PeerId, Vec<PostedAlert>)>,
+}
+
+#[derive(Clone, Debug)]
+enum Waiter {
+    Post(u64),
+    Forwarded(PeerId, u64),
+    Silence(u64, SilenceId),
+    Nobody,
+}
+
+/// The alerting half of a peer's mind.
+pub struct Alerting {
+    me: PeerId,
+    session: Session,
+    timing: Timing,
+    rng: StdRng,
+    config: Arc<AlertmanagerConfig>,
+    digest: u128,
+    tree: RouteTree,
+    inhibitor: Inhibitor,
+    pub(crate) alerts: Map<AlertKey, AlertValue>,
+    pub(crate) silences: Map<SilenceId, SilenceValue>,
+    pub(crate) log: Map<KeyId, Done>,
+    /// Alerts that nobody ended run on until here: their sources have had no chance yet.
+    grace: Timestamp,
+    firing: BTreeSet<AlertKey>,
+    expiries: BTreeSet<(Timestamp, AlertKey)>,
+    expiry_of: BTreeMap<AlertKey, Timestamp>,
+    pub(crate) dispatcher: Dispatcher,
+    members: Vec<AlertPeer>,
+    view: u64,
+    absent_since: BTreeMap<PeerId, Monotonic>,
+    removed: BTreeSet<PeerId>,
+    electorate: Option<Electorate>,
+    acceptor: Option<Acceptor>,
+    proposal: Option<(Proposal, Monotonic)>,
+    ballot_seen: u64,
+    voter: Voter,
+    beats: Beats,
+    /// When each peer's last beat came.
+    beat_from: BTreeMap<PeerId, Monotonic>,
+    compared: BTreeMap<PeerId, u8>,
+    compare_sent: BTreeMap<PeerId, Monotonic>,
+    caught_up: BTreeSet<PeerId>,
+    /// Electorates that met: nothing is sent before their records are here, or this instant.
+    merging: BTreeMap<PeerId, Monotonic>,
+    majority_seen: Monotonic,
+    claims: BTreeMap<KeyId, Claim>,
+    next_claim: u64,
+    waiting: BTreeMap<u64, Waiting>,
+    next_request: u64,
+    /// The request of a forwarded post whose acknowledgement is asked for next in the same message.
+    forwarded_just_now: Option<u64>,
+    disk: Vec<DiskRecord>,
+    after_disk: Vec<Deferred>,
+    deferred: VecDeque<(u64, Deferred)>,
+    next_token: u64,
+    parts: BTreeMap<PeerId, Vec<Part>>,
+    outputs: VecDeque<Output>,
+    started: Monotonic,
+    next_beat: Monotonic,
+    next_far_beat: Monotonic,
+    next_sweep: Monotonic,
+    wake: Option<Monotonic>,
+    counters: Counters,
+}
+
+/// What makes a peer's alerting.
+pub struct Setup {
+    /// Who it is.
+    pub me: PeerId,
+    /// Which life; never used before.
+    pub boot: u64,
+    /// Seed of its randomness.
+    pub seed: u64,
+    /// The configuration as meant.
+    pub config: Arc<AlertmanagerConfig>,
+    /// Its digest.
+    pub digest: u128,
+    /// How long things take.
+    pub timing: Timing,
+    /// What lies on disk, in the order in which it was persisted.
+    pub records: Vec<DiskRecord>,
+}
+
+impl Alerting {
+    /// A peer's alerting as it starts.
+    pub fn new(setup: Setup, now: Now) -> Alerting {
+        let mut alerting = Alerting {
+            me: setup.me,
+            session: Session { peer: setup.me, boot: setup.boot },
+            timing: setup.timing,
+            rng: StdRng::seed_from_u64(setup.seed),
+            tree: RouteTree::new(&setup.config),
+            inhibitor: Inhibitor::new(&setup.config),
+            config: setup.config,
+            digest: setup.digest,
+            alerts: Map::default(),
+            silences: Map::default(),
+            log: Map::default(),
+            grace: now.wall.after(setup.timing.source_grace),
+            firing: BTreeSet::new(),
+            expiries: BTreeSet::new(),
+            expiry_of: BTreeMap::new(),
+            dispatcher: Dispatcher::default(),
+            members: Vec::new(),
+            view: 0,
+            absent_since: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            electorate: None,
+            acceptor: None,
+            proposal: None,
+            ballot_seen: 0,
+            voter: Voter::default(),
+            beats: Beats::default(),
+            beat_from: BTreeMap::new(),
+            compared: BTreeMap::new(),
+            compare_sent: BTreeMap::new(),
+            caught_up: BTreeSet::new(),
+            merging: BTreeMap::new(),
+            majority_seen: now.monotonic,
+            claims: BTreeMap::new(),
+            next_claim: 0,
+            waiting: BTreeMap::new(),
+            next_request: 0,
+            forwarded_just_now: None,
+            disk: Vec::new(),
+            after_disk: Vec::new(),
+            deferred: VecDeque::new(),
+            next_token: 0,
+            parts: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            started: now.monotonic,
+            next_beat: now.monotonic,
+            next_far_beat: now.monotonic,
+            next_sweep: now.monotonic + Duration::from_secs(30),
+            wake: Some(now.monotonic),
+            counters: Counters::default(),
+        };
+        alerting.recover(setup.records, now);
+        alerting
+    }
+
+    fn recover(&mut self, records: Vec<DiskRecord>, now: Now) {
+        let mut votes = BTreeMap::new();
+        let mut paxos = None;
+        for record in records {
+            match record {
+                DiskRecord::Alert(key, value) => drop(self.alerts.join(&key, &value)),
+                DiskRecord::Silence(id, value) => drop(self.silences.join(&id, &value)),
+                DiskRecord::Done(key, done) => drop(self.log.join(&key, &done)),
+                DiskRecord::Vote(key, vote) => drop(votes.insert(key, vote)),
+                DiskRecord::Electorate(electorate) => self.electorate = Some(electorate),
+                DiskRecord::Paxos { number, promised, accepted } => {
+                    paxos = Some(Acceptor { number, promised: Some(promised), accepted });
+                }
+            }
+        }
+        self.voter = Voter::new(self.session, votes, now.monotonic);
+        self.acceptor = self.electorate.as_ref().map(|electorate| {
+            paxos
+                .filter(|acceptor| acceptor.number == electorate.number + 1)
+                .unwrap_or_else(|| Acceptor::after(electorate))
+        });
+        if self.alerts.is_empty() {
+            // Nothing was waited for: ends are what they are.
+            self.grace = now.wall;
+        }
+        self.regroup(now);
+    }
+
+    /// Something happened. Outputs are drained after every call.
+    pub fn handle(&mut self, input: Input, now: Now) {
+        match input {
+            Input::View { members, view } => self.viewed(members, view, now),
+            Input::Message { from, message } => self.received(from, message, now),
+            Input::Persisted { token } => self.persisted(token, now),
+            Input::Post { token, alerts } => self.post(token, alerts, now),
+            Input::PutSilence { token, id, body } => self.put_silence(token, id, body, now),
+            Input::ExpireSilence { token, id } => self.expire_silence(token, id, now),
+            Input::Notified { claim, outcome } => self.notified(claim, outcome, now),
+            Input::Configured { config, digest } => self.configured(config, digest, now),
+            Input::Remove { peer } => drop(self.removed.insert(peer)),
+            Input::Timeout => {}
+        }
+        self.pass_time(now);
+        self.finish(now);
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Input::Timeout`] is wanted.
+    pub fn poll_timeout(&self) -> Option<Monotonic> {
+        self.wake
+    }
+
+    /// Everything that must lie on disk, for a fresh log in place of a long one.
+    pub fn snapshot(&self) -> Vec<DiskRecord> {
+        let mut records: Vec<DiskRecord> = Vec::new();
+        records.extend(self.alerts.iter().map(|(key, value)| DiskRecord::Alert(*key, value.clone())));
+        records.extend(self.silences.iter().map(|(id, value)| DiskRecord::Silence(*id, value.clone())));
+        records.extend(self.log.iter().map(|(key, done)| DiskRecord::Done(*key, done.clone())));
+        records.extend(self.voter.votes().map(|(key, vote)| DiskRecord::Vote(*key, *vote)));
+        records.extend(self.electorate.clone().map(DiskRecord::Electorate));
+        if let Some(Acceptor { number, promised: Some(promised), accepted }) = &self.acceptor {
+            records.push(DiskRecord::Paxos { number: *number, promised: *promised, accepted: accepted.clone() });
+        }
+        records
+    }
+
+    /// The electorate as this peer knows it.
+    pub fn electorate(&self) -> Option<&Electorate> {
+        self.electorate.as_ref()
+    }
+
+    /// Figures.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The configuration in use.
+    pub fn config(&self) -> &Arc<AlertmanagerConfig> {
+        &self.config
+    }
+
+    /// The routes in use.
+    pub fn tree(&self) -> &RouteTree {
+        &self.tree
+    }
+
+    /// Whether it sends without a majority.
+    pub fn is_degraded(&self, now: Now) -> bool {
+        self.voters(now).degraded
+    }
+
+    /// Alerts that nobody ended run on until here at least.
+    pub(crate) fn grace(&self) -> Timestamp {
+        self.grace
+    }
+
+    fn configured(&mut self, config: Arc<AlertmanagerConfig>, digest: u128, now: Now) {
+        self.tree = RouteTree::new(&config);
+        self.inhibitor = Inhibitor::new(&config);
+        self.config = config;
+        self.digest = digest;
+        // Attempts that run are finished by what they were started with.
+        self.claims.retain(|_, claim| claim.is_sending());
+        self.dispatcher = Dispatcher::default();
+        self.firing.clear();
+        self.regroup(now);
+    }
+
+    /// Puts every alert into its groups.
+    fn regroup(&mut self, now: Now) {
+        let keys: Vec<AlertKey> = self.alerts.iter().map(|(key, _)| *key).collect();
+        for key in keys {
+            self.alert_changed(key, now);
+        }
+    }
+
+    fn pass_time(&mut self, now: Now) {
+        while let Some((at, key)) = self.expiries.first().copied().filter(|(at, _)| *at <= now.wall) {
+            self.expiries.remove(&(at, key));
+            self.expiry_of.remove(&key);
+            self.alert_changed(key, now);
+        }
+        if now.monotonic >= self.next_beat {
+            self.next_beat = now.monotonic + BEAT_INTERVAL;
+            self.beat(now);
+            self.tend_electorate(now);
+            self.tend_waiting(now);
+            self.tend_claims(now);
+        }
+        if now.monotonic >= self.next_sweep {
+            self.next_sweep = now.monotonic + Duration::from_secs(30);
+            self.sweep(now);
+        }
+        while let Some(key) = self.dispatcher.pop_due(now.wall) {
+            self.look(key, now);
+        }
+    }
+
+    /// Turns what piled up into outputs, and works out when to wake.
+    fn finish(&mut self, now: Now) {
+        if !self.disk.is_empty() {
+            self.next_token += 1;
+            let records = std::mem::take(&mut self.disk);
+            self.outputs.push_back(Output::Persist { token: self.next_token, record: encode_records(&records) });
+        }
+        let token = self.next_token;
+        self.deferred.extend(self.after_disk.drain(..).map(|deferred| (token, deferred)));
+        for (to, mut parts) in std::mem::take(&mut self.parts) {
+            while !parts.is_empty() {
+                let rest = parts.split_off(parts.len().min(PARTS_MAX));
+                let message = AlertMessage { parts: std::mem::replace(&mut parts, rest) };
+                self.outputs.push_back(Output::Send { to, message });
+            }
+        }
+        let until = |at: Timestamp| now.monotonic + at.since(now.wall);
+        let timers = [self.dispatcher.next_timer(), self.expiries.first().map(|(at, _)| *at)];
+        let wall = timers.into_iter().flatten().map(until).min();
+        self.wake = Some(wall.unwrap_or(self.next_sweep).min(self.next_beat));
+    }
+
+    fn say(&mut self, to: PeerId, part: Part) {
+        if to != self.me {
+            self.parts.entry(to).or_default().push(part);
+        }
+    }
+
+    /// Writes a record; what is deferred in the same call waits for it.
+    fn write(&mut self, record: DiskRecord) {
+        self.disk.push(record);
+    }
+
+    fn persisted(&mut self, token: u64, now: Now) {
+        while self.deferred.front().is_some_and(|(needed, _)| *needed <= token) {
+            let (_, deferred) = self.deferred.pop_front().expect("seen above");
+            match deferred {
+                Deferred::Send(to, part) => self.say(to, part),
+                Deferred::OwnVote(key, ballot) => self.own_vote(key, ballot, now),
+                Deferred::Stored(request) => self.acked(self.me, request),
+                Deferred::OwnPromise(number, ballot, accepted) => {
+                    self.promised(self.me, number, ballot, accepted, now);
+                }
+                Deferred::OwnAccepted(number, ballot) => self.accepted(self.me, number, ballot, now),
+            }
+        }
+    }
+
+    fn is_member(&self, peer: PeerId) -> bool {
+        peer == self.me || self.members.iter().any(|member| member.id == peer)
+    }
+
+    /// Whether a peer's beats come.
+    fn hears(&self, peer: PeerId, now: Now) -> bool {
+        peer == self.me || self.beat_from.get(&peer).is_some_and(|at| now.monotonic.since(*at) < SESSION_LAPSE)
+    }
+
+    fn random_id(&mut self) -> u128 {
+        self.rng.random()
+    }
+}

@@ -1,0 +1,356 @@
+//! What is posted: alerts and silences, kept, passed on, acknowledged when enough peers have them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use promesh_model::{Now, PeerId, Timestamp};
+
+use super::{Alerting, Deferred, Output, Waiter, Waiting};
+use crate::alert::{AlertKey, AlertValue, Notes, PostedAlert, Span};
+use crate::message::{DiskRecord, Part};
+use crate::silence::{SilenceBody, SilenceError, SilenceId, SilenceState, SilenceValue};
+
+/// Ended alerts that are owed to nobody are kept so long.
+const ENDED_RETENTION: Duration = Duration::from_secs(15 * 60);
+/// Ended alerts that are owed, but silenced, are kept so long.
+const OWED_RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// Log entries of groups that ended are kept so long; of others, as upstream, five days.
+const LOG_RETENTION: [Duration; 2] = [Duration::from_secs(3600), Duration::from_secs(120 * 3600)];
+/// Ended silences are kept so long, as upstream.
+const SILENCE_RETENTION: Duration = Duration::from_secs(120 * 3600);
+/// A post forwarded to an elector that does not answer is forwarded to the next.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Alerting {
+    pub(super) fn post(&mut self, token: u64, alerts: Vec<PostedAlert>, now: Now) {
+        if self.is_elector() || self.electorate.is_none() {
+            self.accept_post(Waiter::Post(token), alerts, now);
+        } else {
+            self.forward(Waiter::Post(token), alerts, &BTreeSet::new(), now);
+        }
+    }
+
+    pub(super) fn is_elector(&self) -> bool {
+        self.electorate.as_ref().is_some_and(|electorate| electorate.contains(self.me))
+    }
+
+    /// Sends posted alerts to an elector that is not among those that failed.
+    fn forward(&mut self, whose: Waiter, alerts: Vec<PostedAlert>, failed: &BTreeSet<PeerId>, now: Now) {
+        let electors = self.electorate.clone().unwrap_or_default().members;
+        let alive = electors.iter().filter(|peer| self.is_member(**peer) && !failed.contains(peer));
+        let Some(to) = alive.min_by_key(|peer| !self.hears(**peer, now)).copied() else {
+            // Nobody to vote: keep it here, it is joined where electors are found again.
+            return self.accept_post(whose, alerts, now);
+        };
+        let request = self.wait_for(whose, now);
+        self.say(to, Part::Forward(alerts.clone()));
+        self.say(to, Part::AckWanted(request));
+        if let Some(waiting) = self.waiting.get_mut(&request) {
+            waiting.forwarded = Some((to, alerts));
+        }
+    }
+
+    fn wait_for(&mut self, whose: Waiter, now: Now) -> u64 {
+        self.next_request += 1;
+        let waiting = Waiting { whose, have: BTreeSet::new(), since: now.monotonic, forwarded: None };
+        self.waiting.insert(self.next_request, waiting);
+        self.next_request
+    }
+
+    /// Keeps posted alerts and passes them on to the other electors.
+    pub(super) fn accept_post(&mut self, whose: Waiter, alerts: Vec<PostedAlert>, now: Now) {
+        let mut parts = Vec::new();
+        for alert in alerts {
+            if let Some((key, delta)) = self.delta_of(alert, now) {
+                self.keep_alert(key, &delta, now);
+                parts.push(Part::Alert(key, delta));
+            }
+        }
+        let others = self.other_electors();
+        self.replicate(whose, parts, &others, now);
+    }
+
+    /// Sends parts to peers, and waits until they and this one have them.
+    fn replicate(&mut self, whose: Waiter, parts: Vec<Part>, to: &[PeerId], now: Now) {
+        let request = self.wait_for(whose, now);
+        for peer in to {
+            for part in &parts {
+                self.say(*peer, part.clone());
+            }
+            self.say(*peer, Part::AckWanted(request));
+        }
+        self.after_disk.push(Deferred::Stored(request));
+        if self.disk.is_empty() && self.deferred.is_empty() {
+            // Nothing to write: it is as safe as it was.
+            self.after_disk.pop();
+            self.acked(self.me, request);
+        }
+    }
+
+    pub(super) fn other_electors(&self) -> Vec<PeerId> {
+        let electors = self.electorate.iter().flat_map(|electorate| electorate.members.iter().copied());
+        electors.filter(|peer| *peer != self.me && self.is_member(*peer)).collect()
+    }
+
+    /// What a post changes about an alert.
+    fn delta_of(&self, posted: PostedAlert, now: Now) -> Option<(AlertKey, AlertValue)> {
+        if posted.labels.is_empty() {
+            return None;
+        }
+        let key = AlertKey::of(&posted.labels);
+        let known = self.alerts.get(&key);
+        let running = known.filter(|known| known.is_firing(now.wall, self.grace));
+        let explicit = posted.ends_at.is_some_and(|end| end <= now.wall);
+        let ends_at = posted.ends_at.unwrap_or_else(|| now.wall.after(self.config.global.resolve_timeout));
+        let mut delta = AlertValue::new(posted.labels);
+        delta.updated_at = now.wall;
+        match running {
+            Some(running) if explicit => {
+                // An end is an end of everything that runs.
+                for (start, span) in running.spans.iter().filter(|(_, span)| !span.explicit) {
+                    delta.spans.insert(*start, Span { ends_at: ends_at.max(*start), explicit, born: span.born });
+                }
+            }
+            _ => {
+                let continued = running.map(|running| running.starts_at(now.wall, self.grace));
+                let given = posted.starts_at.filter(|_| !(posted.own_rule && continued.is_some()));
+                let start = given.or(continued).unwrap_or(now.wall.min(ends_at));
+                let born = running.and_then(|running| running.born(now.wall, self.grace)).unwrap_or(now.wall);
+                delta.spans.insert(start, Span { ends_at, explicit, born });
+            }
+        }
+        let notes = Notes { annotations: posted.annotations, generator_url: posted.generator_url };
+        if let Some(known) = known {
+            delta.notes.clone_from(&known.notes);
+        }
+        // An end that a new owner tells without having seen the alert says nothing new about it.
+        if !(posted.own_rule && explicit && notes.annotations.is_empty()) {
+            delta.notes.write(notes, self.me);
+        }
+        Some((key, delta))
+    }
+
+    /// Joins an alert, and writes it down if anything was new.
+    pub(super) fn keep_alert(&mut self, key: AlertKey, delta: &AlertValue, now: Now) -> bool {
+        let old = self.alerts.get(&key).is_none() && self.is_over(delta, now.wall);
+        if old || !self.alerts.join(&key, delta) {
+            return false;
+        }
+        self.write(DiskRecord::Alert(key, delta.clone()));
+        self.alert_changed(key, now);
+        true
+    }
+
+    /// Whether an alert is one that peers have begun to forget.
+    fn is_over(&self, value: &AlertValue, now: Timestamp) -> bool {
+        !value.may_fire(now, self.grace) && value.ends_at().after(OWED_RETENTION) < now
+    }
+
+    /// An alert is new, or fires, or ended: its groups, its expiry and what it inhibits follow.
+    pub(super) fn alert_changed(&mut self, key: AlertKey, now: Now) {
+        let Some(value) = self.alerts.get(&key) else { return };
+        let (labels, grace) = (value.labels.clone(), self.grace);
+        let fires = value.is_firing(now.wall, grace);
+        let starts = value.spans.keys().copied().find(|start| *start > now.wall);
+        let next = if fires { value.expires_at(now.wall, grace) } else { starts };
+        if let Some(old) = self.expiry_of.remove(&key) {
+            self.expiries.remove(&(old, key));
+        }
+        if let Some(next) = next {
+            self.expiry_of.insert(key, next);
+            self.expiries.insert((next, key));
+        }
+        if fires && self.firing.insert(key) {
+            self.inhibitor.note(key, &labels, true);
+        } else if !fires && self.firing.remove(&key) {
+            self.inhibitor.note(key, &labels, false);
+        }
+        for slot in self.dispatcher.insert(&self.tree, key, &labels) {
+            self.schedule(slot, now);
+        }
+    }
+
+    pub(super) fn put_silence(&mut self, token: u64, id: Option<SilenceId>, body: SilenceBody, now: Now) {
+        match self.written_silence(id, body, now) {
+            Ok((id, value)) => {
+                self.keep_silence(id, &value);
+                self.spread_silences(token, id, now);
+            }
+            Err(error) => self.outputs.push_back(Output::SilencePut { token, result: Err(error) }),
+        }
+    }
+
+    fn written_silence(
+        &mut self,
+        id: Option<SilenceId>,
+        mut body: SilenceBody,
+        now: Now,
+    ) -> Result<(SilenceId, SilenceValue), SilenceError> {
+        body.check()?;
+        body.updated_at = now.wall;
+        let known = match id {
+            Some(id) => Some((id, self.silences.get(&id).cloned().ok_or(SilenceError::NotFound)?)),
+            None => None,
+        };
+        if let Some((id, mut value)) = known {
+            if value.body.value.may_become(&body, value.state(now.wall), now.wall) {
+                value.body.write(body, self.me);
+                return Ok((id, value));
+            }
+            // Another silence in its place: this one ends.
+            if value.state(now.wall) != SilenceState::Expired {
+                value.expired_at = Some(now.wall);
+                self.keep_silence(id, &value);
+                self.tell_members(&Part::Silence(id, value));
+            }
+        }
+        if body.ends_at <= now.wall {
+            return Err(SilenceError::Invalid("end time must be in the future".to_owned()));
+        }
+        // What begins in the past begins now.
+        body.starts_at = body.starts_at.max(now.wall);
+        let mut value = SilenceValue::default();
+        value.body.write(body, self.me);
+        Ok((SilenceId(uuid::Builder::from_random_bytes(self.random_id().to_be_bytes()).into_uuid().as_u128()), value))
+    }
+
+    pub(super) fn expire_silence(&mut self, token: u64, id: SilenceId, now: Now) {
+        let Some(mut value) = self.silences.get(&id).cloned() else {
+            self.outputs.push_back(Output::SilencePut { token, result: Err(SilenceError::NotFound) });
+            return;
+        };
+        if value.state(now.wall) == SilenceState::Expired {
+            let error = SilenceError::Invalid(format!("silence {id} already expired"));
+            self.outputs.push_back(Output::SilencePut { token, result: Err(error) });
+            return;
+        }
+        value.expired_at = Some(now.wall);
+        self.keep_silence(id, &value);
+        self.spread_silences(token, id, now);
+    }
+
+    pub(super) fn keep_silence(&mut self, id: SilenceId, value: &SilenceValue) {
+        if self.silences.join(&id, value) {
+            self.write(DiskRecord::Silence(id, value.clone()));
+        }
+    }
+
+    fn spread_silences(&mut self, token: u64, id: SilenceId, now: Now) {
+        let Some(value) = self.silences.get(&id).cloned() else { return };
+        let others: Vec<PeerId> = self.members.iter().map(|member| member.id).filter(|id| *id != self.me).collect();
+        self.replicate(Waiter::Silence(token, id), vec![Part::Silence(id, value)], &others, now);
+    }
+
+    pub(super) fn tell_members(&mut self, part: &Part) {
+        let others: Vec<PeerId> = self.members.iter().map(|member| member.id).collect();
+        for peer in others {
+            self.say(peer, part.clone());
+        }
+    }
+
+    /// A peer has what somebody waits for.
+    pub(super) fn acked(&mut self, from: PeerId, request: u64) {
+        if let Some(waiting) = self.waiting.get_mut(&request) {
+            waiting.have.insert(from);
+        }
+        self.answer_waiting(request);
+    }
+
+    fn answer_waiting(&mut self, request: u64) {
+        let live = 1 + self.other_electors().len();
+        let Some(waiting) = self.waiting.get(&request) else { return };
+        // A forwarded post is answered by the elector, who counts.
+        let needed = if waiting.forwarded.is_some() { 1 } else { live.min(2) };
+        if waiting.have.len() < needed {
+            return;
+        }
+        let Some(waiting) = self.waiting.remove(&request) else { return };
+        match waiting.whose {
+            Waiter::Post(token) => self.outputs.push_back(Output::Posted { token, result: Ok(()) }),
+            Waiter::Silence(token, id) => self.outputs.push_back(Output::SilencePut { token, result: Ok(id) }),
+            Waiter::Forwarded(from, request) => self.say(from, Part::Acked(request)),
+            Waiter::Nobody => {}
+        }
+    }
+
+    /// Peers may have died since: fewer are needed, forwards go elsewhere.
+    pub(super) fn tend_waiting(&mut self, now: Now) {
+        let requests: Vec<u64> = self.waiting.keys().copied().collect();
+        for request in requests {
+            let Some(waiting) = self.waiting.get(&request) else { continue };
+            let late = now.monotonic.since(waiting.since) >= FORWARD_TIMEOUT;
+            match &waiting.forwarded {
+                Some((to, _)) if late || !self.is_member(*to) => {
+                    let waiting = self.waiting.remove(&request).expect("seen above");
+                    let (to, alerts) = waiting.forwarded.expect("seen above");
+                    self.forward(waiting.whose, alerts, &[to].into(), now);
+                }
+                _ => self.answer_waiting(request),
+            }
+        }
+    }
+
+    /// Forgets what is over and owed to nobody.
+    pub(super) fn sweep(&mut self, now: Now) {
+        let ended = |value: &AlertValue, after: Duration| {
+            !value.may_fire(now.wall, self.grace) && value.ends_at().after(after) < now.wall
+        };
+        let over: Vec<(AlertKey, promesh_model::Labels)> = self
+            .alerts
+            .iter()
+            .filter(|(key, value)| {
+                ended(value, OWED_RETENTION) || ended(value, ENDED_RETENTION) && !self.is_owed(**key, value)
+            })
+            .map(|(key, value)| (*key, value.labels.clone()))
+            .collect();
+        for (key, labels) in over {
+            self.alerts.remove(&key);
+            self.dispatcher.remove(&self.tree, key, &labels);
+        }
+        let stale: Vec<_> = self
+            .log
+            .iter()
+            .filter(|(_, done)| done.at.after(LOG_RETENTION[usize::from(!done.firing.is_empty())]) < now.wall)
+            .map(|(key, _)| *key)
+            .filter(|key| !self.claims.contains_key(key))
+            .collect();
+        for key in stale {
+            self.log.remove(&key);
+            self.voter.forget(key);
+        }
+        let gone: Vec<SilenceId> = self
+            .silences
+            .iter()
+            .filter(|(_, value)| value.ends_at().after(SILENCE_RETENTION) < now.wall)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.silences.remove(&id);
+        }
+    }
+
+    /// Whether some receiver was told that the alert fires, and not yet that it ended.
+    fn is_owed(&self, key: AlertKey, value: &AlertValue) -> bool {
+        self.tree.matching(&value.labels).into_iter().any(|node| {
+            let id = (node, self.tree.node(node).group_labels(&value.labels));
+            let slots = self.dispatcher.group(&id).map_or(&[][..], |group| &group.slots);
+            slots.iter().any(|slot| self.log.get(slot).is_some_and(|done| done.firing.contains(&key.short())))
+        })
+    }
+
+    /// Joins a record that another peer sent.
+    pub(super) fn keep_done(&mut self, key: crate::nflog::KeyId, done: &crate::nflog::Done, now: Now) {
+        let stale = done.at.after(LOG_RETENTION[usize::from(!done.firing.is_empty())]) < now.wall;
+        if stale || !self.log.join(&key, done) {
+            return;
+        }
+        self.write(DiskRecord::Done(key, done.clone()));
+        self.dispatcher.looked_at(key, done.flush);
+        self.schedule(key, now);
+    }
+
+    pub(super) fn wait_for_done(&mut self, parts: Vec<Part>, now: Now) {
+        let others = self.other_electors();
+        self.replicate(Waiter::Nobody, parts, &others, now);
+    }
+}

@@ -1,0 +1,596 @@
+//! From a due group to a sent notification: assess, claim, send, log.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use promesh_model::{Labels, Monotonic, Now, PeerId, Timestamp};
+
+use super::{Alerting, ClaimId, Deferred, Notification, NotifiedAlert, Outcome, Output};
+use crate::alert::AlertKey;
+use crate::dispatch::{GroupId, Slot, due};
+use crate::electorate::score;
+use crate::message::{Answer, DiskRecord, Intent, Part, Verdict};
+use crate::nflog::{Ballot, Done, KeyId, NotifyReason, idempotency_key, needs_update};
+
+/// How often a peer that is not the sender looks whether the sender has sent.
+const RECHECK: Duration = Duration::from_secs(1);
+/// How long the next in line leaves it to a sender that lives.
+const RANK_STEP: Duration = Duration::from_secs(5);
+/// Voters that have not answered are asked again after this.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// A claim that met another is tried again after this.
+const BUSY_RETRY: Duration = Duration::from_millis(500);
+/// What must be left of a lease for an attempt to begin.
+const LEASE_MIN: Duration = Duration::from_millis(500);
+/// The shortest and the longest wait after a failed attempt.
+const BACKOFF: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+
+/// A wish to send, on its way.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    flush: Timestamp,
+    ballot: Ballot,
+    answers: BTreeMap<PeerId, Verdict>,
+    /// Voters that may have let this peer's session lapse since they accepted this ballot.
+    voided: BTreeSet<PeerId>,
+    /// The greatest number that a voter showed.
+    behind: u64,
+    asked_at: Monotonic,
+    attempts: u32,
+    state: State,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    /// Voters are asked.
+    Voting,
+    /// Nothing to do before then.
+    Waiting(Monotonic),
+    /// An attempt runs.
+    Sending { id: ClaimId, firing: BTreeSet<u64>, resolved: BTreeSet<u64>, lease: Monotonic },
+}
+
+impl Claim {
+    pub(crate) fn is_sending(&self) -> bool {
+        matches!(self.state, State::Sending { .. })
+    }
+
+    /// Begins anew with a ballot that no old answer fits.
+    fn renew(&mut self) {
+        self.ballot.number += 1;
+        self.answers.clear();
+        self.voided.clear();
+    }
+
+    fn accepters(&self) -> impl Iterator<Item = PeerId> {
+        self.answers.iter().filter(|(_, verdict)| **verdict == Verdict::Accepted).map(|(peer, _)| *peer)
+    }
+}
+
+/// What a group looks like to one integration.
+struct Assessment {
+    reason: NotifyReason,
+    firing: BTreeSet<u64>,
+    resolved: BTreeSet<u64>,
+    alerts: Vec<(AlertKey, bool)>,
+}
+
+impl Alerting {
+    fn born(&self, group: &GroupId, now: Timestamp) -> Option<Timestamp> {
+        let alerts = &self.dispatcher.group(group)?.alerts;
+        let values = alerts.iter().filter_map(|key| self.alerts.get(key)).filter(|v| v.is_firing(now, self.grace));
+        values.filter_map(|value| value.born(now, self.grace)).min()
+    }
+
+    fn due_at(&self, key: KeyId, slot: &Slot, now: Timestamp) -> Option<Timestamp> {
+        let node = self.tree.node(slot.group.0);
+        let born = self.born(&slot.group, now);
+        due(born, self.log.get(&key), slot.looked_at, node.group_wait, node.group_interval, now)
+    }
+
+    /// Sets a slot's timer by what is known.
+    pub(super) fn schedule(&mut self, key: KeyId, now: Now) {
+        let Some(slot) = self.dispatcher.slot(key) else { return };
+        let at = if self.claims.contains_key(&key) { None } else { self.due_at(key, slot, now.wall) };
+        self.dispatcher.set_timer(key, at);
+    }
+
+    /// A slot's timer has come.
+    pub(super) fn look(&mut self, key: KeyId, now: Now) {
+        let Some(slot) = self.dispatcher.slot(key).cloned() else { return };
+        if self.claims.contains_key(&key) {
+            return;
+        }
+        let Some(flush) = self.due_at(key, &slot, now.wall) else { return };
+        if flush > now.wall {
+            self.dispatcher.set_timer(key, Some(flush));
+            return;
+        }
+        if !self.assess(key, &slot, now).reason.should_notify() {
+            self.dispatcher.looked_at(key, flush);
+            return self.schedule(key, now);
+        }
+        let turn = self.rank(key, now).map(|rank| flush.after(RANK_STEP * rank as u32));
+        match turn {
+            Some(turn) if turn <= now.wall && self.is_ready(now) => self.claim(key, flush, now),
+            _ => self.dispatcher.set_timer(key, Some(now.wall.after(RECHECK))),
+        }
+    }
+
+    /// This peer's place among those that may send: electors that live and run the current configuration.
+    fn rank(&self, key: KeyId, now: Now) -> Option<usize> {
+        let voters = self.voters(now);
+        let peers: Vec<_> =
+            self.members.iter().filter(|peer| peer.ready && voters.members.contains(&peer.id)).collect();
+        let mut votes: BTreeMap<u128, usize> = BTreeMap::new();
+        for digest in peers.iter().filter_map(|peer| peer.alerting_digest) {
+            *votes.entry(digest).or_default() += 1;
+        }
+        let (current, _) = votes.iter().max_by_key(|(digest, count)| (**count, std::cmp::Reverse(**digest)))?;
+        let young = now.monotonic.since(self.started) < crate::claims::SESSION_LAPSE;
+        let mut able: Vec<_> = peers
+            .into_iter()
+            .filter(|peer| peer.alerting_digest == Some(*current) && (young || self.hears(peer.id, now)))
+            .map(|peer| (std::cmp::Reverse(score(&key.0.to_le_bytes(), peer)), peer.id))
+            .collect();
+        able.sort_unstable();
+        if self.digest != *current {
+            return None;
+        }
+        able.iter().position(|(_, peer)| *peer == self.me)
+    }
+
+    /// What the group has to tell: alerts that are neither silenced nor inhibited, and whether that is news.
+    fn assess(&self, key: KeyId, slot: &Slot, now: Now) -> Assessment {
+        let node = self.tree.node(slot.group.0);
+        let last = self.log.get(&key);
+        let born = self.born(&slot.group, now.wall);
+        let mut assessment = Assessment {
+            reason: NotifyReason::DoNotNotify,
+            firing: BTreeSet::new(),
+            resolved: BTreeSet::new(),
+            alerts: Vec::new(),
+        };
+        if self.is_muted(slot.group.0, now.wall) {
+            return assessment;
+        }
+        let alerts = self.dispatcher.group(&slot.group).map(|group| group.alerts.clone()).unwrap_or_default();
+        for alert in alerts {
+            let Some(value) = self.alerts.get(&alert) else { continue };
+            let firing = value.is_firing(now.wall, self.grace);
+            let short = alert.short();
+            let told_firing = last.is_some_and(|last| last.firing.contains(&short));
+            let ended = value.ends_at();
+            let new_end = born.is_some_and(|born| ended >= born)
+                && last.is_none_or(|last| ended > last.at && !last.resolved.contains(&short));
+            if !(firing || told_firing || new_end) || value.spans.keys().all(|start| *start > now.wall) {
+                continue;
+            }
+            if self.is_quiet(&value.labels, now.wall) {
+                continue;
+            }
+            if firing {
+                assessment.firing.insert(short)
+            } else {
+                assessment.resolved.insert(short)
+            };
+            assessment.alerts.push((alert, firing));
+        }
+        assessment.reason = needs_update(
+            last,
+            &assessment.firing,
+            &assessment.resolved,
+            slot.integration.send_resolved,
+            node.repeat_interval,
+            now.wall,
+        );
+        // Quiet alerts that were told as firing are no news, and no end.
+        if assessment.alerts.is_empty() {
+            assessment.reason = NotifyReason::DoNotNotify;
+        }
+        assessment
+    }
+
+    /// Whether a route is silent by its time intervals.
+    fn is_muted(&self, node: usize, now: Timestamp) -> bool {
+        !self.muted_by(node, now).is_empty()
+    }
+
+    /// The time intervals that silence a route: those that hold the instant, or those outside of which it lies.
+    pub(crate) fn muted_by(&self, node: usize, now: Timestamp) -> Vec<String> {
+        let node = self.tree.node(node);
+        let holds = |name: &&String| self.config.interval(name).is_some_and(|interval| interval.contains(now));
+        let mut by: Vec<String> = node.mute_time_intervals.iter().filter(holds).cloned().collect();
+        if !node.active_time_intervals.is_empty() && !node.active_time_intervals.iter().any(|name| holds(&name)) {
+            by.extend(node.active_time_intervals.iter().cloned());
+        }
+        by
+    }
+
+    /// Whether an alert is silenced or inhibited.
+    fn is_quiet(&self, labels: &Labels, now: Timestamp) -> bool {
+        self.inhibitor.inhibited_by(labels, |key| self.alerts.get(&key).map(|value| &value.labels)).is_some()
+            || self.silences.iter().any(|(_, silence)| silence.silences(labels, now))
+    }
+
+    /// The alert that mutes this one.
+    pub(crate) fn inhibited_by(&self, labels: &Labels) -> Option<AlertKey> {
+        self.inhibitor.inhibited_by(labels, |key| self.alerts.get(&key).map(|value| &value.labels)).map(|(key, _)| key)
+    }
+
+    fn claim(&mut self, key: KeyId, flush: Timestamp, now: Now) {
+        let seen = self.voter.vote(key).map_or(0, |vote| vote.ballot.number);
+        let logged = self.log.get(&key).map_or(0, |done| done.ballot.number);
+        let ballot = Ballot { number: 1 + seen.max(logged), peer: self.me };
+        let claim = Claim {
+            flush,
+            ballot,
+            answers: BTreeMap::new(),
+            voided: BTreeSet::new(),
+            behind: 0,
+            asked_at: now.monotonic,
+            attempts: 0,
+            state: State::Voting,
+        };
+        self.claims.insert(key, claim);
+        self.ask(key, now);
+    }
+
+    /// Asks the voters that have not accepted.
+    fn ask(&mut self, key: KeyId, now: Now) {
+        let voters = self.voters(now);
+        let Some(slot) = self.dispatcher.slot(key).cloned() else { return drop(self.claims.remove(&key)) };
+        let assessment = self.assess(key, &slot, now);
+        let Some(claim) = self.claims.get_mut(&key) else { return };
+        claim.asked_at = now.monotonic;
+        let intent = Intent {
+            key,
+            ballot: claim.ballot,
+            session: self.session,
+            flush: claim.flush,
+            firing: assessment.firing,
+            resolved: assessment.resolved,
+            electorate: voters.number,
+        };
+        let accepted: BTreeSet<PeerId> = claim.accepters().collect();
+        for peer in voters.members.iter().filter(|peer| !accepted.contains(peer)) {
+            if *peer == self.me {
+                self.judge_own(&intent, now);
+            } else {
+                self.say(*peer, Part::Intent(intent.clone()));
+            }
+        }
+    }
+
+    fn judge_own(&mut self, intent: &Intent, now: Now) {
+        match self.voter.judge(intent, self.log.get(&intent.key), now.monotonic) {
+            Verdict::Accepted => {
+                self.write_vote(intent.key);
+                self.after_disk.push(Deferred::OwnVote(intent.key, intent.ballot));
+            }
+            verdict => {
+                if let Some(claim) = self.claims.get_mut(&intent.key) {
+                    claim.answers.insert(self.me, verdict);
+                }
+            }
+        }
+    }
+
+    fn write_vote(&mut self, key: KeyId) {
+        if let Some(vote) = self.voter.vote(key).copied() {
+            self.write(DiskRecord::Vote(key, vote));
+        }
+    }
+
+    pub(super) fn own_vote(&mut self, key: KeyId, ballot: Ballot, now: Now) {
+        let answer = Answer { key, ballot, verdict: Verdict::Accepted, done: None };
+        self.answered(self.me, answer, now);
+    }
+
+    /// Another elector wants to send.
+    pub(super) fn judge(&mut self, from: PeerId, intent: &Intent, now: Now) {
+        let number = self.electorate.as_ref().map_or(0, |electorate| electorate.number);
+        let verdict = if intent.electorate < number {
+            if let Some(electorate) = self.electorate.clone() {
+                self.say(from, Part::Electorate(electorate));
+            }
+            Verdict::OldElectorate
+        } else {
+            self.voter.judge(intent, self.log.get(&intent.key), now.monotonic)
+        };
+        let done = self.log.get(&intent.key).cloned();
+        let answer = Part::Answer(Answer { key: intent.key, ballot: intent.ballot, verdict, done });
+        if verdict == Verdict::Accepted {
+            self.write_vote(intent.key);
+            self.after_disk.push(Deferred::Send(from, answer));
+        } else {
+            self.say(from, answer);
+        }
+    }
+
+    /// A voter answers.
+    pub(super) fn answered(&mut self, from: PeerId, answer: Answer, now: Now) {
+        if let Some(done) = &answer.done {
+            self.keep_done(answer.key, done, now);
+        }
+        let Some(claim) = self.claims.get_mut(&answer.key) else { return };
+        if claim.ballot != answer.ballot || claim.voided.contains(&from) {
+            return;
+        }
+        claim.answers.insert(from, answer.verdict);
+        if let Verdict::Behind(number) = answer.verdict {
+            claim.behind = claim.behind.max(number);
+        }
+        if answer.verdict == Verdict::Busy {
+            self.counters.busy += 1;
+        }
+        if answer.verdict == Verdict::Accepted {
+            self.try_send(answer.key, now);
+        } else {
+            self.back_off(answer.key, now);
+        }
+    }
+
+    /// Gives back and waits when a majority can no longer be had with this ballot; who ranks lower waits longer, so that
+    /// two that met do not meet again.
+    fn back_off(&mut self, key: KeyId, now: Now) {
+        let voters = self.voters(now);
+        let rank = self.rank(key, now).unwrap_or(0) as u32;
+        let Some(claim) = self.claims.get_mut(&key) else { return };
+        let against = claim.answers.values().filter(|verdict| **verdict != Verdict::Accepted).count();
+        let possible = voters.members.len().saturating_sub(against) >= voters.majority();
+        if possible || !matches!(claim.state, State::Voting) {
+            return;
+        }
+        let ballot = claim.ballot;
+        claim.ballot.number = claim.ballot.number.max(claim.behind);
+        claim.renew();
+        claim.state = State::Waiting(now.monotonic + BUSY_RETRY * (1 + rank));
+        self.voter.release(key, ballot);
+        for peer in voters.members {
+            self.say(peer, Part::Release(key, ballot));
+        }
+    }
+
+    /// A voter may have let this peer's session lapse: what it accepted does not count any more.
+    pub(super) fn void_answers_of(&mut self, peer: PeerId) {
+        for claim in self.claims.values_mut() {
+            if matches!(claim.state, State::Voting) {
+                claim.renew();
+            } else {
+                claim.answers.remove(&peer);
+                claim.voided.insert(peer);
+            }
+        }
+    }
+
+    fn lease(&self, claim: &Claim, now: Now) -> Option<Monotonic> {
+        let voters = self.voters(now);
+        let accepters = claim.accepters().filter(|peer| voters.members.contains(peer));
+        self.beats.lease(accepters, voters.majority(), self.me, now.monotonic)
+    }
+
+    /// Sends if a majority has accepted, the lease holds, and the newest done still asks for it.
+    fn try_send(&mut self, key: KeyId, now: Now) {
+        let Some(claim) = self.claims.get(&key).cloned() else { return };
+        let voters = self.voters(now);
+        let accepted = claim.accepters().filter(|peer| voters.members.contains(peer)).count();
+        if !matches!(claim.state, State::Voting) || accepted < voters.majority() {
+            return;
+        }
+        let lease = self.lease(&claim, now).filter(|lease| *lease >= now.monotonic + LEASE_MIN);
+        let (Some(lease), Some(slot)) = (lease, self.dispatcher.slot(key).cloned()) else { return };
+        let assessment = self.assess(key, &slot, now);
+        let told = self.log.get(&key).is_some_and(|done| done.flush >= claim.flush);
+        if told || !assessment.reason.should_notify() {
+            return self.give_up(key, claim.flush, now);
+        }
+        let Assessment { reason, firing, resolved, alerts } = assessment;
+        let alerts: Vec<_> =
+            alerts.into_iter().filter(|(_, firing)| *firing || slot.integration.send_resolved).collect();
+        if alerts.is_empty() {
+            // Nobody is told of the end, but the log must know.
+            return self.log_done(key, &slot, claim.flush, claim.ballot, firing, resolved, BTreeMap::new(), now);
+        }
+        let notification =
+            self.notification(key, &slot, &claim, reason, &alerts, (&firing, &resolved), voters.degraded, now);
+        self.next_claim += 1;
+        let id = ClaimId(self.next_claim);
+        if let Some(claim) = self.claims.get_mut(&key) {
+            claim.state = State::Sending { id, firing, resolved, lease };
+            claim.attempts += 1;
+        }
+        self.outputs.push_back(Output::Notify { claim: id, notification: Box::new(notification), not_after: lease });
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn notification(
+        &self,
+        key: KeyId,
+        slot: &Slot,
+        claim: &Claim,
+        reason: NotifyReason,
+        alerts: &[(AlertKey, bool)],
+        hashes: (&BTreeSet<u64>, &BTreeSet<u64>),
+        degraded: bool,
+        now: Now,
+    ) -> Notification {
+        let told = alerts.iter().filter_map(|(alert, firing)| {
+            let value = self.alerts.get(alert)?;
+            Some(NotifiedAlert {
+                labels: value.labels.clone(),
+                annotations: value.notes.value.annotations.clone(),
+                starts_at: value.starts_at(now.wall, self.grace),
+                ends_at: (!firing).then(|| value.ends_at()),
+                generator_url: value.notes.value.generator_url.clone(),
+            })
+        });
+        let mut told: Vec<NotifiedAlert> = told.collect();
+        told.sort_by(|a, b| {
+            let by = |name: &str| a.labels.value(name).cmp(b.labels.value(name));
+            by("job").then_with(|| by("instance")).then_with(|| a.labels.cmp(&b.labels))
+        });
+        Notification {
+            key: slot.key.clone(),
+            integration: slot.integration.clone(),
+            flush: claim.flush,
+            now: now.wall,
+            group_labels: slot.group.1.clone(),
+            route_labels: self.tree.node(slot.group.0).labels.clone(),
+            alerts: told,
+            reason: reason.as_str(),
+            idempotency_key: idempotency_key(key, claim.flush, hashes.0, hashes.1),
+            degraded,
+            data: self.log.get(&key).map(|done| done.data.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// An attempt ended.
+    pub(super) fn notified(&mut self, id: ClaimId, outcome: Outcome, now: Now) {
+        let found = self.claims.iter().find_map(|(key, claim)| match &claim.state {
+            State::Sending { id: running, firing, resolved, .. } if *running == id => {
+                Some((*key, claim.flush, claim.ballot, firing.clone(), resolved.clone()))
+            }
+            _ => None,
+        });
+        let Some((key, flush, ballot, firing, resolved)) = found else { return };
+        let kind = self.dispatcher.slot(key).map(|slot| slot.key.integration.clone()).unwrap_or_default();
+        match outcome {
+            Outcome::Sent { data } => {
+                *self.counters.sent.entry(kind).or_default() += 1;
+                match self.dispatcher.slot(key).cloned() {
+                    Some(slot) => self.log_done(key, &slot, flush, ballot, firing, resolved, data, now),
+                    None => drop(self.claims.remove(&key)),
+                }
+            }
+            Outcome::Retry { after, .. } => {
+                *self.counters.failed.entry(kind).or_default() += 1;
+                if let Some(claim) = self.claims.get_mut(&key) {
+                    let doubled = BACKOFF[0] * 2u32.saturating_pow(claim.attempts.saturating_sub(1).min(6));
+                    let wait = after.unwrap_or(doubled).clamp(BACKOFF[0], BACKOFF[1]);
+                    claim.state = State::Waiting(now.monotonic + wait);
+                }
+            }
+            Outcome::Refused { .. } => {
+                *self.counters.failed.entry(kind).or_default() += 1;
+                self.give_up(key, flush, now);
+            }
+            Outcome::Expired => {
+                self.counters.expired += 1;
+                if let Some(claim) = self.claims.get_mut(&key) {
+                    claim.renew();
+                    claim.state = State::Waiting(now.monotonic);
+                }
+            }
+        }
+    }
+
+    /// Gives a claim back unsent; the instant needs nothing more.
+    fn give_up(&mut self, key: KeyId, flush: Timestamp, now: Now) {
+        let Some(claim) = self.claims.remove(&key) else { return };
+        self.voter.release(key, claim.ballot);
+        for peer in self.other_electors() {
+            self.say(peer, Part::Release(key, claim.ballot));
+        }
+        self.dispatcher.looked_at(key, flush);
+        self.schedule(key, now);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn log_done(
+        &mut self,
+        key: KeyId,
+        slot: &Slot,
+        flush: Timestamp,
+        ballot: Ballot,
+        firing: BTreeSet<u64>,
+        resolved: BTreeSet<u64>,
+        data: BTreeMap<String, String>,
+        now: Now,
+    ) {
+        let done = Done { key: slot.key.clone(), flush, ballot, at: now.wall, firing, resolved, data };
+        self.claims.remove(&key);
+        self.keep_done(key, &done, now);
+        self.wait_for_done(vec![Part::Done(key, done)], now);
+    }
+
+    /// Claims that wait, or whose voters do not answer.
+    pub(super) fn tend_claims(&mut self, now: Now) {
+        let keys: Vec<KeyId> = self.claims.keys().copied().collect();
+        for key in keys {
+            let Some(claim) = self.claims.get_mut(&key) else { continue };
+            match claim.state {
+                State::Waiting(until) if now.monotonic >= until => {
+                    claim.state = State::Voting;
+                    if !claim.voided.is_empty() {
+                        claim.renew();
+                    }
+                    // An accepted intent stays accepted; others are asked again.
+                    self.ask(key, now);
+                    self.try_send(key, now);
+                }
+                State::Voting if now.monotonic.since(claim.asked_at) >= ASK_AGAIN => {
+                    self.ask(key, now);
+                    self.try_send(key, now);
+                }
+                State::Voting if claim.answers.is_empty() => self.ask(key, now),
+                State::Voting => self.try_send(key, now),
+                _ => {}
+            }
+            self.abandon_if_moot(key, now);
+        }
+    }
+
+    /// A claim whose notification somebody else has sent, or that is no longer this peer's.
+    fn abandon_if_moot(&mut self, key: KeyId, now: Now) {
+        let Some(claim) = self.claims.get(&key) else { return };
+        let told = self.log.get(&key).is_some_and(|done| done.flush >= claim.flush);
+        if !claim.is_sending() && (told || self.rank(key, now).is_none()) {
+            let flush = claim.flush;
+            if told {
+                self.give_up(key, flush, now);
+            } else {
+                self.give_up(key, flush.before(Duration::from_millis(1)), now);
+            }
+        }
+    }
+
+    /// Another electorate counts: its members must accept.
+    pub(super) fn revote(&mut self, now: Now) {
+        for claim in self.claims.values_mut() {
+            if !claim.is_sending() {
+                claim.renew();
+                claim.state = State::Waiting(now.monotonic);
+            }
+        }
+    }
+
+    /// Acknowledged beats move the leases of running attempts.
+    pub(super) fn leases_moved(&mut self, now: Now) {
+        let mut moved: BTreeMap<Monotonic, Vec<ClaimId>> = BTreeMap::new();
+        let keys: Vec<KeyId> = self.claims.keys().copied().collect();
+        for key in keys {
+            let Some(new) = self.claims.get(&key).and_then(|claim| self.lease(claim, now)) else { continue };
+            let Some(claim) = self.claims.get_mut(&key) else { continue };
+            match &mut claim.state {
+                State::Sending { id, lease, .. } if new > *lease => {
+                    *lease = new;
+                    moved.entry(new).or_default().push(*id);
+                }
+                _ => {}
+            }
+        }
+        for (not_after, claims) in moved {
+            self.outputs.push_back(Output::LeaseUntil { claims, not_after });
+        }
+        self.try_all(now);
+    }
+
+    fn try_all(&mut self, now: Now) {
+        let voting = self.claims.iter().filter(|(_, claim)| matches!(claim.state, State::Voting));
+        let keys: Vec<KeyId> = voting.map(|(key, _)| *key).collect();
+        for key in keys {
+            self.try_send(key, now);
+        }
+    }
+}
