@@ -47,6 +47,19 @@ impl Encoding {
     }
 }
 
+/// A run of samples, compressed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// How the bytes are to be read.
+    pub encoding: Encoding,
+    /// Instant of the first sample.
+    pub min: i64,
+    /// Instant of the last sample.
+    pub max: i64,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
 /// Why bytes are no chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ChunkError {

@@ -20,8 +20,11 @@ use promesh_model::labels::Labels;
 use promesh_model::time::{Now, Timestamp, ms_of};
 use thiserror::Error;
 
+use crate::block::{Block, BlockError};
+use crate::blocks::{Blocks, SetAside};
+use crate::checkpoint::Checkpoint;
 use crate::fs::{Fs, RealFs};
-use crate::head::{AppendOutcome, Head, HeadOptions};
+use crate::head::{AppendOutcome, Head, HeadOptions, HeadTombstone};
 use crate::log::{Log, LogError, LogPosition};
 use crate::replay::{DecoderFactory, Flushed, ReplayReport, instants, replay};
 
@@ -39,6 +42,20 @@ pub struct DbOptions {
     pub segment_bytes_max: u64,
     /// Threads that read the log back at start. Default 2.
     pub replay_threads: usize,
+    /// How long samples are kept; `None`: as long as there is room. Default 15 d, as in Prometheus.
+    pub retention: Option<Duration>,
+    /// How many bytes blocks and log may take; the oldest blocks go first. Default none.
+    pub retention_bytes: Option<u64>,
+    /// The same as a part of the file system, in percent. Default none.
+    pub retention_percent: Option<f64>,
+    /// The longest span of a block. Default a tenth of the retention, at most 31 d, as in Prometheus.
+    pub block_span_max: Duration,
+    /// How long a part of the log is kept for others whose samples are in blocks. Default 3 h.
+    pub log_keep_max: Duration,
+    /// Over this size nothing is kept for others. Default 10 GiB.
+    pub log_bytes_max: u64,
+    /// Makes names of blocks unlike those of other peers.
+    pub seed: u64,
 }
 
 impl Default for DbOptions {
@@ -49,6 +66,13 @@ impl Default for DbOptions {
             segment_span: Duration::from_secs(3600),
             segment_bytes_max: 1 << 30,
             replay_threads: 2,
+            retention: Some(Duration::from_secs(15 * 86_400)),
+            retention_bytes: None,
+            retention_percent: None,
+            block_span_max: Duration::from_secs(36 * 3600),
+            log_keep_max: Duration::from_secs(3 * 3600),
+            log_bytes_max: 10 << 30,
+            seed: 0,
         }
     }
 }
@@ -78,6 +102,9 @@ pub enum OpenError {
         /// The oldest format whose readers read it.
         found: u64,
     },
+    /// A block cannot be read, and not because it is damaged.
+    #[error(transparent)]
+    Block(#[from] BlockError),
     /// The log does not open.
     #[error("{}: {source}", path.display())]
     Log {
@@ -101,6 +128,10 @@ pub enum WriteError {
 pub struct OpenReport {
     /// What reading the log back did.
     pub replay: ReplayReport,
+    /// Blocks that are damaged: renamed, not read.
+    pub set_aside: Vec<SetAside>,
+    /// Blocks that are read.
+    pub blocks: usize,
 }
 
 /// A batch that was written.
@@ -144,6 +175,19 @@ pub struct Db {
     /// Held for reading between a batch's way into the log and into the head, so that whoever takes it for writing knows:
     /// what is in the log is in the head.
     pub(crate) gate: RwLock<()>,
+    pub(crate) blocks: Blocks,
+    /// What is in blocks for good.
+    pub(crate) flushed: Mutex<Flushed>,
+    /// The same without the late samples that are still to be written.
+    pub(crate) cut: Mutex<Flushed>,
+    pub(crate) head_tombstones: Mutex<Vec<HeadTombstone>>,
+    /// The oldest place of the log that others still read from.
+    pub(crate) log_needed: Mutex<Option<LogPosition>>,
+    /// Held while blocks are made or merged.
+    pub(crate) maintenance: Mutex<()>,
+    /// Held while samples are deleted, or a block is read that is then replaced.
+    pub(crate) deleting: Mutex<()>,
+    pub(crate) ulids: Mutex<u64>,
     segment_period: Mutex<i64>,
     _lock: Box<dyn Send + Sync>,
 }
@@ -173,13 +217,37 @@ impl Db {
         check_format(&*fs, dir)?;
         let head_dir = dir.join("head");
         let head = Head::new(Arc::clone(&fs), &head_dir, options.head.clone()).map_err(disk(&head_dir))?;
+        let (blocks, set_aside) = Blocks::open(Arc::clone(&fs), dir, false)?;
+        let checkpoint_path = dir.join("checkpoint.json");
+        let Checkpoint { flushed, metadata, tombstones } =
+            Checkpoint::load(&*fs, dir).map_err(disk(&checkpoint_path))?;
+        // A block may be newer than the checkpoint: a crash came between them.
+        head.set_min_time(flushed.before.max(Timestamp(blocks.max_time().unwrap_or(i64::MIN))));
+        head.restore_metadata(metadata);
+        head.apply_tombstones(&tombstones);
         let log_dir = dir.join("log");
-        let flushed = Flushed::default();
         let (log, report) = replay(Arc::clone(&fs), &log_dir, &head, decoders, options.replay_threads, flushed)
             .map_err(|source| OpenError::Log { path: log_dir.clone(), source })?;
         let segment_period = Mutex::new(period_of(now, options.segment_span));
-        let db = Db { dir: dir.to_owned(), options, log, head, gate: RwLock::new(()), segment_period, _lock: lock };
-        Ok((db, OpenReport { replay: report }))
+        let db = Db {
+            dir: dir.to_owned(),
+            options,
+            log,
+            head,
+            gate: RwLock::new(()),
+            blocks,
+            flushed: Mutex::new(flushed),
+            cut: Mutex::new(flushed),
+            head_tombstones: Mutex::new(tombstones),
+            log_needed: Mutex::new(None),
+            maintenance: Mutex::new(()),
+            deleting: Mutex::new(()),
+            ulids: Mutex::new(0),
+            segment_period,
+            _lock: lock,
+        };
+        let report = OpenReport { replay: report, set_aside, blocks: db.blocks.list().len() };
+        Ok((db, report))
     }
 
     /// Writes a batch, framed as `frames`, as its producer's newest: into the log, then into the head.
@@ -252,13 +320,14 @@ impl Db {
         Ok(true)
     }
 
-    /// Does what is due: closes the log's segment. Call it every few seconds, from a thread of its own.
-    ///
-    /// # Errors
-    /// When the disk refuses; the next call tries again.
-    pub fn maintain(&self, now: Now) -> Result<(), LogError> {
-        self.cut_log_if_due(now)?;
-        Ok(())
+    /// The oldest place of the log that others still need, so that it is kept for a while after its samples are in blocks.
+    pub fn set_log_needed_from(&self, position: Option<LogPosition>) {
+        *self.log_needed.lock() = position;
+    }
+
+    /// The open blocks, by their first instant.
+    pub fn blocks(&self) -> Vec<Arc<Block>> {
+        self.blocks.list()
     }
 }
 

@@ -8,6 +8,8 @@
 //! lock is held while another series' page is waited for, and appending known series takes page locks only.
 
 mod append;
+mod cut;
+mod delete;
 mod exemplars;
 mod gc;
 pub mod late;
@@ -19,11 +21,11 @@ pub mod spill;
 mod symbols;
 mod transfer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
 use parking_lot::{Mutex, RwLock};
@@ -34,6 +36,8 @@ use promesh_model::time::Timestamp;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use append::{AppendOutcome, Rejected, SampleIndex};
+pub use cut::{CutKind, SortedSeries, encode as encode_chunks, join as join_samples};
+pub use delete::HeadTombstone;
 pub use exemplars::ExemplarSeries;
 pub use gc::Collected;
 pub use transfer::{HeadChunk, ImportError};
@@ -80,6 +84,8 @@ pub struct Head {
     spill: Spill,
     /// Samples before this are in blocks.
     min: AtomicI64,
+    /// Samples before this are being written into a block.
+    sealing: AtomicI64,
     /// The newest sample; `i64::MIN` before the first.
     max: AtomicI64,
     /// The oldest in-order sample ever taken; `i64::MAX` before the first.
@@ -91,6 +97,9 @@ pub struct Head {
     reuse_epoch: AtomicU64,
     late_samples: AtomicU64,
     out_of_order_ms: AtomicI64,
+    /// Deleted spans of series, by the hash of their labels.
+    tombstones: RwLock<HashMap<u128, Vec<(i64, i64)>>>,
+    has_tombstones: AtomicBool,
     exemplars: Mutex<Exemplars>,
     metadata: Mutex<BTreeMap<String, Metadata>>,
 }
@@ -125,6 +134,7 @@ impl Head {
             index: RwLock::default(),
             spill: Spill::open(fs, dir)?,
             min: AtomicI64::new(i64::MIN),
+            sealing: AtomicI64::new(i64::MIN),
             max: AtomicI64::new(i64::MIN),
             oldest: AtomicI64::new(i64::MAX),
             series: AtomicUsize::new(0),
@@ -132,6 +142,8 @@ impl Head {
             removed: AtomicU64::new(0),
             reuse_epoch: AtomicU64::new(0),
             late_samples: AtomicU64::new(0),
+            tombstones: RwLock::default(),
+            has_tombstones: AtomicBool::new(false),
             exemplars,
             metadata: Mutex::default(),
         })
@@ -170,6 +182,11 @@ impl Head {
     /// The length of a window, in ms.
     pub fn window_ms(&self) -> i64 {
         self.options.window_ms
+    }
+
+    /// Takes in metadata that a checkpoint kept.
+    pub fn restore_metadata(&self, metadata: BTreeMap<String, Metadata>) {
+        self.metadata.lock().extend(metadata);
     }
 
     /// The metadata of metric families, by name.
@@ -226,6 +243,11 @@ fn same_labels(symbols: &Symbols, packed: &[Symbol], labels: &Labels) -> bool {
 
 fn labels_of(symbols: &Symbols, packed: &[Symbol]) -> Labels {
     Labels::from_sorted(packed.chunks_exact(2).map(|pair| (symbols.text(pair[0]), symbols.text(pair[1]))))
+}
+
+/// A series in the table of tombstones: its labels' stable hash, so that it is found again after a restart.
+fn series_key(symbols: &Symbols, series: &Series) -> u128 {
+    labels_of(symbols, &series.labels).stable_hash()
 }
 
 fn series_ref(slot: u32, generation: u32) -> SeriesRef {

@@ -4,18 +4,26 @@
 //! a block; blocks are merged into larger ones and dropped by retention. [`Db`] ties these together and is what
 //! others hold: it is a [`promesh_model::storage::Queryable`] and a [`promesh_model::ingest::SeriesIndex`].
 
+mod admin;
+pub mod block;
+mod blocks;
+mod checkpoint;
 pub mod chunk;
 mod columns;
+mod compact;
 pub mod db;
 pub mod fs;
 pub mod head;
 pub mod log;
+mod maintain;
 mod query;
 mod replay;
 
+pub use blocks::SetAside;
 pub use db::{Db, DbOptions, Intake, OpenError, OpenReport, WriteError, Written};
 pub use head::{AppendOutcome, HeadChunk, HeadOptions, Rejected, SampleIndex};
 pub use log::{Log, LogError, LogPosition};
+pub use maintain::{MaintainError, Maintained};
 pub use replay::{DecoderFactory, ReplayDecoder, ReplayReport, Replayed};
 
 #[cfg(test)]

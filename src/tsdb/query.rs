@@ -17,7 +17,12 @@ impl Queryable for Db {
 
     fn label_names(&self, request: &ListRequest, budget: &Budget) -> Result<Listing<String>, StorageError> {
         budget.check()?;
-        Ok(listing(self.head.label_names(&request.matcher_sets), request.limit))
+        let (mut found, mut warnings) = (self.head.label_names(&request.matcher_sets), Vec::new());
+        for block in self.blocks.overlapping(request.start.ms(), request.end.ms()) {
+            budget.check()?;
+            found.extend(block.label_names(&request.matcher_sets, &mut warnings));
+        }
+        Ok(listing(found, request.limit, warnings))
     }
 
     fn label_values(
@@ -27,18 +32,27 @@ impl Queryable for Db {
         budget: &Budget,
     ) -> Result<Listing<String>, StorageError> {
         budget.check()?;
-        Ok(listing(self.head.label_values(name, &request.matcher_sets), request.limit))
+        let (mut found, mut warnings) = (self.head.label_values(name, &request.matcher_sets), Vec::new());
+        for block in self.blocks.overlapping(request.start.ms(), request.end.ms()) {
+            budget.check()?;
+            found.extend(block.label_values(name, &request.matcher_sets, &mut warnings));
+        }
+        Ok(listing(found, request.limit, warnings))
     }
 
     fn series(&self, request: &ListRequest, budget: &Budget) -> Result<Listing<Labels>, StorageError> {
         let (start, end) = (request.start.ms(), request.end.ms());
-        let mut found = Vec::new();
+        let (mut found, mut warnings) = (Vec::new(), Vec::new());
+        let blocks = self.blocks.overlapping(start, end);
         let every: [Vec<promesh_model::Matcher>; 1] = [Vec::new()];
         let sets = if request.matcher_sets.is_empty() { &every[..] } else { &request.matcher_sets };
         for matchers in sets {
             found.extend(self.head.series_labels(matchers, start, end, budget)?);
+            for block in &blocks {
+                found.extend(block.series_labels(matchers, start, end, budget, &mut warnings)?);
+            }
         }
-        Ok(listing(found, request.limit))
+        Ok(listing(found, request.limit, warnings))
     }
 }
 
@@ -46,7 +60,13 @@ impl Db {
     fn select_one(&self, request: &SelectRequest, budget: &Budget) -> Result<Selection, StorageError> {
         let (start, end) = (request.start.ms(), request.end.ms());
         let mut warnings = Vec::new();
-        let mut series = self.head.select(&request.matchers, start, end, budget, &mut warnings)?;
+        // The head first: a window that becomes a block meanwhile is then in the one or in the other, or in both.
+        let in_head = self.head.select(&request.matchers, start, end, budget, &mut warnings)?;
+        let mut series = Vec::new();
+        for block in self.blocks.overlapping(start, end) {
+            series.extend(block.select(&request.matchers, start, end, budget, &mut warnings)?);
+        }
+        series.extend(in_head);
         sort_and_join(&mut series);
         warnings.sort();
         warnings.dedup();
@@ -69,9 +89,10 @@ fn sort_and_join(series: &mut Vec<SeriesColumns>) {
     });
 }
 
-fn listing<T: Ord>(items: Vec<T>, limit: usize) -> Listing<T> {
+fn listing<T: Ord>(items: Vec<T>, limit: usize, mut warnings: Vec<String>) -> Listing<T> {
     let mut items: Vec<T> = items.into_iter().collect::<BTreeSet<T>>().into_iter().collect();
-    let mut warnings = Vec::new();
+    warnings.sort();
+    warnings.dedup();
     if limit > 0 && items.len() > limit {
         items.truncate(limit);
         warnings.push("results truncated due to limit".to_owned());

@@ -189,19 +189,22 @@ fn apply(replayed: Replayed, frame: &FrameRef, head: &Head, flushed: Flushed, ta
     let known = tally.newest.entry(frame.position.segment).or_insert(newest);
     *known = (*known).max(newest);
     let mut outcome = AppendOutcome::default();
-    if oldest >= flushed.before {
+    let floor = head.min_time();
+    if oldest >= floor {
         outcome = match &replayed {
             Replayed::Append(batch) => head.append_replayed(batch),
             Replayed::Late(batch) => head.append_late(batch),
             Replayed::Replace { loser_series, slot, batch } => head.replace(loser_series, *slot, batch),
         };
     } else {
-        let (old, rest) = split(batch, flushed.before);
-        if frame.position < flushed.through {
-            tally.report.in_blocks += sample_count(&old);
-        } else {
-            outcome.add(head.append_late(&old));
-        }
+        let (old, rest) = split(batch, floor);
+        let (in_blocks, perhaps) = match frame.position < flushed.through {
+            true => split(&old, flushed.before),
+            false => (Batch::default(), old),
+        };
+        tally.report.in_blocks += sample_count(&in_blocks);
+        // What is in a block after all is merged with it, sample for sample.
+        outcome.add(head.append_late(&perhaps));
         if sample_count(&rest) > 0 || !rest.exemplars.is_empty() || !rest.metadata.is_empty() {
             outcome.add(head.append_replayed(&rest));
         }

@@ -1,5 +1,8 @@
 //! The database as a whole, on a file system that fails.
 
+mod promtool;
 mod support;
 
+mod blocks;
+mod conformance;
 mod reopen;

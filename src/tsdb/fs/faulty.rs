@@ -88,6 +88,11 @@ impl FaultyFs {
         state.faults.fail_at = Some((state.operations + operations, fault));
     }
 
+    /// Plans no fault any more.
+    pub fn heal(&self) {
+        self.0.lock().faults = Faults::default();
+    }
+
     /// How many changing operations there were.
     pub fn operations(&self) -> u64 {
         self.0.lock().operations
@@ -257,7 +262,7 @@ impl Fs for FaultyFs {
         // A folder that was renamed here brings the names that were durable in it under its old name; storage syncs a
         // folder before it renames it, so all of them were.
         for dir in live.dirs.iter().filter(|dir| inside(dir)) {
-            durable.dirs.insert(dir.clone());
+            durable.dirs.extend(live.dirs.iter().filter(|other| other.starts_with(dir)).cloned());
             for (file, content) in live.files.iter().filter(|(file, _)| file.starts_with(dir)) {
                 durable.files.entry(file.clone()).or_insert_with(|| Arc::clone(content));
             }

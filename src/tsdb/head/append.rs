@@ -114,7 +114,7 @@ impl Head {
     pub fn append_replayed(&self, batch: &Batch) -> AppendOutcome {
         let live = self.bounds();
         let late_min = if live.has_late_window { i64::MIN } else { i64::MAX };
-        self.append_within(batch, Bounds { in_order_min: self.min.load(Ordering::Acquire), late_min, ..live })
+        self.append_within(batch, Bounds { in_order_min: self.in_order_floor(), late_min, ..live })
     }
 
     /// Takes in a batch that comes late from a peer: wherever its samples belong in time, whatever the user's
@@ -137,7 +137,7 @@ impl Head {
     }
 
     pub(super) fn bounds(&self) -> Bounds {
-        let (min, max) = (self.min.load(Ordering::Acquire), self.max.load(Ordering::Acquire));
+        let (min, max) = (self.in_order_floor(), self.max.load(Ordering::Acquire));
         let window = self.out_of_order_ms.load(Ordering::Relaxed);
         Bounds {
             // The window before the last half one may be on its way into a block.
@@ -147,6 +147,11 @@ impl Head {
             window_ms: self.options.window_ms,
             replicated: false,
         }
+    }
+
+    /// What is in blocks, or on its way there, takes nothing in order any more.
+    pub(super) fn in_order_floor(&self) -> i64 {
+        self.min.load(Ordering::Acquire).max(self.sealing.load(Ordering::Acquire))
     }
 
     fn append_within(&self, batch: &Batch, bounds: Bounds) -> AppendOutcome {

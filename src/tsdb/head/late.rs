@@ -3,12 +3,14 @@
 use promesh_model::ingest::HistogramValue;
 use promesh_model::value::is_stale;
 
-use super::series::{Value, same};
+use super::series::Value;
 
-/// The late samples of one series, each instant once.
+/// The late samples of one series, each instant once among those that wait.
 #[derive(Debug, Default)]
 pub struct Late {
     samples: Vec<(i64, Value)>,
+    /// Samples that are being written into a block: still answered from here until it stands.
+    writing: Vec<(i64, Value)>,
 }
 
 impl Late {
@@ -30,43 +32,61 @@ impl Late {
 
     /// The sample at an instant.
     pub fn get(&self, at: i64) -> Option<Value> {
-        let found = self.samples.binary_search_by_key(&at, |sample| sample.0).ok()?;
-        Some(self.samples[found].1.clone())
+        let find = |samples: &[(i64, Value)]| {
+            let found = samples.binary_search_by_key(&at, |sample| sample.0).ok()?;
+            Some(samples[found].1.clone())
+        };
+        find(&self.samples).or_else(|| find(&self.writing))
     }
 
-    /// The samples in `start ..= end`.
-    pub fn range(&self, start: i64, end: i64) -> &[(i64, Value)] {
+    /// The samples in `start ..= end`: those that wait, and those that are being written.
+    pub fn range(&self, start: i64, end: i64) -> [&[(i64, Value)]; 2] {
+        [within(&self.samples, start, end), within(&self.writing, start, end)]
+    }
+
+    /// Whether any sample lies in `start ..= end`.
+    pub fn has_any_in(&self, start: i64, end: i64) -> bool {
+        self.range(start, end).iter().any(|samples| !samples.is_empty())
+    }
+
+    /// Takes the samples in `start .. end` aside to be written. They stay readable; [`Late::written`] ends it.
+    pub fn begin_write(&mut self, start: i64, end: i64) -> &[(i64, Value)] {
+        debug_assert!(self.writing.is_empty(), "one block is made at a time");
         let from = self.samples.partition_point(|sample| sample.0 < start);
-        let to = self.samples.partition_point(|sample| sample.0 <= end);
-        &self.samples[from..to.max(from)]
+        let to = self.samples.partition_point(|sample| sample.0 < end);
+        self.writing = self.samples.drain(from..to.max(from)).collect();
+        &self.writing
     }
 
-    /// Forgets the samples before `t`.
-    pub fn drop_before(&mut self, t: i64) {
-        self.samples.drain(..self.samples.partition_point(|sample| sample.0 < t));
-        self.samples.shrink_to_fit();
+    /// The block stands, or was not made: then the samples wait on. Answers how many were written.
+    pub fn written(&mut self, stands: bool) -> usize {
+        let writing = std::mem::take(&mut self.writing);
+        if stands {
+            self.samples.shrink_to_fit();
+            return writing.len();
+        }
+        for (at, value) in writing {
+            self.insert(at, value);
+        }
+        0
     }
 
-    /// Forgets these samples, unless another took their place.
-    pub fn drop_written(&mut self, written: &[(i64, Value)]) {
-        self.samples.retain(|(at, value)| {
-            written
-                .binary_search_by_key(at, |sample| sample.0)
-                .is_ok_and(|found| same(&written[found].1, value))
-                .eq(&false)
-        });
-        self.samples.shrink_to_fit();
+    /// The newest instant.
+    pub fn newest(&self) -> Option<i64> {
+        let last = |samples: &[(i64, Value)]| samples.last().map(|sample| sample.0);
+        last(&self.samples).max(last(&self.writing))
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.samples.is_empty()
+        self.samples.is_empty() && self.writing.is_empty()
     }
+}
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.samples.len()
-    }
+fn within(samples: &[(i64, Value)], start: i64, end: i64) -> &[(i64, Value)] {
+    let from = samples.partition_point(|sample| sample.0 < start);
+    let to = samples.partition_point(|sample| sample.0 <= end);
+    &samples[from..to.max(from)]
 }
 
 /// Which of two values for one instant stays, alike on every peer: a sample before a staleness marker, a histogram

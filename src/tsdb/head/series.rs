@@ -133,11 +133,9 @@ impl Series {
         self.extra.as_ref().map(|extra| &extra.late)
     }
 
-    /// Forgets late samples before `t`: they are in blocks.
-    pub fn drop_late_before(&mut self, t: i64) {
-        if let Some(extra) = &mut self.extra {
-            extra.late.drop_before(t);
-        }
+    /// The late samples, to write them.
+    pub fn late_mut(&mut self) -> Option<&mut Late> {
+        self.extra.as_mut().map(|extra| &mut extra.late)
     }
 
     /// Appends a float.

@@ -77,6 +77,18 @@ impl Symbols {
         &self.entries[symbol as usize].text
     }
 
+    /// All texts in use, sorted, and for each symbol its place among them (`u32::MAX` for free symbols).
+    pub fn ranked(&self) -> (Vec<Arc<str>>, Vec<u32>) {
+        let mut used: Vec<Symbol> =
+            (0..self.entries.len() as Symbol).filter(|symbol| self.entries[*symbol as usize].uses > 0).collect();
+        used.sort_unstable_by(|a, b| self.text(*a).cmp(self.text(*b)));
+        let mut ranks = vec![u32::MAX; self.entries.len()];
+        for (rank, symbol) in used.iter().enumerate() {
+            ranks[*symbol as usize] = rank as u32;
+        }
+        (used.into_iter().map(|symbol| Arc::clone(&self.entries[symbol as usize].text)).collect(), ranks)
+    }
+
     /// How many symbols are in use.
     pub fn len(&self) -> usize {
         self.entries.len() - self.free.len()

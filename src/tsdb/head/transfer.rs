@@ -83,7 +83,7 @@ impl Head {
             });
         }
         let pending = series.pending();
-        let late = series.late().map_or(&[][..], |late| late.range(i64::MIN, i64::MAX));
+        let late = series.late().map(|late| late.range(i64::MIN, i64::MAX)).into_iter().flatten().flatten();
         for (at, value) in pending.iter().chain(late) {
             out.push(single(&labels, *at, value));
         }

@@ -1,0 +1,290 @@
+//! Windows become blocks, blocks are merged, and every sample is still there once.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use promesh_model::matcher::{MatchOp, Matcher};
+use promesh_model::storage::{Budget, ListRequest, Queryable};
+use promesh_model::time::Timestamp;
+use proptest::prelude::*;
+
+use super::conformance::dump_block;
+use super::support::{Plain, PlainDecoder, dump, now, open, select, series, write};
+use crate::block::{Block, meta::HINT_OUT_OF_ORDER};
+use crate::fs::{FaultyFs, RealFs};
+use crate::{Db, DbOptions};
+
+const HOUR: i64 = 3_600_000;
+const START: i64 = 1_700_006_400_000;
+
+fn fill(db: &Db, hours: std::ops::Range<i64>, hosts: usize) -> Plain {
+    let mut all = Vec::new();
+    for step in hours.start * 60..hours.end * 60 {
+        let at = START + step * 60_000;
+        let batch: Plain = (0..hosts).map(|host| (series("up", host), at, (step as f64).to_bits())).collect();
+        assert_eq!(write(db, 1, &batch).expect("writes").outcome.appended, hosts as u64);
+        all.extend(batch);
+    }
+    all
+}
+
+fn sorted(mut samples: Plain) -> Plain {
+    samples.sort();
+    samples
+}
+
+#[test]
+fn windows_become_blocks_and_blocks_become_larger() {
+    let fs = FaultyFs::new();
+    let (db, _) = open(&fs, |_| {});
+    let mut all = Vec::new();
+    let (mut cut, mut merged) = (0, 0);
+    for hour in 0..50 {
+        all.extend(fill(&db, hour..hour + 1, 3));
+        let done = db.maintain(now(START + hour * HOUR)).expect("maintains");
+        cut += done.windows_cut;
+        merged += done.compactions;
+        assert_eq!(dump(&db), sorted(all.clone()), "after hour {hour}");
+    }
+    assert_eq!((cut, merged), (24, 9));
+    let spans: Vec<i64> =
+        db.blocks().iter().map(|block| (block.meta().max_time - block.meta().min_time) / HOUR).collect();
+    assert_eq!(spans, [6, 18, 18, 2, 2, 2]);
+    assert!(db.log().segments().len() <= 5, "{:?}", db.log().segments());
+    drop(db);
+    let (db, report) = open(&fs, |_| {});
+    assert_eq!((report.blocks, report.set_aside.len()), (6, 0));
+    assert_eq!(dump(&db), sorted(all));
+}
+
+#[test]
+fn late_samples_get_blocks_of_their_own_that_are_merged() {
+    let fs = FaultyFs::new();
+    let (db, _) = open(&fs, |options| options.head.out_of_order_ms = 100 * HOUR);
+    let mut all = fill(&db, 0..6, 2);
+    db.maintain(now(START)).expect("maintains");
+    let late: Plain = (0..50).map(|step| (series("up", 0), START + step * 60_000 + 30_000, 7)).collect();
+    assert_eq!(write(&db, 1, &late).expect("writes").outcome.late, 50);
+    all.extend(late);
+    assert_eq!(dump(&db), sorted(all.clone()));
+    all.extend(fill(&db, 6..8, 2));
+    let done = db.maintain(now(START)).expect("maintains");
+    assert_eq!((done.late_blocks, db.head().late_samples()), (1, 0));
+    assert!(done.compactions > 0, "what overlaps is merged");
+    assert!(db.blocks().iter().all(|block| block.meta().compaction.hints != [HINT_OUT_OF_ORDER]));
+    assert_eq!(dump(&db), sorted(all.clone()));
+    drop(db);
+    assert_eq!(dump(&open(&fs, |options| options.head.out_of_order_ms = 100 * HOUR).0), sorted(all));
+}
+
+#[test]
+fn deleted_samples_are_gone_for_ever_and_later_ones_stay() {
+    let fs = FaultyFs::new();
+    let (db, _) = open(&fs, |_| {});
+    let mut all = fill(&db, 0..6, 3);
+    db.maintain(now(START)).expect("maintains");
+    let host = Matcher::equal("instance", "host-1:9100");
+    db.delete_series(&[vec![host]], START + HOUR, i64::MAX).expect("deletes");
+    all.retain(|(labels, at, _)| *labels != series("up", 1) || *at < START + HOUR);
+    assert_eq!(dump(&db), sorted(all.clone()));
+    drop(db);
+    let (db, _) = open(&fs, |_| {});
+    assert_eq!(dump(&db), sorted(all.clone()));
+    all.extend(fill(&db, 6..9, 3));
+    db.maintain(now(START)).expect("maintains");
+    assert_eq!(dump(&db), sorted(all.clone()));
+    db.clean_tombstones(now(START)).expect("cleans");
+    assert!(db.blocks().iter().all(|block| block.tombstones().is_empty()));
+    assert_eq!(dump(&db), sorted(all));
+}
+
+#[test]
+fn retention_drops_old_blocks() {
+    let fs = FaultyFs::new();
+    let (db, _) = open(&fs, |options| {
+        options.retention = Some(Duration::from_secs(10 * 3600));
+        options.block_span_max = Duration::from_secs(2 * 3600);
+    });
+    for hour in 0..24 {
+        fill(&db, hour..hour + 1, 2);
+        db.maintain(now(START + hour * HOUR)).expect("maintains");
+    }
+    let first = select(&db, Vec::new(), i64::MIN, i64::MAX)[0].timestamps[0];
+    assert!((START + 12 * HOUR..=START + 14 * HOUR).contains(&first), "{}", (first - START) / HOUR);
+    drop(db);
+    let (db, _) = open(&fs, |options| options.retention_bytes = Some(1));
+    db.maintain(now(START)).expect("maintains");
+    assert!(db.blocks().is_empty());
+}
+
+#[test]
+fn a_damaged_block_is_set_aside_and_the_others_answer() {
+    for name in ["meta.json", "index", "chunks/000001", "tombstones"] {
+        let fs = FaultyFs::new();
+        let (db, _) = open(&fs, |options| options.block_span_max = Duration::ZERO);
+        fill(&db, 0..8, 2);
+        db.maintain(now(START)).expect("maintains");
+        let blocks = db.blocks();
+        assert_eq!(blocks.len(), 3);
+        let whole = dump(&db).len();
+        let damaged = blocks[1].dir().join(name);
+        drop((blocks, db));
+        fs.damage(&damaged, |bytes| bytes.truncate(bytes.len() / 9));
+        let (db, report) = open(&fs, |_| {});
+        assert_eq!(report.set_aside.len() + report.blocks, 3, "{name}");
+        let budget = Budget::unlimited();
+        let request = ListRequest { matcher_sets: vec![], start: Timestamp(0), end: Timestamp::MAX, limit: 0 };
+        assert_eq!(db.label_values("job", &request, &budget).expect("answers").items, ["node"]);
+        let request = promesh_model::storage::SelectRequest {
+            matchers: vec![],
+            start: Timestamp(0),
+            end: Timestamp::MAX,
+            hints: Default::default(),
+        };
+        let answer = db.select(&[request], &budget).expect("answers").remove(0);
+        let left: usize = answer.series.iter().map(|series| series.values.len()).sum();
+        assert!(left >= whole - 240, "{name}: {left} of {whole}");
+        assert_eq!(report.set_aside.is_empty(), !answer.warnings.is_empty(), "{name}: {:?}", answer.warnings);
+    }
+}
+
+/// A real folder, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("promesh-tsdb-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).expect("a temporary folder");
+        Folder(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn open_real(dir: &Path) -> Db {
+    let options = DbOptions { fs: Arc::new(RealFs), ..DbOptions::default() };
+    Db::open(dir, options, &|| Box::new(PlainDecoder), now(START)).expect("opens").0
+}
+
+#[test]
+fn a_snapshot_on_a_real_disk_opens_with_all_samples() {
+    let folder = Folder::new("snapshot");
+    let db = open_real(&folder.0.join("data"));
+    let all = fill(&db, 0..5, 2);
+    db.maintain(now(START)).expect("maintains");
+    let name = db.snapshot(true, now(START)).expect("copies");
+    let copy = folder.0.join("data/snapshots").join(name);
+    let mut lines = Vec::new();
+    for entry in std::fs::read_dir(&copy).expect("a folder") {
+        lines.extend(dump_block(&Block::open(&RealFs, &entry.expect("an entry").path()).expect("opens")));
+    }
+    assert_eq!(lines.len(), all.len());
+    let copied = open_real(&copy);
+    assert_eq!(dump(&copied), sorted(all));
+    let none = Matcher::new(MatchOp::Regex, "instance", "host-[5-9].*").expect("compiles");
+    assert!(select(&copied, vec![none], i64::MIN, i64::MAX).is_empty());
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append(usize, i64),
+    Late(usize, i64),
+    Sync,
+    Maintain,
+    Delete(usize, i64),
+    Reopen,
+    Crash(usize),
+    Fail(u64),
+}
+
+fn arb_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => (0usize..3, 1i64..40).prop_map(|(host, minutes)| Step::Append(host, minutes)),
+        3 => (0usize..3, 1i64..600).prop_map(|(host, minutes)| Step::Late(host, minutes)),
+        2 => Just(Step::Sync),
+        4 => Just(Step::Maintain),
+        1 => (0usize..3, 1i64..300).prop_map(|(host, minutes)| Step::Delete(host, minutes)),
+        1 => Just(Step::Reopen),
+        1 => (0usize..2000).prop_map(Step::Crash),
+        1 => (1u64..60).prop_map(Step::Fail),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Any interleaving of appending, cutting, merging, deleting, failing disks, crashes and restarts gives back what
+    /// was acknowledged and synced, and nothing that was not written.
+    #[test]
+    fn acknowledged_samples_survive_anything(steps in proptest::collection::vec(arb_step(), 1..150)) {
+        let fs = FaultyFs::new();
+        let window = |options: &mut DbOptions| options.head.out_of_order_ms = 1000 * HOUR;
+        let mut db = Some(open(&fs, window).0);
+        let (mut written, mut certain, mut ever) = (Plain::new(), Plain::new(), Plain::new());
+        // Samples that come late into a span that was deleted may or may not stay deleted.
+        let mut deleted: Vec<(usize, i64, i64)> = Vec::new();
+        let mut clock = START;
+        for step in steps {
+            let open_db = db.as_ref().expect("open between steps");
+            match step {
+                Step::Append(host, _) | Step::Late(host, _) => {
+                    let at = match step {
+                        Step::Append(_, minutes) => { clock += minutes * 60_000; clock }
+                        Step::Late(_, minutes) => clock - minutes * 60_000 - 1,
+                        _ => clock,
+                    };
+                    let sample = (series("up", host), at, (at as f64).to_bits());
+                    ever.push(sample.clone());
+                    let in_deleted = deleted.iter().any(|(gone, from, to)| *gone == host && (*from..=*to).contains(&at));
+                    let taken = write(open_db, host as u8, &vec![sample.clone()]);
+                    if taken.is_ok_and(|taken| taken.outcome.rejected.is_empty()) && !in_deleted {
+                        written.push(sample);
+                    }
+                }
+                Step::Sync => if open_db.sync().is_ok() { certain = written.clone() },
+                Step::Maintain => drop(open_db.maintain(now(clock))),
+                Step::Delete(host, minutes) => {
+                    let matcher = Matcher::equal("instance", format!("host-{host}:9100"));
+                    let (from, to) = (clock - minutes * 60_000, clock - minutes * 30_000);
+                    let result = open_db.delete_series(&[vec![matcher]], from, to);
+                    deleted.push((host, from, to));
+                    let stays = |sample: &(promesh_model::Labels, i64, u64)| {
+                        sample.0 != series("up", host) || !(from..=to).contains(&sample.1)
+                    };
+                    certain.retain(stays);
+                    written.retain(stays);
+                    if result.is_ok() {
+                        prop_assert!(dump(open_db).iter().all(stays));
+                    }
+                }
+                Step::Reopen => {
+                    drop(db.take());
+                    fs.heal();
+                    db = Some(open(&fs, window).0);
+                }
+                Step::Crash(keep) => {
+                    fs.crash(|tail| keep.min(tail));
+                    drop(db.take());
+                    db = Some(open(&fs, window).0);
+                    let found = dump(db.as_ref().expect("just opened"));
+                    written.retain(|sample| found.contains(sample));
+                }
+                Step::Fail(after) => fs.fail_after(after, crate::fs::Fault::Io),
+            }
+            let found = dump(db.as_ref().expect("open"));
+            for sample in &certain {
+                prop_assert!(found.contains(sample), "lost {:?}", sample);
+            }
+            prop_assert!(found.iter().all(|sample| ever.contains(sample)));
+            let mut once = found.clone();
+            once.dedup();
+            prop_assert_eq!(once.len(), found.len());
+        }
+    }
+}
