@@ -1,8 +1,18 @@
 //! Regular expressions with Go's RE2 meaning, anchored at both ends.
+//!
+//! A pattern is first rewritten from Go's syntax ([`go_syntax`]), then looked at: a list of literals, or literals with
+//! `.*` between them, is matched without an engine; for others a literal beginning or end is compared first.
+
+mod go_syntax;
+mod plan;
+
+use std::sync::Arc;
 
 use regex_automata::meta;
 use regex_automata::util::syntax;
 use thiserror::Error;
+
+use plan::Plan;
 
 /// A pattern that does not compile.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -18,38 +28,70 @@ impl RegexpError {
 
 /// The largest compiled program, so that no pattern takes the memory of a peer.
 const PROGRAM_BYTES_MAX: usize = 10 << 20;
+/// The longest pattern.
+const PATTERN_BYTES_MAX: usize = 1 << 20;
 
 /// A compiled, whole-string expression. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Regexp {
-    regex: meta::Regex,
-    literals: Option<std::sync::Arc<[String]>>,
+    plan: Arc<Plan>,
 }
 
 impl Regexp {
     /// Compiles a pattern. `.` matches a newline too, as in Prometheus.
     ///
     /// # Errors
-    /// When the pattern is malformed or its program would be too large.
+    /// When the pattern is malformed, in Go's words, or its program would be too large.
     pub fn new(pattern: &str) -> Result<Regexp, RegexpError> {
-        let regex = meta::Builder::new()
-            .configure(meta::Config::new().nfa_size_limit(Some(PROGRAM_BYTES_MAX)))
-            .syntax(syntax::Config::new().dot_matches_new_line(true))
-            .build(&format!("^(?:{pattern})$"))
-            .map_err(|error| {
-                let cause = error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string);
-                RegexpError(cause)
-            })?;
-        Ok(Regexp { regex, literals: None })
+        if pattern.len() > PATTERN_BYTES_MAX {
+            return Err(RegexpError::new(format!("a pattern of {} bytes is too long", pattern.len())));
+        }
+        let translated = go_syntax::translate(pattern).map_err(RegexpError::new)?;
+        let hir = regex_syntax::ParserBuilder::new()
+            .dot_matches_new_line(true)
+            .nest_limit(1000)
+            .build()
+            .parse(&translated)
+            .map_err(|error| RegexpError::new(in_one_line(&error)))?;
+        let plan = match Plan::without_engine(&hir) {
+            Some(plan) => plan,
+            None => Plan::with_engine(&hir, compile(&translated)?),
+        };
+        Ok(Regexp { plan: Arc::new(plan) })
     }
 
-    /// All texts that match, if the expression is a list of literals.
+    /// All texts that match, sorted, if they are few and known.
     pub fn literals(&self) -> Option<&[String]> {
-        self.literals.as_deref()
+        self.plan.literals()
+    }
+
+    /// What every matching text begins with; empty if nothing is known.
+    pub fn prefix(&self) -> &str {
+        self.plan.prefix()
     }
 
     /// Whether the whole text matches.
     pub fn matches(&self, text: &str) -> bool {
-        self.regex.is_match(text)
+        self.plan.matches(text)
     }
 }
+
+fn compile(translated: &str) -> Result<meta::Regex, RegexpError> {
+    meta::Builder::new()
+        .configure(meta::Config::new().nfa_size_limit(Some(PROGRAM_BYTES_MAX)))
+        .syntax(syntax::Config::new().dot_matches_new_line(true).nest_limit(1000))
+        .build(&format!("^(?:{translated})$"))
+        .map_err(|error| {
+            let cause = error.syntax_error().map_or_else(|| error.to_string(), |error| in_one_line(error));
+            RegexpError::new(cause)
+        })
+}
+
+/// The parser draws pictures; the last line says what is wrong.
+fn in_one_line(error: &dyn std::fmt::Display) -> String {
+    let text = error.to_string();
+    text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests;
