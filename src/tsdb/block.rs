@@ -12,7 +12,7 @@
 //! Source: prometheus `tsdb/docs/format`.
 
 pub mod chunk_files;
-mod codec;
+pub(crate) mod codec;
 pub mod index;
 pub mod index_writer;
 pub mod meta;

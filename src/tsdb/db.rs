@@ -25,7 +25,9 @@ use crate::blocks::{Blocks, SetAside};
 use crate::checkpoint::Checkpoint;
 use crate::fs::{Fs, RealFs};
 use crate::head::{AppendOutcome, Head, HeadOptions, HeadTombstone};
+use crate::import::ImportReport;
 use crate::log::{Log, LogError, LogPosition};
+use crate::maintain::MaintainError;
 use crate::replay::{DecoderFactory, Flushed, ReplayReport, instants, replay};
 
 /// How a database is kept.
@@ -105,6 +107,9 @@ pub enum OpenError {
     /// A block cannot be read, and not because it is damaged.
     #[error(transparent)]
     Block(#[from] BlockError),
+    /// Prometheus' own logs cannot be taken over. They are as they were.
+    #[error("take over the logs of Prometheus: {0}")]
+    Import(Box<MaintainError>),
     /// The log does not open.
     #[error("{}: {source}", path.display())]
     Log {
@@ -132,6 +137,8 @@ pub struct OpenReport {
     pub set_aside: Vec<SetAside>,
     /// Blocks that are read.
     pub blocks: usize,
+    /// What was taken over from Prometheus' own logs.
+    pub imported: Option<ImportReport>,
 }
 
 /// A batch that was written.
@@ -246,7 +253,8 @@ impl Db {
             segment_period,
             _lock: lock,
         };
-        let report = OpenReport { replay: report, set_aside, blocks: db.blocks.list().len() };
+        let imported = db.import_prometheus(now).map_err(|error| OpenError::Import(Box::new(error)))?;
+        let report = OpenReport { replay: report, set_aside, blocks: db.blocks.list().len(), imported };
         Ok((db, report))
     }
 

@@ -15,6 +15,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compact::{compact, level_spans, plan};
 use crate::db::Db;
 use crate::head::{CutKind, SortedSeries};
+use crate::import::{ImportReport, PendingImport};
 use crate::log::LogError;
 use crate::replay::Flushed;
 
@@ -127,6 +128,32 @@ impl Db {
         added?;
         *self.cut.lock() = Flushed { through, before: promesh_model::Timestamp(end) };
         Ok(())
+    }
+
+    /// Takes over the logs of a Prometheus that used this directory before, as blocks.
+    pub(crate) fn import_prometheus(&self, now: Now) -> Result<Option<ImportReport>, MaintainError> {
+        let fs = &*self.options.fs;
+        let disk = |source| MaintainError::Disk { what: "read the logs of Prometheus", source };
+        let Some(pending) = PendingImport::find(fs, &self.dir).map_err(disk)? else { return Ok(None) };
+        let report = pending.read(fs, &self.head).map_err(disk)?;
+        let window = self.head.window_ms();
+        let newest = self.head.max_time().ms();
+        let mut start = self.head.oldest_time().ms();
+        let sorted = self.head.sorted_series();
+        while start <= newest {
+            let end = ((start.div_euclid(window) + 1) * window).min(newest + 1);
+            if let Some(meta) = self.write_head_block(&self.dir, &sorted, (start, end), CutKind::Window, now)? {
+                self.blocks.add(meta.ulid)?;
+            }
+            self.head.end_cut(true);
+            self.head.set_min_time(promesh_model::Timestamp(end));
+            start = end;
+        }
+        self.cut_late(now)?;
+        self.head.collect();
+        self.save_checkpoint()?;
+        pending.done(fs, &self.dir).map_err(disk)?;
+        Ok(Some(report))
     }
 
     /// Makes blocks of the late samples of windows that are in blocks.

@@ -41,6 +41,9 @@ impl<'a> Reader<'a> {
     pub fn u32(&mut self) -> Result<u32, Damage> {
         Ok(u32::from_be_bytes(self.take(4)?.try_into().expect("four bytes")))
     }
+    pub fn u64(&mut self) -> Result<u64, Damage> {
+        Ok(u64::from_be_bytes(self.take(8)?.try_into().expect("eight bytes")))
+    }
 
     #[inline]
     pub fn uvarint(&mut self) -> Result<u64, Damage> {

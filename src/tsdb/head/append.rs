@@ -123,6 +123,11 @@ impl Head {
         self.append_within(batch, Bounds { late_min: i64::MIN, replicated: true, ..self.bounds() })
     }
 
+    /// Takes a batch in whose samples may belong anywhere in time; where two stand at one instant the first stays.
+    pub fn append_anywhere(&self, batch: &Batch) -> AppendOutcome {
+        self.append_within(batch, Bounds { late_min: i64::MIN, in_order_min: self.in_order_floor(), ..self.bounds() })
+    }
+
     /// Two writers wrote one slot and `batch` is the one that stands: the other's samples of the slot go.
     pub fn replace(&self, loser_series: &[SeriesRef], slot: Timestamp, batch: &Batch) -> AppendOutcome {
         let mut cursor = Cursor::new(&self.pages);

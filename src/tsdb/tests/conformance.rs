@@ -1,15 +1,20 @@
 //! Files that Prometheus wrote.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use promesh_model::Labels;
 use promesh_model::storage::Budget;
 use sha2::{Digest, Sha256};
 
 use super::promtool::{line, swallowed};
+use super::support::{PlainDecoder, now};
 use crate::block::{Block, BlockMeta, Tombstones};
 use crate::chunk;
 use crate::fs::RealFs;
+use crate::head::series::{Value, same};
+use crate::{Db, DbOptions};
 
 /// The folder of cases, unless it is not there; then the test says so and ends.
 pub fn cases(name: &str) -> Option<PathBuf> {
@@ -21,7 +26,8 @@ pub fn cases(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-fn blocks(dir: &Path) -> Vec<Block> {
+/// The blocks of a folder.
+pub fn blocks_in(dir: &Path) -> Vec<Block> {
     let mut dirs: Vec<PathBuf> =
         std::fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
     dirs.retain(|path| path.join("meta.json").exists());
@@ -29,63 +35,70 @@ fn blocks(dir: &Path) -> Vec<Block> {
     dirs.iter().map(|dir| Block::open(&RealFs, dir).expect("opens")).collect()
 }
 
-/// Every sample of a block as promtool prints it, without what was deleted.
-pub fn dump_block(block: &Block) -> Vec<String> {
-    let mut lines = Vec::new();
-    for series in block.all_series().expect("postings") {
-        let (labels, chunks) = block.read_series(series).expect("a series");
+/// Histograms are shared and large: two are compared as they would be printed.
+#[derive(Clone, Debug)]
+pub struct Sample(pub Value);
+
+impl PartialEq for Sample {
+    fn eq(&self, other: &Sample) -> bool {
+        same(&self.0, &other.0)
+    }
+}
+
+/// All samples of some blocks, by series, in time order, without what was deleted.
+pub fn samples_of(blocks: &[&Block]) -> BTreeMap<Labels, Vec<(i64, Sample)>> {
+    let mut all: BTreeMap<Labels, Vec<(i64, Sample)>> = BTreeMap::new();
+    for block in blocks {
         let tombstones = block.tombstones();
-        let deleted = tombstones.of(u64::from(series));
-        let (mut seen, mut skip) = (0, 0);
-        for meta in chunks {
-            let chunk = block.chunk(&meta).expect("a chunk");
-            chunk::for_each_value(chunk.encoding, chunk.bytes, |at, value| {
-                if !deleted.iter().any(|(min, max)| (*min..=*max).contains(&at)) {
-                    let value = value();
-                    if seen == 0 {
-                        skip = swallowed(&value);
+        for series in block.all_series().expect("postings") {
+            let (labels, chunks) = block.read_series(series).expect("a series");
+            let deleted = tombstones.of(u64::from(series));
+            let samples = all.entry(labels).or_default();
+            for meta in chunks {
+                let chunk = block.chunk(&meta).expect("a chunk");
+                chunk::for_each_value(chunk.encoding, chunk.bytes, |at, value| {
+                    if !deleted.iter().any(|(min, max)| (*min..=*max).contains(&at)) {
+                        samples.push((at, Sample(value())));
                     }
-                    seen += 1;
-                    if seen > skip {
-                        lines.push(line(&labels, at, &value));
-                    }
-                }
-                true
-            })
-            .expect("samples");
+                    true
+                })
+                .expect("samples");
+            }
         }
     }
-    lines.sort();
+    all.values_mut().for_each(|samples| samples.sort_by_key(|sample| sample.0));
+    all
+}
+
+/// What `promtool tsdb dump | LC_ALL=C sort` prints for them.
+pub fn dump_blocks(blocks: &[Block]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (labels, samples) in samples_of(&blocks.iter().collect::<Vec<_>>()) {
+        let skip = samples.first().map_or(0, |(_, first)| swallowed(&first.0));
+        lines.extend(samples.iter().skip(skip).map(|(at, sample)| line(&labels, *at, &sample.0)));
+    }
+    lines.sort_unstable();
     lines
 }
 
 #[test]
 fn the_snapshot_of_prometheus_reads_as_promtool_dumps_it() {
     let Some(dir) = cases("prom-3.5.3-snapshot") else { return };
-    let mut lines = Vec::new();
-    for block in blocks(&dir) {
-        lines.extend(dump_block(&block));
-    }
-    lines.sort();
-    let found: String = Sha256::digest(lines.concat()).iter().map(|byte| format!("{byte:02x}")).collect();
-    let expected = std::fs::read_to_string(cases("prom-3.5.3-snapshot.dump.sorted.sha256").expect("beside it"));
-    let expected = expected.expect("reads");
-    if !expected.starts_with(&found) {
-        let out = std::env::temp_dir().join("promesh-snapshot-dump.txt");
-        std::fs::write(&out, lines.concat()).expect("writes");
-        panic!("{found} is not {expected}; see {}", out.display());
-    }
+    let mut digest = Sha256::new();
+    dump_blocks(&blocks_in(&dir)).iter().for_each(|line| digest.update(line));
+    let found: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let expected = cases("prom-3.5.3-snapshot.dump.sorted.sha256").expect("it lies beside the snapshot");
+    let expected = std::fs::read_to_string(expected).expect("reads");
+    assert_eq!(expected.get(..64), Some(found.as_str()));
 }
 
 #[test]
 fn blocks_of_promtool_read_as_dumped() {
     let Some(dir) = cases("create-blocks-from-openmetrics") else { return };
-    let mut lines: Vec<String> = blocks(&dir).iter().flat_map(dump_block).collect();
-    lines.sort();
     let expected = std::fs::read_to_string(dir.join("expected.dump.txt")).expect("reads");
     let mut expected: Vec<String> = expected.lines().map(|line| format!("{line}\n")).collect();
     expected.sort();
-    assert_eq!(lines, expected);
+    assert_eq!(dump_blocks(&blocks_in(&dir)), expected);
 }
 
 #[test]
@@ -104,7 +117,7 @@ fn an_index_of_version_1_answers() {
 #[test]
 fn descriptions_are_written_as_prometheus_writes_them() {
     let Some(dir) = cases("prom-3.5.3-snapshot") else { return };
-    for block in blocks(&dir) {
+    for block in blocks_in(&dir) {
         let mut text = String::new();
         let file = std::fs::File::open(block.dir().join("meta.json"));
         file.and_then(|mut file| file.read_to_string(&mut text)).expect("reads");
@@ -112,4 +125,44 @@ fn descriptions_are_written_as_prometheus_writes_them() {
         let bytes = std::fs::read(block.dir().join("tombstones")).expect("reads");
         assert_eq!(Tombstones::parse(&bytes).expect("parses").to_bytes(), bytes);
     }
+}
+
+#[test]
+fn a_data_directory_of_prometheus_is_taken_over_once() {
+    let Some(dir) = cases("prom-3.5.3-crashed-datadir") else { return };
+    let folder = std::env::temp_dir().join(format!("promesh-tsdb-{}-takeover", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    for sub in ["wal", "wbl"] {
+        std::fs::create_dir_all(folder.join(sub)).expect("a folder");
+        std::fs::copy(dir.join(sub).join("00000000"), folder.join(sub).join("00000000")).expect("copies");
+    }
+    let open = || {
+        let options = DbOptions::default();
+        Db::open(&folder, options, &|| Box::new(PlainDecoder), now(1_767_225_600_000)).expect("opens")
+    };
+    let (db, report) = open();
+    let imported = report.imported.expect("there is something to take over");
+    assert_eq!((imported.orphans, imported.damaged), (0, 0), "{imported:?}");
+    let blocks = blocks_in(&folder);
+    let mut expected = String::new();
+    let golden = cases("prom-3.5.3-crashed-datadir.dump.sorted.txt.gz").expect("it lies beside the directory");
+    let file = std::fs::File::open(golden).expect("opens");
+    flate2::read::GzDecoder::new(file).read_to_string(&mut expected).expect("unpacks");
+    let found = dump_blocks(&blocks);
+    let expected: Vec<String> = expected.lines().map(|line| format!("{line}\n")).collect();
+    let only = |a: &[String], b: &[String]| {
+        let b: std::collections::BTreeSet<&String> = b.iter().collect();
+        a.iter().filter(|line| !b.contains(line)).take(5).cloned().collect::<Vec<String>>()
+    };
+    assert!(
+        found == expected,
+        "{} {} {:?} {:?}",
+        found.len(),
+        expected.len(),
+        only(&found, &expected),
+        only(&expected, &found)
+    );
+    drop(db);
+    assert_eq!(open().1.imported, None);
+    std::fs::remove_dir_all(&folder).expect("removes");
 }
