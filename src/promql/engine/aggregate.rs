@@ -31,7 +31,7 @@ pub(crate) struct Grouping {
 }
 
 /// The labels of a series' group.
-fn group_labels(labels: &Labels, names: &[String], without: bool) -> Labels {
+pub(crate) fn group_labels(labels: &Labels, names: &[String], without: bool) -> Labels {
     let listed = |name: &str| names.iter().any(|label| label == name);
     match (without, names.is_empty()) {
         (true, _) => labels.without(|name| name == METRIC_NAME || listed(name)),

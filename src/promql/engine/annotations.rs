@@ -218,7 +218,7 @@ impl Annotations {
     }
 
     /// Warnings and infos as texts, sorted.
-    pub(crate) fn texts(&self, query: &str) -> (Vec<String>, Vec<String>) {
+    pub fn texts(&self, query: &str) -> (Vec<String>, Vec<String>) {
         let mut warnings = self.storage.clone();
         let mut infos = Vec::new();
         for (text, entry) in &self.entries {

@@ -22,7 +22,9 @@ use promesh_model::{FloatHistogram, Labels, Timestamp};
 use thiserror::Error;
 
 use crate::parser::{self, Expr, ParseErrors, ParseOptions, ValueType};
+pub(crate) use aggregate::group_labels;
 pub use annotations::{Annotations, capped};
+pub(crate) use annotations::{Note, Operation};
 use eval::Evaluator;
 pub(crate) use functions::quantile::almost_equal;
 use grid::{Grid, Sample, Steps};
