@@ -305,3 +305,84 @@ async fn native_and_converted_histograms_are_histogram_samples() {
         assert_eq!((result.samples_scraped, result.samples_kept), (2, 2));
     }
 }
+
+mod conformance {
+    use super::*;
+    use promesh_textparse::{Parser as _, RawLabels, TextParser};
+    use serde_json::Value;
+
+    fn table(func: &str) -> Option<Vec<Value>> {
+        let path = "../../../shared/conformance/go_tables/scrape_scrape_test.json";
+        let Ok(text) = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)) else {
+            eprintln!("conformance data is absent: these cases did not run");
+            return None;
+        };
+        let json: Value = serde_json::from_str(&text).unwrap();
+        let tables = json["tables"].as_array().unwrap();
+        let found = tables.iter().find(|table| table["func"] == func && table["value"].is_array()).unwrap();
+        Some(found["value"].as_array().unwrap().clone())
+    }
+
+    fn labels(flat: &Value) -> Labels {
+        let texts: Vec<&str> =
+            flat.as_array().map(|list| list.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
+        Labels::from_pairs(texts.chunks_exact(2).map(|pair| (pair[0], pair[1])))
+    }
+
+    fn job(settings: &str) -> promesh_config::prometheus::ScrapeConfig {
+        let text = format!("scrape_configs:\n- job_name: j\n{settings}");
+        load_text("p.yml", text.as_bytes(), Path::new("/"), &MemorySource::default()).unwrap().jobs[0].clone()
+    }
+
+    fn series(
+        line: &Value,
+        target: &Value,
+        job: &promesh_config::prometheus::ScrapeConfig,
+    ) -> Result<Option<Labels>, String> {
+        let mut parser = TextParser::new(line.as_str().unwrap().as_bytes());
+        parser.next(None).unwrap();
+        let mut raw = RawLabels::default();
+        parser.labels(&mut raw);
+        crate::labels::of_series(&raw, &labels(target), job)
+    }
+
+    #[test]
+    fn conflicting_labels_are_kept_as_upstream_keeps_them() {
+        let Some(cases) = table("testScrapeLoopAppendForConflictingPrefixedLabels") else { return };
+        assert_eq!(cases.len(), 6);
+        for case in cases {
+            let found = series(&case["exposedLabels"], &case["targetLabels"], &job("")).unwrap().unwrap();
+            assert_eq!(found, labels(&case["expected"]), "{}", case["name"]);
+        }
+    }
+
+    #[test]
+    fn label_limits_are_upstreams() {
+        let Some(cases) = table("testScrapeLoopLabelLimit") else { return };
+        for case in cases {
+            let mut job = job("");
+            let limit = |name: &str| case["labelLimits"][name].as_u64().unwrap_or(0) as usize;
+            job.label_limit = limit("labelLimit");
+            job.label_name_length_limit = limit("labelNameLengthLimit");
+            job.label_value_length_limit = limit("labelValueLengthLimit");
+            let verdict = series(&case["scrapeLabels"], &case["discoveryLabels"], &job);
+            assert_eq!(verdict.is_err(), case["expectErr"] == true, "{}", case["title"]);
+        }
+    }
+
+    #[test]
+    fn accept_headers_are_upstreams() {
+        let Some(cases) = table("TestAcceptHeader") else { return };
+        for case in cases {
+            let native = case["scrapeProtocols"]["$id"] == "config.DefaultProtoFirstScrapeProtocols";
+            let escaping = match case["scheme"]["$id"].as_str().unwrap() {
+                "model.UnderscoreEscaping" => "underscores",
+                "model.DotsEscaping" => "dots",
+                _ => "allow-utf-8",
+            };
+            let job =
+                job(&format!("  scrape_native_histograms: {native}\n  metric_name_escaping_scheme: {escaping}\n"));
+            assert_eq!(crate::negotiate::accept_header(&job), case["expectedHeader"].as_str().unwrap());
+        }
+    }
+}
