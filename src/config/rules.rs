@@ -225,3 +225,71 @@ fn check_label_names(labels: &Labels, what: &str, names: NameScheme, node: &Node
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: expect_test::Expect) {
+        let shown = match load_text("r.yml", text.as_bytes(), NameScheme::Utf8) {
+            Ok(file) => format!("{:?}", file.groups.iter().map(|group| &group.name).collect::<Vec<_>>()),
+            Err(errors) => errors.to_string(),
+        };
+        expected.assert_eq(&shown);
+    }
+
+    #[test]
+    fn rules_are_refused_with_their_place() {
+        check(
+            "groups:\n- name: g\n  rules:\n  - {record: a, alert: b, expr: c}\n  - {record: d, expr: e, for: 1m}\n  - {alert: f}\n- name: g\n",
+            expect_test::expect![[r#"
+                r.yml:4:17: only one of 'record' and 'alert' must be set
+                  4 |   - {record: a, alert: b, expr: c}
+                    |                 ^
+                r.yml:5:26: invalid field 'for' in recording rule
+                  5 |   - {record: d, expr: e, for: 1m}
+                    |                          ^
+                r.yml:6:5: field 'expr' must be set in rule
+                  6 |   - {alert: f}
+                    |     ^
+                r.yml:7:3: groupname: "g" is repeated in the same file
+                  7 | - name: g
+                    |   ^"#]],
+        );
+    }
+
+    #[test]
+    fn digests_see_rules_and_not_comments() {
+        let digest = |text: &str| load_text("r.yml", text.as_bytes(), NameScheme::Utf8).unwrap().groups[0].digest();
+        let plain = digest("groups: [{name: g, rules: [{record: a, expr: b}]}]");
+        assert_eq!(plain, digest("# x\ngroups:\n- name: g\n  rules:\n  - record: a # y\n    expr: b\n"));
+        assert_ne!(plain, digest("groups: [{name: g, rules: [{record: a, expr: c}]}]"));
+    }
+
+    #[test]
+    fn files_of_upstream_load_and_bad_ones_do_not() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance/rules");
+        if !folder.exists() {
+            eprintln!("conformance data is absent: these cases did not run");
+            return;
+        }
+        let mut seen = 0;
+        for folder in [folder.clone(), folder.join("rulefmt")] {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                // Expressions are parsed by promql, not here.
+                if path.is_dir() || name == "bad_expr.bad.yaml" {
+                    continue;
+                }
+                let names = if name.starts_with("legacy") { NameScheme::Legacy } else { NameScheme::Utf8 };
+                let loaded = load_text(&name, &std::fs::read(&path).unwrap(), names);
+                let bad = name.contains(".bad.") || name == "invalid_rules.yaml";
+                // Upstream refuses this name for its expression too.
+                assert_eq!(loaded.is_err(), bad, "{name}: {loaded:?}");
+                seen += 1;
+            }
+        }
+        assert!(seen > 20);
+    }
+}

@@ -33,38 +33,6 @@ pub enum Discovery {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Discoveries(pub Vec<Discovery>);
 
-/// Kinds that Prometheus has and we do not, with the fields that they know.
-pub(super) const UNBUILT_KINDS: [&str; 27] = [
-    "aws",
-    "azure",
-    "digitalocean",
-    "docker",
-    "dockerswarm",
-    "ec2",
-    "ecs",
-    "elasticache",
-    "eureka",
-    "gce",
-    "hetzner",
-    "ionos",
-    "kuma",
-    "lightsail",
-    "linode",
-    "marathon",
-    "msk",
-    "nerve",
-    "nomad",
-    "oci",
-    "openstack",
-    "outscale",
-    "ovhcloud",
-    "puppetdb",
-    "rds",
-    "scaleway",
-    "serverset",
-];
-const UNBUILT_KINDS_MORE: [&str; 5] = ["stackit", "triton", "uyuni", "vultr", "lockstatic"];
-
 section! {
     /// Targets written in the file.
     pub struct StaticGroup "static_configs" {
@@ -365,7 +333,7 @@ impl Section for Discoveries {
             },
         };
         let known = matches!(kind, "file" | "http" | "dns" | "consul" | "kubernetes" | "peer");
-        if !known && !UNBUILT_KINDS.contains(&kind) && !UNBUILT_KINDS_MORE.contains(&kind) {
+        if !known && !super::unbuilt::is_kind(kind) {
             return false;
         }
         if !matches!(value.kind, Kind::List(_) | Kind::Null) {
