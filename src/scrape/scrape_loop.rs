@@ -92,8 +92,8 @@ pub struct ScrapeLoop {
     metadata: Vec<(String, Metadata)>,
 }
 
-/// Without a limit of the user's a body may have this many bytes: enough for 10 million lines, not for an endless one.
-const BODY_BYTES_MAX: usize = 1 << 30;
+/// Without a limit of the user's a body may have this many bytes: enough for 4 million lines, not for an endless one.
+const BODY_BYTES_MAX: usize = 512 << 20;
 
 impl ScrapeLoop {
     /// A loop for a target. `client` is the job's: its targets share connections and settings.

@@ -306,6 +306,90 @@ async fn native_and_converted_histograms_are_histogram_samples() {
     }
 }
 
+mod hostile {
+    use super::*;
+    use std::time::Duration;
+
+    /// Sends a head and then these bytes again and again, with a pause between.
+    async fn endless(head: &'static str, piece: &'static [u8], pause: Duration) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut request = [0; 4096];
+                    let _ = socket.read(&mut request).await;
+                    let _ = socket.write_all(head.as_bytes()).await;
+                    while socket.write_all(piece).await.is_ok() {
+                        tokio::time::sleep(pause).await;
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    fn scrape_loop(address: String, settings: &str) -> ScrapeLoop {
+        let exporter = Exporter { address, answer: Arc::default(), asked: Arc::default() };
+        exporter.scrape_loop(settings)
+    }
+
+    const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n";
+
+    #[tokio::test]
+    async fn an_endless_body_ends_at_its_limit() {
+        let address = endless(OK, &[b'a'; 1 << 16], Duration::ZERO).await;
+        let mut scrape_loop = scrape_loop(address, "  body_size_limit: 10MB\n");
+        let result = scrape_loop.scrape(Timestamp(0), &Index::default(), &Ticks::default()).await;
+        assert_eq!(result.failed.as_deref(), Some("body size limit exceeded"));
+    }
+
+    #[tokio::test]
+    async fn a_slow_drip_and_a_head_without_end_meet_the_deadline() {
+        for (head, piece) in [(OK, &b"a 1\n"[..]), ("HTTP/1.1 200 OK\r\n", &b"X-A: b\r\n"[..])] {
+            let address = endless(head, piece, Duration::from_millis(20)).await;
+            let mut scrape_loop = scrape_loop(address, "  scrape_timeout: 300ms\n");
+            let result = scrape_loop.scrape(Timestamp(0), &Index::default(), &Ticks::default()).await;
+            let why = result.failed.unwrap();
+            assert!(why.contains("context deadline exceeded"), "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn bad_bytes_and_floods_fail_or_pass_without_harm() {
+        let exporter = Exporter::start().await;
+        let (index, clock) = (Index::default(), Ticks::default());
+        let text = "200 OK\r\nContent-Type: text/plain\r\n";
+        let mut many_labels = b"a{".to_vec();
+        for label in 0..200_000 {
+            many_labels.extend_from_slice(format!("l{label}=\"x\",").as_bytes());
+        }
+        many_labels.extend_from_slice(b"} 1\n");
+        for (head, body, why) in [
+            (text, many_labels, "more than 10000 labels"),
+            (text, b"a{b=\"\xff\"} 1\n".to_vec(), "invalid UTF-8 label value"),
+            (text, b"\x00\x01\x02".to_vec(), "expected a valid start token"),
+            ("200 OK\r\nContent-Type: text/plain\r\nContent-Encoding: gzip\r\n", b"not gzip".to_vec(), "gzip"),
+            (
+                "200 OK\r\nContent-Type: text/plain\r\nContent-Encoding: br\r\n",
+                b"a 1\n".to_vec(),
+                "unsupported content encoding",
+            ),
+            ("200 OK\r\nContent-Type: application/vnd.google.protobuf\r\n", vec![0xff; 64], "truncated metric family"),
+        ] {
+            exporter.answers(head, &body);
+            let result = exporter.scrape_loop("").scrape(Timestamp(0), &index, &clock).await;
+            let failed = result.failed.unwrap();
+            assert!(failed.contains(why) && failed.len() < 500, "{failed}");
+        }
+        // A flood of NaN is a flood of ordinary NaN, never of staleness markers.
+        exporter.says(&"n NaN\n".repeat(1000));
+        let result = exporter.scrape_loop("").scrape(Timestamp(0), &index, &clock).await;
+        assert_eq!((result.failed, result.samples_repeated), (None, 999));
+        assert_eq!(result.batch.values[0].to_bits(), f64::NAN.to_bits());
+    }
+}
+
 mod conformance {
     use super::*;
     use promesh_textparse::{Parser as _, RawLabels, TextParser};

@@ -25,6 +25,9 @@ pub use openmetrics::OpenMetricsParser;
 pub use protobuf::{HistogramOptions, ProtobufParser};
 pub use text::TextParser;
 
+/// The most labels of a series: whoever exposes more is broken or hostile, and must not cost a peer its memory.
+pub const LABELS_MAX: usize = 10_000;
+
 /// What identifies the raw bytes of a series in an exposition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SeriesKey {

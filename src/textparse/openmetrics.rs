@@ -13,7 +13,9 @@ use promesh_model::labels::METRIC_NAME;
 use promesh_model::{Labels, Timestamp};
 
 use crate::text::{name_end, quoted_end};
-use crate::{Event, ParseError, Parser, RawLabels, Sample, SeriesKey, normalize_bound, parse_float, unescape};
+use crate::{
+    Event, LABELS_MAX, ParseError, Parser, RawLabels, Sample, SeriesKey, normalize_bound, parse_float, unescape,
+};
 
 type Pairs = Vec<(Range<usize>, Range<usize>)>;
 
@@ -193,6 +195,9 @@ impl<'a> OpenMetricsParser<'a> {
                 return Err(self.error(start, "expected label value"));
             }
             let value = self.quoted(start, "label value", true)?;
+            if pairs.len() == LABELS_MAX {
+                return Err(self.error(start, format!("more than {LABELS_MAX} labels")));
+            }
             pairs.push((name, value));
             match self.peek() {
                 Some(b',') => self.at += 1,

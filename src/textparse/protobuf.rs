@@ -16,7 +16,9 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::buckets::{Classic, compact, spans_fit};
 use crate::wire::{Field, Fields, Value};
-use crate::{Event, HistogramSample, ParseError, Parser, RawLabels, Sample, SeriesKey, format_open_metrics};
+use crate::{
+    Event, HistogramSample, LABELS_MAX, ParseError, Parser, RawLabels, Sample, SeriesKey, format_open_metrics,
+};
 
 /// What becomes of histograms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,6 +151,7 @@ impl<'a> ProtobufParser<'a> {
         for field in Fields::new(message) {
             let Field { number, value } = field?;
             match number {
+                1 if self.metric.labels.len() == LABELS_MAX => return Err(format!("more than {LABELS_MAX} labels")),
                 1 => self.metric.labels.push(label_pair(value.bytes()?)?),
                 6 => self.metric.timestamp = Some(value.varint()? as i64).filter(|ms| *ms != 0),
                 2 | 3 | 4 | 5 | 7 => body = Some((number, value.bytes()?)),

@@ -8,7 +8,9 @@ use std::ops::Range;
 use memchr::memchr;
 use promesh_model::labels::METRIC_NAME;
 
-use crate::{Event, ParseError, Parser, RawLabels, Sample, SeriesKey, normalize_bound, parse_float, unescape};
+use crate::{
+    Event, LABELS_MAX, ParseError, Parser, RawLabels, Sample, SeriesKey, normalize_bound, parse_float, unescape,
+};
 
 /// Reads text 0.0.4 and 1.0.0.
 #[derive(Debug)]
@@ -190,6 +192,9 @@ impl<'a> TextParser<'a> {
             let value = self.quoted(start, "label value")?;
             if std::str::from_utf8(&self.input[value.clone()]).is_err() {
                 return Err(self.error(start, "invalid UTF-8 label value"));
+            }
+            if self.pairs.len() == LABELS_MAX {
+                return Err(self.error(start, format!("more than {LABELS_MAX} labels")));
             }
             self.pairs.push((name, value));
             self.skip_blanks();
