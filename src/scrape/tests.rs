@@ -427,7 +427,7 @@ mod conformance {
         parser.next(None).unwrap();
         let mut raw = RawLabels::default();
         parser.labels(&mut raw);
-        crate::labels::of_series(&raw, &labels(target), job)
+        super::labels::of_series(&raw, &labels(target), job)
     }
 
     #[test]
@@ -466,7 +466,7 @@ mod conformance {
             };
             let job =
                 job(&format!("  scrape_native_histograms: {native}\n  metric_name_escaping_scheme: {escaping}\n"));
-            assert_eq!(crate::negotiate::accept_header(&job), case["expectedHeader"].as_str().unwrap());
+            assert_eq!(negotiate::accept_header(&job), case["expectedHeader"].as_str().unwrap());
         }
     }
 }
