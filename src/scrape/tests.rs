@@ -427,7 +427,7 @@ mod conformance {
         parser.next(None).unwrap();
         let mut raw = RawLabels::default();
         parser.labels(&mut raw);
-        super::labels::of_series(&raw, &labels(target), job)
+        labels::of_series(&raw, &labels(target), job)
     }
 
     #[test]
