@@ -65,6 +65,17 @@ pub async fn read_body(
     }
 }
 
+/// The first bytes of a body that may never end; empty when it ends before.
+pub async fn first_bytes(mut body: Incoming) -> bytes::Bytes {
+    while let Some(Ok(frame)) = body.frame().await {
+        match frame.into_data() {
+            Ok(data) if !data.is_empty() => return data,
+            _ => {}
+        }
+    }
+    bytes::Bytes::new()
+}
+
 struct Gzip {
     state: Decompress,
     done: bool,

@@ -28,7 +28,7 @@ use url::Url;
 use auth::Auth;
 use connect::Connector;
 
-pub use body::{BodyError, read_body};
+pub use body::{BodyError, first_bytes, read_body};
 
 /// What a request is asked with.
 pub const USER_AGENT: &str = concat!("promesh/", env!("CARGO_PKG_VERSION"));

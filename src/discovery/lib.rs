@@ -4,8 +4,11 @@
 //! they changed. The [`Manager`] starts and stops providers as the configuration says and publishes, per job, what is
 //! known now. Nothing here decides which targets are kept or who scrapes them.
 
+mod consul;
+mod dns;
 mod file;
 mod http;
+mod kubernetes;
 mod manager;
 mod peer;
 mod refresh;
@@ -85,5 +88,12 @@ impl WrittenGroup {
     }
 }
 
+/// A text as part of a label's name: every foreign sign is `_`.
+pub(crate) fn label_name(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+}
+
+#[cfg(test)]
+mod kinds_tests;
 #[cfg(test)]
 mod tests;

@@ -131,7 +131,9 @@ impl Manager {
                 let id = identity(discovery);
                 providers.push(id);
                 if !starts.contains_key(&id) && !self.shared.state().providers.contains_key(&id) {
-                    starts.insert(id, Provider::new(discovery, &self.peers)?);
+                    let provider = Provider::new(discovery, &self.peers)
+                        .map_err(|error| DiscoveryError::Settings(format!("job {job:?}: {error}")))?;
+                    starts.insert(id, provider);
                 }
             }
         }
@@ -206,24 +208,30 @@ impl Provider {
                 let poller = crate::http::Poller::new(http)?;
                 Provider::Running(Box::new(|sink| Box::pin(crate::refresh::run(poller, sink))), "http")
             }
+            Discovery::Dns(dns) => {
+                let poller = crate::dns::Poller::new(dns)?;
+                Provider::Running(Box::new(|sink| Box::pin(crate::refresh::run(poller, sink))), "dns")
+            }
+            Discovery::Consul(consul) => {
+                let poller = crate::consul::Poller::new(consul)?;
+                Provider::Running(Box::new(|sink| Box::pin(crate::refresh::run(poller, sink))), "consul")
+            }
+            Discovery::Kubernetes(kubernetes) => {
+                let follower = crate::kubernetes::Follower::new(kubernetes)?;
+                Provider::Running(Box::new(|sink| Box::pin(follower.run(sink))), "kubernetes")
+            }
             Discovery::Peer(peer) => {
                 let (peer, peers) = (peer.clone(), peers.clone());
                 Provider::Running(Box::new(|sink| Box::pin(crate::peer::run(peer, peers, sink))), "peer")
             }
-            other => return Err(unbuilt(other)),
+            Discovery::Unbuilt(unbuilt) => {
+                return Err(DiscoveryError::Settings(format!(
+                    "{}_sd_configs is not supported yet: use http_sd_configs or file_sd_configs",
+                    unbuilt.kind
+                )));
+            }
         })
     }
-}
-
-fn unbuilt(discovery: &Discovery) -> DiscoveryError {
-    let kind = match discovery {
-        Discovery::Dns(_) => "dns",
-        Discovery::Consul(_) => "consul",
-        Discovery::Kubernetes(_) => "kubernetes",
-        Discovery::Unbuilt(unbuilt) => &unbuilt.kind,
-        _ => "this",
-    };
-    DiscoveryError::Settings(format!("{kind}_sd_configs is not supported yet: use http_sd_configs or file_sd_configs"))
 }
 
 /// Equal for discoveries that do the same: content with secrets, and paths.

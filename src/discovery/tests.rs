@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::*;
 
-fn discoveries(text: &str) -> Discoveries {
+pub(crate) fn discoveries(text: &str) -> Discoveries {
     let text = format!("scrape_configs:\n- job_name: j\n{text}");
     let loaded = load_text("p.yml", text.as_bytes(), Path::new("/"), &MemorySource::default()).unwrap();
     loaded.jobs[0].discovery.clone()
@@ -68,7 +68,10 @@ fn kinds_that_are_not_built_are_refused_by_name() {
     let (_tell, peers) = watch::channel::<Arc<[String]>>(Arc::from([]));
     let manager = Manager::new(peers);
     let error = manager.apply([("j", &discoveries("  ec2_sd_configs: [{region: x}]\n"))]).unwrap_err();
-    assert_eq!(error.to_string(), "ec2_sd_configs is not supported yet: use http_sd_configs or file_sd_configs");
+    assert_eq!(
+        error.to_string(),
+        "job \"j\": ec2_sd_configs is not supported yet: use http_sd_configs or file_sd_configs"
+    );
 }
 
 mod conformance {
