@@ -235,7 +235,7 @@ fn runs(positions: &[u32]) -> Vec<u8> {
 }
 
 impl Stream {
-    fn is_current(&self, series: &[SeriesRef]) -> bool {
+    pub(super) fn is_current(&self, series: &[SeriesRef]) -> bool {
         match &self.current {
             None => self.dictionary == series,
             Some(positions) => {

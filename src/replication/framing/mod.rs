@@ -22,6 +22,7 @@ mod wire;
 
 use hashbrown::HashMap;
 use promesh_model::ingest::{Batch, IngestError, SeriesRef};
+use promesh_model::value::is_stale;
 use promesh_model::{Generation, PeerId, ShardId, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -31,6 +32,9 @@ pub use wire::peek;
 
 /// The frame kind of a batch of this form.
 pub const KIND_BATCH: u8 = 1;
+
+/// The frame kind, in a log only, of samples copied from another peer: the same form, always a key frame.
+pub const KIND_COPY: u8 = 2;
 
 /// The span of slot time that one log segment holds.
 ///
@@ -141,10 +145,15 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    /// The series of the newest batch, but those that ended with it.
     fn current_series(&self) -> Vec<SeriesRef> {
+        let lives = |position: usize| !is_stale(self.values[position]);
         match &self.current {
-            None => self.dictionary.clone(),
-            Some(positions) => positions.iter().map(|&position| self.dictionary[position as usize]).collect(),
+            None => (0..self.dictionary.len()).filter(|&p| lives(p)).map(|p| self.dictionary[p]).collect(),
+            Some(positions) => {
+                let positions = positions.iter().map(|&position| position as usize);
+                positions.filter(|&p| lives(p)).map(|p| self.dictionary[p]).collect()
+            }
         }
     }
 }
@@ -175,6 +184,11 @@ impl Framing {
     /// The series of the newest batch of a stream.
     pub fn newest_series(&self, origin: Origin, source: SourceId, shard: ShardId) -> Option<Vec<SeriesRef>> {
         self.streams.get(&(origin, source, shard)).map(Stream::current_series)
+    }
+
+    /// Whether a list of series is that of the newest batch of a stream.
+    pub fn is_newest_list(&self, origin: Origin, source: SourceId, shard: ShardId, series: &[SeriesRef]) -> bool {
+        self.streams.get(&(origin, source, shard)).is_some_and(|stream| stream.is_current(series))
     }
 
     /// Forgets a stream: its source is gone, or somebody else writes it now.

@@ -1,0 +1,14 @@
+//! The distributed read: one [`Queryable`] over the data of all peers.
+//!
+//! [`plan`] says which peer is asked for which shards: this one for all it holds whole over the span, one other holder for
+//! each of the rest, several only where nobody alone has the whole span. [`MeshQueryable`] asks them at once; a part that
+//! is refused, or unanswered for [`HEDGE`], is asked of the next holder too, and the first whole answer counts.
+//! [`serve`] answers such parts for others.
+
+mod answer;
+pub mod plan;
+mod serve;
+mod wire;
+
+pub use answer::{HEDGE, MeshQueryable};
+pub use serve::{KINDS, serve};

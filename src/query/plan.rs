@@ -1,0 +1,158 @@
+//! Whom to ask for what: a pure function of the view.
+
+use promesh_model::shard::ShardSet;
+use promesh_model::{PeerId, Timestamp};
+use promesh_node::MeshView;
+
+/// Who answers for which shards over one span.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// This peer.
+    pub local: ShardSet,
+    /// Others. A shard that nobody holds over the whole span is asked of all that have a part of it.
+    pub remote: Vec<(PeerId, ShardSet)>,
+    /// Shards of which nobody reachable has anything.
+    pub unanswered: ShardSet,
+}
+
+/// Plans the read of some shards over `[start, end]`, without the peers in `excluded`.
+pub fn plan(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp, excluded: &[PeerId]) -> Plan {
+    let usable = |peer: &&promesh_node::PeerInfo| peer.alive && !peer.silent && !excluded.contains(&peer.id);
+    let others: Vec<PeerId> = view.peers.iter().filter(usable).map(|peer| peer.id).collect();
+    let mut plan = Plan::default();
+    let me_usable = !excluded.contains(&view.me);
+    if me_usable {
+        plan.local = view.own.covering(start, end).intersection(shards);
+    }
+    let mut rest = shards.difference(&plan.local);
+    // Every peer in turn takes first pick for a part of the shards, so that the load is spread.
+    let covering: Vec<(PeerId, ShardSet)> = others
+        .iter()
+        .filter_map(|peer| Some((*peer, view.possession.get(peer)?.covering(start, end).intersection(&rest))))
+        .filter(|(_, theirs)| !theirs.is_empty())
+        .collect();
+    for (index, (peer, theirs)) in covering.iter().enumerate() {
+        let others_too = covering[index + 1..].iter().fold(ShardSet::default(), |all, (_, set)| all.union(set));
+        let alone = theirs.difference(&others_too).intersection(&rest);
+        let shared = theirs.intersection(&others_too).intersection(&rest);
+        let later = covering.len() - index;
+        let share: ShardSet = shared.iter().filter(|shard| usize::from(shard.0) % later == 0).collect();
+        let taken = alone.union(&share);
+        if !taken.is_empty() {
+            rest = rest.difference(&taken);
+            plan.remote.push((*peer, taken));
+        }
+    }
+    // Nobody alone has the whole span: everybody who has some of it.
+    if !rest.is_empty() {
+        let mut found = ShardSet::default();
+        if me_usable {
+            found = view.own.touching(start, end).intersection(&rest);
+            plan.local = plan.local.union(&found);
+        }
+        for peer in others {
+            let Some(possession) = view.possession.get(&peer) else { continue };
+            let some = possession.touching(start, end).intersection(&rest);
+            if !some.is_empty() {
+                found = found.union(&some);
+                match plan.remote.iter_mut().find(|(id, _)| *id == peer) {
+                    Some((_, set)) => *set = set.union(&some),
+                    None => plan.remote.push((peer, some)),
+                }
+            }
+        }
+        plan.unanswered = rest.difference(&found);
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use promesh_cluster::{PeerState, Placement};
+    use promesh_model::{Generation, ShardId};
+    use promesh_node::{Extent, PeerInfo, Possession};
+
+    use super::*;
+
+    fn set(shards: &[u16]) -> ShardSet {
+        shards.iter().map(|&shard| ShardId(shard)).collect()
+    }
+
+    fn held(extents: &[(i64, i64, &[u16])]) -> Possession {
+        let extent = |(from, to, shards): &(i64, i64, &[u16])| Extent {
+            from: Timestamp(*from),
+            to: Timestamp(*to),
+            shards: set(shards),
+        };
+        Possession::of(extents.iter().map(extent).collect())
+    }
+
+    fn view(own: Possession, others: Vec<(u128, bool, Possession)>) -> MeshView {
+        let info = |id: u128, silent: bool| PeerInfo {
+            id: PeerId(id),
+            address: "127.0.0.1:1".parse().expect("an address"),
+            web_address: None,
+            generation: Generation(1),
+            state: Some(PeerState::Ready),
+            zone: String::new(),
+            alive: true,
+            suspect: false,
+            silent,
+            since: Timestamp(0),
+            clock_offset_ms: None,
+            acting: 0,
+            position: 0,
+            started_through: Timestamp(0),
+        };
+        let possession: BTreeMap<PeerId, Possession> =
+            others.iter().map(|(id, _, held)| (PeerId(*id), held.clone())).collect();
+        MeshView {
+            me: PeerId(1),
+            number: 1,
+            state: PeerState::Ready,
+            replication_factor: 2,
+            peers: others.iter().map(|(id, silent, _)| info(*id, *silent)).collect(),
+            placement: Arc::new(Placement::new()),
+            acting: ShardSet::default(),
+            own: Arc::new(own),
+            possession: Arc::new(possession),
+            fetching: Vec::new(),
+        }
+    }
+
+    const EVER: i64 = i64::MIN;
+    const OPEN: i64 = i64::MAX;
+
+    #[test]
+    fn what_is_here_is_read_here_and_the_rest_once() {
+        let others = vec![(2, false, held(&[(EVER, OPEN, &[2, 3])])), (3, false, held(&[(EVER, OPEN, &[1, 3])]))];
+        let view = view(held(&[(EVER, OPEN, &[1, 2])]), others);
+        let plan = plan(&view, &set(&[1, 2, 3]), Timestamp(0), Timestamp(9), &[]);
+        assert_eq!(plan.local, set(&[1, 2]));
+        assert_eq!(plan.remote.len(), 1);
+        assert_eq!(plan.remote[0].1, set(&[3]));
+        assert!(plan.unanswered.is_empty());
+    }
+
+    #[test]
+    fn a_silent_or_excluded_holder_is_not_asked() {
+        let others = vec![(2, true, held(&[(EVER, OPEN, &[3])])), (3, false, held(&[(EVER, OPEN, &[3])]))];
+        let view = view(Possession::default(), others);
+        let first = plan(&view, &set(&[3]), Timestamp(0), Timestamp(9), &[]);
+        assert_eq!(first.remote, [(PeerId(3), set(&[3]))]);
+        let second = plan(&view, &set(&[3]), Timestamp(0), Timestamp(9), &[PeerId(3)]);
+        assert_eq!(second.unanswered, set(&[3]));
+    }
+
+    #[test]
+    fn a_span_that_nobody_has_whole_is_asked_of_all_with_a_part() {
+        let others = vec![(2, false, held(&[(EVER, 5, &[3])])), (3, false, held(&[(50, OPEN, &[3])]))];
+        let view = view(held(&[(4, OPEN, &[3])]), others);
+        let plan = plan(&view, &set(&[3]), Timestamp(0), Timestamp(9), &[]);
+        assert_eq!(plan.local, set(&[3]));
+        assert_eq!(plan.remote, [(PeerId(2), set(&[3]))]);
+    }
+}

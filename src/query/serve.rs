@@ -1,0 +1,102 @@
+//! Answering parts for other peers, from local storage alone.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use promesh_model::codec::{self, RPC_BYTES_MAX};
+use promesh_model::labels::Labels;
+use promesh_model::shard::{ShardSet, shard_of};
+use promesh_model::storage::{Budget, Queryable, StorageError};
+use promesh_transport::{FrameSender, Responder};
+use tokio::runtime::Handle;
+
+use crate::wire::{DONE, FAILED, LABEL_SETS, LIST, Listed, SELECT, SERIES, TEXTS, WireList, WireSelect, WireSeries};
+
+/// The kinds of requests that [`serve`] answers.
+pub const KINDS: [u8; 2] = [SELECT, LIST];
+/// About how many bytes go into one frame.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Answers one request of one of [`KINDS`]. Runs on a thread that may block; ends when the asker is gone.
+pub fn serve(local: &Arc<dyn Queryable>, kind: u8, payload: &Bytes, responder: Responder, runtime: &Handle) {
+    let frames = {
+        // Spawns the task that writes.
+        let _inside = runtime.enter();
+        responder.stream()
+    };
+    let answered = match kind {
+        SELECT => select(&**local, payload, &frames, runtime),
+        LIST => list(&**local, payload, &frames, runtime),
+        _ => Err(StorageError::Failed("not a read".to_owned())),
+    };
+    if let Err(error) = answered {
+        let _ = runtime.block_on(frames.send(FAILED, error.to_string().as_bytes()));
+    }
+}
+
+fn malformed(error: codec::DecodeError) -> StorageError {
+    StorageError::Failed(format!("malformed request: {error}"))
+}
+
+fn send(frames: &FrameSender, kind: u8, payload: &[u8], runtime: &Handle) -> Result<(), StorageError> {
+    runtime.block_on(frames.send(kind, payload)).map_err(|_| StorageError::Cancelled)
+}
+
+fn select(
+    local: &dyn Queryable,
+    payload: &[u8],
+    frames: &FrameSender,
+    runtime: &Handle,
+) -> Result<(), StorageError> {
+    let WireSelect { requests, shards, samples_max } =
+        codec::decode::<WireSelect, RPC_BYTES_MAX>(payload).map_err(malformed)?;
+    let requests: Vec<_> = requests.into_iter().map(crate::wire::WireRequest::into_request).collect();
+    let mut warnings = Vec::new();
+    for (index, selection) in local.select(&requests, &Budget::new(samples_max))?.into_iter().enumerate() {
+        warnings.extend(selection.warnings);
+        let mut piece = Vec::new();
+        let mut bytes = 0;
+        for series in selection.series.into_iter().filter(|series| in_shards(&shards, &series.labels)) {
+            let series = WireSeries::of(series);
+            bytes += series.bytes();
+            piece.push(series);
+            if bytes >= PIECE_BYTES {
+                send(frames, SERIES, &codec::encode(&(index as u32, std::mem::take(&mut piece))), runtime)?;
+                bytes = 0;
+            }
+        }
+        if !piece.is_empty() {
+            send(frames, SERIES, &codec::encode(&(index as u32, piece)), runtime)?;
+        }
+    }
+    send(frames, DONE, &codec::encode(&warnings), runtime)
+}
+
+pub(crate) fn in_shards(shards: &ShardSet, labels: &Labels) -> bool {
+    shards.contains(shard_of(labels))
+}
+
+fn list(local: &dyn Queryable, payload: &[u8], frames: &FrameSender, runtime: &Handle) -> Result<(), StorageError> {
+    let wanted = codec::decode::<WireList, RPC_BYTES_MAX>(payload).map_err(malformed)?;
+    let (request, budget) = (wanted.request(), Budget::unlimited());
+    let warnings = match &wanted.what {
+        Listed::Series => {
+            let found = local.series(&request, &budget)?;
+            for piece in found.items.chunks(1000) {
+                send(frames, LABEL_SETS, &codec::encode(piece), runtime)?;
+            }
+            found.warnings
+        }
+        texts => {
+            let found = match texts {
+                Listed::Values(name) => local.label_values(name, &request, &budget)?,
+                _ => local.label_names(&request, &budget)?,
+            };
+            for piece in found.items.chunks(1000) {
+                send(frames, TEXTS, &codec::encode(piece), runtime)?;
+            }
+            found.warnings
+        }
+    };
+    send(frames, DONE, &codec::encode(&warnings), runtime)
+}

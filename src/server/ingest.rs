@@ -1,0 +1,398 @@
+//! The way of a batch: scraped or received, judged by the ledger, framed, logged, appended, streamed.
+//!
+//! Sources are spread over lanes, each under a lock of its own; a lane keeps what it takes to frame its sources' batches
+//! and to judge their slots. Own batches are framed once, for the log and for all holders. Received ones are framed anew
+//! for our log, because a segment of the log must read from its own start and ours begins elsewhere than the writer's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use promesh_model::frame;
+use promesh_model::ingest::{Batch, IngestError, SeriesIndex, SeriesRef};
+use promesh_model::shard::{ShardSet, shard_of};
+use promesh_model::{PeerId, ShardId, Timestamp};
+use promesh_replication::framing::{self, KIND_BATCH, KIND_COPY};
+use promesh_replication::{BatchHeader, Decoded, Disposition, Framing, Ledger, Order, Origin, SourceId};
+use promesh_transport::FrameSender;
+use promesh_tsdb::{AppendOutcome, Db, Intake, LogError, ReplayDecoder, Replayed, WriteError};
+use thiserror::Error;
+
+const LANES: usize = 32;
+
+/// Why a batch was not stored.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// A series was refused, or collected meanwhile.
+    #[error(transparent)]
+    Series(#[from] IngestError),
+    /// The log refused: nothing is stored.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// One holder that our batches stream to.
+#[derive(Clone, Debug)]
+pub struct Subscriber {
+    /// Who.
+    pub peer: PeerId,
+    /// Which shards it asked for.
+    pub shards: ShardSet,
+    /// Where its frames go.
+    pub stream: FrameSender,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    own: Framing,
+    relay: Framing,
+    ledger: Ledger,
+    /// The log segment that both build on.
+    segment: u64,
+}
+
+/// Called with the header of every batch that was stored.
+pub type Appended = Box<dyn Fn(BatchHeader) + Send + Sync>;
+
+/// Batches in.
+pub struct Ingest {
+    db: Arc<Db>,
+    lanes: Arc<Lanes>,
+    origin: Origin,
+    sequence: AtomicU64,
+    subscribers: ArcSwap<Vec<Subscriber>>,
+    appended: Appended,
+    /// Batches that found no room in a holder's stream.
+    dropped: AtomicU64,
+}
+
+/// The lanes, made before the log is read back, so that they remember what it says.
+#[derive(Debug)]
+pub struct Lanes(Vec<Mutex<Lane>>);
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Lanes((0..LANES).map(|_| Mutex::default()).collect())
+    }
+}
+
+impl Lanes {
+    fn of(&self, source: SourceId) -> &Mutex<Lane> {
+        &self.0[(source.0 % LANES as u128) as usize]
+    }
+}
+
+/// Reads our own log back at start.
+pub struct LogDecoder(pub Arc<Lanes>);
+
+impl ReplayDecoder for LogDecoder {
+    fn lane(&self, _: u8, payload: &[u8]) -> u64 {
+        framing::peek(payload).map_or(0, |(header, _)| (header.source.0 % LANES as u128) as u64)
+    }
+
+    fn decode(&mut self, kind: u8, payload: &[u8], index: &dyn SeriesIndex) -> Result<Option<Replayed>, String> {
+        if kind == KIND_COPY {
+            let copied = Framing::new().decode(payload, index).map_err(|error| error.to_string())?;
+            return Ok(Some(Replayed::Late(copied.batch)));
+        }
+        if kind != KIND_BATCH {
+            return Ok(None);
+        }
+        let (header, _) = framing::peek(payload).map_err(|error| error.to_string())?;
+        let mut lane = self.0.of(header.source).lock();
+        let decoded = lane.relay.decode(payload, index).map_err(|error| error.to_string())?;
+        let disposition = lane.ledger.admit(&header);
+        let batch = decoded.batch;
+        Ok(match disposition {
+            Disposition::Append => Some(Replayed::Append(batch)),
+            Disposition::Late => Some(Replayed::Late(batch)),
+            Disposition::Replace(loser) => {
+                let loser_series = lane.series_of(loser.origin, header.source, header.shard).unwrap_or_default();
+                Some(Replayed::Replace { loser_series, slot: header.slot, batch })
+            }
+            Disposition::Ignore => None,
+        })
+    }
+}
+
+impl Lane {
+    /// What the newest batch of a stream contained, whoever wrote it.
+    fn series_of(&self, origin: Origin, source: SourceId, shard: ShardId) -> Option<Vec<SeriesRef>> {
+        let own = self.own.newest_series(origin, source, shard);
+        own.or_else(|| self.relay.newest_series(origin, source, shard))
+    }
+
+    /// A new segment begins with key frames.
+    fn enter_segment(&mut self, segment: u64) {
+        if self.segment != segment {
+            self.segment = segment;
+            self.own.want_keys(|_| true);
+            self.relay.want_keys(|_| true);
+        }
+    }
+}
+
+/// What an own batch is, besides its samples.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnBatch {
+    /// What produced it.
+    pub source: SourceId,
+    /// The shard of the source itself; parts in other shards follow.
+    pub shard: ShardId,
+    /// The writer's rank, as the mind saw it.
+    pub rank: u8,
+    /// Whether the scrape failed.
+    pub failed: bool,
+    /// Whether series that the batch before had and this one has not get staleness markers.
+    pub track_vanished: bool,
+}
+
+impl Ingest {
+    /// Ingestion into a database whose log was read back with these lanes.
+    pub fn new(db: Arc<Db>, lanes: Arc<Lanes>, origin: Origin, appended: Appended) -> Ingest {
+        Ingest {
+            db,
+            lanes,
+            origin,
+            sequence: AtomicU64::new(0),
+            subscribers: ArcSwap::default(),
+            appended,
+            dropped: AtomicU64::new(0),
+        }
+    }
+
+    /// The database.
+    pub fn db(&self) -> &Arc<Db> {
+        &self.db
+    }
+
+    /// Batches that found no room in a holder's stream, since the start.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Makes the holders these. Streams in shards that a holder newly asks for begin with key frames.
+    pub fn set_subscribers(&self, subscribers: Vec<Subscriber>, fresh: &ShardSet) {
+        for lane in &self.lanes.0 {
+            lane.lock().own.want_keys(|shard| fresh.contains(shard));
+        }
+        self.subscribers.store(Arc::new(subscribers));
+    }
+
+    /// Who our batches stream to.
+    pub fn subscribers(&self) -> Arc<Vec<Subscriber>> {
+        self.subscribers.load_full()
+    }
+
+    /// Stores and streams a batch of ours; cut into parts where its series lie in several shards.
+    ///
+    /// # Errors
+    /// As [`StoreError`] says.
+    pub fn write_own(&self, own: OwnBatch, batch: Batch) -> Result<AppendOutcome, StoreError> {
+        let mut outcome = AppendOutcome::default();
+        for (shard, part) in self.parts(own.source, own.shard, batch) {
+            outcome.add(self.write_part(&own, shard, part)?);
+        }
+        Ok(outcome)
+    }
+
+    /// Most batches lie in one shard whole: then nothing is copied.
+    fn parts(&self, source: SourceId, home: ShardId, batch: Batch) -> Vec<(ShardId, Batch)> {
+        let shard = |series: &SeriesRef| self.db.labels(*series).map_or(home, |labels| shard_of(&labels));
+        let floats_at_home =
+            self.lanes.of(source).lock().own.is_newest_list(self.origin, source, home, &batch.series)
+                || batch.series.iter().all(|series| shard(series) == home);
+        if floats_at_home && batch.histograms.iter().all(|sample| shard(&sample.series) == home) {
+            return vec![(home, batch)];
+        }
+        split(batch, home, shard)
+    }
+
+    fn write_part(&self, own: &OwnBatch, shard: ShardId, mut batch: Batch) -> Result<AppendOutcome, StoreError> {
+        let mut lane = self.lanes.of(own.source).lock();
+        let order = Order { failed: own.failed, rank: own.rank, origin: self.origin };
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        let header = BatchHeader { source: own.source, shard, slot: batch.slot, order, sequence };
+        let newest = lane.ledger.newest(own.source, shard);
+        let before = match newest {
+            Some((_, order)) if order.origin != self.origin => lane.series_of(order.origin, own.source, shard),
+            _ => None,
+        };
+        let disposition = lane.ledger.admit(&header);
+        if disposition == Disposition::Ignore {
+            return Ok(AppendOutcome::default());
+        }
+        loop {
+            let segment = self.db.log().segment();
+            lane.enter_segment(segment);
+            let mut payload = Vec::with_capacity(batch.series.len() * 2 + 128);
+            let samples = batch.series.len();
+            lane.own.encode(&header, &mut batch, before.as_deref(), own.track_vanished, &*self.db, &mut payload)?;
+            let mut bytes = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
+            frame::write(&mut bytes, KIND_BATCH, &payload);
+            match self.db.write_as(&bytes, intake(disposition, &lane, &header, &batch).borrow(), Some(segment)) {
+                Ok(written) => {
+                    if let Some((_, order)) = newest
+                        && order.origin != self.origin
+                    {
+                        lane.relay.forget(order.origin, own.source, shard);
+                    }
+                    self.stream(shard, &payload);
+                    drop(lane);
+                    (self.appended)(header);
+                    return Ok(written.outcome);
+                }
+                Err(WriteError::Log(LogError::SegmentCut { .. })) => {
+                    // The markers are added again with the next attempt.
+                    batch.series.truncate(samples);
+                    batch.values.truncate(samples);
+                }
+                Err(error) => {
+                    // What the stream remembers is not in the log: the next batch stands alone.
+                    lane.own.want_keys(|_| true);
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    fn stream(&self, shard: ShardId, payload: &[u8]) {
+        for subscriber in self.subscribers.load().iter().filter(|subscriber| subscriber.shards.contains(shard)) {
+            if subscriber.stream.try_send(KIND_BATCH, payload).is_err() {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Stores a batch that another peer wrote.
+    ///
+    /// # Errors
+    /// As [`StoreError`] says.
+    pub fn write_received(&self, decoded: Decoded) -> Result<AppendOutcome, StoreError> {
+        let Decoded { header, mut batch, .. } = decoded;
+        let mut lane = self.lanes.of(header.source).lock();
+        let disposition = lane.ledger.admit(&header);
+        loop {
+            let segment = self.db.log().segment();
+            lane.enter_segment(segment);
+            let mut payload = Vec::with_capacity(batch.series.len() * 2 + 128);
+            lane.relay.encode(&header, &mut batch, None, false, &*self.db, &mut payload)?;
+            let mut bytes = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
+            frame::write(&mut bytes, KIND_BATCH, &payload);
+            match self.db.write_as(&bytes, intake(disposition, &lane, &header, &batch).borrow(), Some(segment)) {
+                Ok(written) => {
+                    drop(lane);
+                    (self.appended)(header);
+                    return Ok(written.outcome);
+                }
+                Err(WriteError::Log(LogError::SegmentCut { .. })) => {}
+                Err(error) => {
+                    lane.relay.want_keys(|_| true);
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    /// Stores samples copied from another peer: whatever of them is new, wherever it belongs.
+    ///
+    /// # Errors
+    /// As [`StoreError`] says.
+    pub fn write_copied(&self, mut batch: Batch) -> Result<AppendOutcome, StoreError> {
+        // A source of its own, so that copies disturb nobody's dictionary; never streamed on.
+        let source = SourceId(u128::from(self.origin.generation.0));
+        let order = Order { failed: false, rank: u8::MAX, origin: self.origin };
+        let mut lane = self.lanes.of(source).lock();
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        let header = BatchHeader { source, shard: ShardId(0), slot: batch.slot, order, sequence };
+        loop {
+            let segment = self.db.log().segment();
+            lane.enter_segment(segment);
+            let mut copies = Framing::new();
+            let mut payload = Vec::new();
+            copies.encode(&header, &mut batch, None, false, &*self.db, &mut payload)?;
+            let mut bytes = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
+            frame::write(&mut bytes, KIND_COPY, &payload);
+            match self.db.write_as(&bytes, Intake::Late(&batch), Some(segment)) {
+                Ok(written) => return Ok(written.outcome),
+                Err(WriteError::Log(LogError::SegmentCut { .. })) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Forgets what is known of sources that have been quiet for long.
+    pub fn forget_idle(&self, now: Timestamp) {
+        for lane in &self.lanes.0 {
+            lane.lock().ledger.forget_idle(now, std::time::Duration::from_secs(2 * 3600));
+        }
+    }
+
+    /// Slots for which two writers wrote, since the start.
+    pub fn split_slots(&self) -> u64 {
+        self.lanes.0.iter().map(|lane| lane.lock().ledger.split_slots()).sum()
+    }
+}
+
+/// An [`Intake`] that owns what it borrows.
+enum OwnedIntake<'a> {
+    Append(&'a Batch),
+    Late(&'a Batch),
+    LogOnly(&'a Batch),
+    Replace(Vec<SeriesRef>, &'a Batch),
+}
+
+impl OwnedIntake<'_> {
+    fn borrow(&self) -> Intake<'_> {
+        match self {
+            OwnedIntake::Append(batch) => Intake::Append(batch),
+            OwnedIntake::Late(batch) => Intake::Late(batch),
+            OwnedIntake::LogOnly(batch) => Intake::LogOnly(batch),
+            OwnedIntake::Replace(loser_series, batch) => {
+                Intake::Replace { loser_series, slot: batch.slot, batch }
+            }
+        }
+    }
+}
+
+fn intake<'a>(disposition: Disposition, lane: &Lane, header: &BatchHeader, batch: &'a Batch) -> OwnedIntake<'a> {
+    match disposition {
+        Disposition::Append => OwnedIntake::Append(batch),
+        Disposition::Late => OwnedIntake::Late(batch),
+        Disposition::Ignore => OwnedIntake::LogOnly(batch),
+        Disposition::Replace(loser) => {
+            let series = lane.series_of(loser.origin, header.source, header.shard).unwrap_or_default();
+            OwnedIntake::Replace(series, batch)
+        }
+    }
+}
+
+/// A batch cut by shard; metadata goes with the source's own.
+fn split(batch: Batch, home: ShardId, shard: impl Fn(&SeriesRef) -> ShardId) -> Vec<(ShardId, Batch)> {
+    let mut parts: std::collections::BTreeMap<ShardId, Batch> = std::collections::BTreeMap::new();
+    let slot = batch.slot;
+    let timestamps: hashbrown::HashMap<u32, Timestamp> = batch.timestamps.into_iter().collect();
+    let starts: hashbrown::HashMap<u32, Timestamp> = batch.start_timestamps.into_iter().collect();
+    let fresh = || Batch { slot, ..Batch::default() };
+    for (index, (series, value)) in batch.series.into_iter().zip(batch.values).enumerate() {
+        let part = parts.entry(shard(&series)).or_insert_with(fresh);
+        let place = part.series.len() as u32;
+        part.series.push(series);
+        part.values.push(value);
+        if let Some(at) = timestamps.get(&(index as u32)) {
+            part.timestamps.push((place, *at));
+        }
+        if let Some(at) = starts.get(&(index as u32)) {
+            part.start_timestamps.push((place, *at));
+        }
+    }
+    for sample in batch.histograms {
+        parts.entry(shard(&sample.series)).or_insert_with(fresh).histograms.push(sample);
+    }
+    for (series, exemplar) in batch.exemplars {
+        parts.entry(shard(&series)).or_insert_with(fresh).exemplars.push((series, exemplar));
+    }
+    parts.entry(home).or_insert_with(fresh).metadata = batch.metadata;
+    parts.into_iter().collect()
+}

@@ -1,0 +1,182 @@
+//! The threads of the minds: each waits for input or its next deadline, whichever comes first.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use promesh_cluster::{Membership, MembershipInput, MembershipOutput, Snapshot};
+use promesh_model::{Monotonic, PeerId};
+use promesh_node::{Input, Mesh, Output};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock;
+use crate::telemetry::Telemetry;
+
+/// A `handle` that takes longer is a WARN: everything else waits meanwhile.
+const HANDLE_MAX: Duration = Duration::from_millis(5);
+/// The longest sleep, so that a stepped wall clock is noticed.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// Where peers are reached, by id.
+pub type Addresses = Arc<ArcSwap<BTreeMap<PeerId, SocketAddr>>>;
+
+/// What is said to the thread of membership.
+pub enum ToMembership {
+    /// Something happened.
+    Input(MembershipInput),
+    /// Somebody wants all it knows.
+    Snapshot(oneshot::Sender<Snapshot>),
+}
+
+/// What is said to the thread of the mesh.
+pub enum ToMesh {
+    /// Something happened.
+    Input(Input),
+    /// The peer stops: end the thread.
+    Stop,
+}
+
+/// Ways to the minds.
+#[derive(Clone)]
+pub struct Minds {
+    /// To membership.
+    pub membership: Sender<ToMembership>,
+    /// To the mesh.
+    pub mesh: Sender<ToMesh>,
+}
+
+impl Minds {
+    /// Tells the mesh. A mind that has ended hears nothing.
+    pub fn tell(&self, input: Input) {
+        let _ = self.mesh.send(ToMesh::Input(input));
+    }
+
+    /// Tells membership.
+    pub fn tell_membership(&self, input: MembershipInput) {
+        let _ = self.membership.send(ToMembership::Input(input));
+    }
+
+    /// All that membership knows.
+    pub async fn snapshot(&self) -> Option<Snapshot> {
+        let (answer, asked) = oneshot::channel();
+        self.membership.send(ToMembership::Snapshot(answer)).ok()?;
+        asked.await.ok()
+    }
+}
+
+/// What the hands have to do.
+pub enum Task {
+    /// For membership.
+    Membership(MembershipOutput),
+    /// For the mesh.
+    Mesh(Output),
+}
+
+/// Starts both threads. Without a membership (the cluster is off) there is only the mesh.
+pub fn start(
+    membership: Option<Membership>,
+    mesh: Mesh,
+    addresses: Addresses,
+    telemetry: Arc<Telemetry>,
+) -> (Minds, mpsc::UnboundedReceiver<Task>, Vec<JoinHandle<()>>) {
+    let (to_membership, membership_inbox) = channel();
+    let (to_mesh, mesh_inbox) = channel();
+    let (tasks, hands) = mpsc::unbounded_channel();
+    let minds = Minds { membership: to_membership, mesh: to_mesh };
+    let mut threads = Vec::new();
+    if let Some(machine) = membership {
+        let (minds, tasks) = (minds.clone(), tasks.clone());
+        let body = move || run_membership(machine, &membership_inbox, &minds, &tasks, &addresses);
+        threads.push(spawn("membership", body));
+    }
+    let to_records = minds.membership.clone();
+    threads.push(spawn("mesh", move || run_mesh(mesh, &mesh_inbox, &to_records, &tasks, &telemetry)));
+    (minds, hands, threads)
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).expect("the system gives a peer its two threads")
+}
+
+fn wait<T>(inbox: &Receiver<T>, until: Option<Monotonic>) -> Result<Option<T>, ()> {
+    let sleep = until.map_or(SLEEP_MAX, |at| at.since(clock::monotonic()).min(SLEEP_MAX));
+    match inbox.recv_timeout(sleep) {
+        Ok(message) => Ok(Some(message)),
+        Err(RecvTimeoutError::Timeout) => Ok(None),
+        Err(RecvTimeoutError::Disconnected) => Err(()),
+    }
+}
+
+fn run_membership(
+    mut machine: Membership,
+    inbox: &Receiver<ToMembership>,
+    minds: &Minds,
+    tasks: &mpsc::UnboundedSender<Task>,
+    addresses: &Addresses,
+) {
+    loop {
+        while let Some(output) = machine.poll_output() {
+            match output {
+                MembershipOutput::Members(members) => {
+                    let known = members.iter().map(|member| (member.id, member.address)).collect();
+                    addresses.store(Arc::new(known));
+                    minds.tell(Input::Members(members));
+                }
+                other => {
+                    if tasks.send(Task::Membership(other)).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+        let input = match wait(inbox, machine.poll_timeout()) {
+            Ok(Some(ToMembership::Input(input))) => input,
+            Ok(Some(ToMembership::Snapshot(answer))) => {
+                let _ = answer.send(machine.snapshot());
+                continue;
+            }
+            Ok(None) => MembershipInput::Timeout,
+            Err(()) => return,
+        };
+        machine.handle(input, clock::now());
+    }
+}
+
+fn run_mesh(
+    mut machine: Mesh,
+    inbox: &Receiver<ToMesh>,
+    records: &Sender<ToMembership>,
+    tasks: &mpsc::UnboundedSender<Task>,
+    telemetry: &Telemetry,
+) {
+    loop {
+        while let Some(output) = machine.poll_output() {
+            match output {
+                Output::Record(record) => {
+                    let _ = records.send(ToMembership::Input(MembershipInput::Record(record)));
+                }
+                other => {
+                    if tasks.send(Task::Mesh(other)).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+        let input = match wait(inbox, machine.poll_timeout(clock::now())) {
+            Ok(Some(ToMesh::Input(input))) => input,
+            Ok(Some(ToMesh::Stop)) | Err(()) => return,
+            Ok(None) => Input::Timeout,
+        };
+        let now = clock::now();
+        machine.handle(input, now);
+        let took = clock::monotonic().since(now.monotonic);
+        telemetry.handled(took);
+        if took > HANDLE_MAX {
+            tracing::debug!(?took, "the mesh took long over one input");
+        }
+    }
+}
