@@ -1,0 +1,345 @@
+//! What the minds want done, done; what arrives, told to them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use promesh_cluster::{MembershipInput, MembershipOutput, Snapshot};
+use promesh_model::PeerId;
+use promesh_model::codec::{self, RPC_BYTES_MAX};
+use promesh_model::shard::ShardSet;
+use promesh_model::storage::Queryable;
+use promesh_node::{Input, MeshMessage, MeshView, Output};
+use promesh_replication::framing::KIND_BATCH;
+use promesh_replication::{Framing, FramingError};
+use promesh_transport::chitchat::ChitchatInbox;
+use promesh_transport::{Class, FrameReceiver, Responder, Transport, TransportEvent};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use crate::copy;
+use crate::identity::{KnownMember, PeerFolder};
+use crate::ingest::Ingest;
+use crate::journal::Journal;
+use crate::live::{LIVE, Live};
+use crate::minds::{Addresses, Minds, Task};
+use crate::scraping::Scraping;
+use crate::telemetry::Telemetry;
+
+/// "Send me your batches of these shards."
+const SUBSCRIBE: u8 = 33;
+/// Exchange of membership states.
+const EXCHANGE: u8 = 34;
+/// Chitchat's messages.
+pub const CHITCHAT: u8 = 35;
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a peer that knows nobody alive looks for others.
+const SEEK_PERIOD: Duration = Duration::from_millis(500);
+/// A reader without a base asks for key frames at most so often.
+const KEY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Everything the hands hold.
+pub struct Hands {
+    /// To other peers; `None` while the cluster is off.
+    pub transport: Option<Transport>,
+    /// To the minds.
+    pub minds: Minds,
+    /// Batches in.
+    pub ingest: Arc<Ingest>,
+    /// Local storage, for parts of others' queries.
+    pub local: Arc<dyn Queryable>,
+    /// Where peers are.
+    pub addresses: Addresses,
+    /// Streams to them.
+    pub live: Option<Live>,
+    /// Scrapes.
+    pub scraping: Arc<Scraping>,
+    /// The newest view, for readers.
+    pub view: watch::Sender<Option<Arc<MeshView>>>,
+    /// The newest changes.
+    pub journal: Arc<Journal>,
+    /// Where this peer's own state is kept.
+    pub folder: PeerFolder,
+    /// Counters.
+    pub telemetry: Arc<Telemetry>,
+    /// Told when everything is given away.
+    pub left: watch::Sender<bool>,
+    /// Facts for people.
+    pub chitchat: Mutex<Option<ChitchatInbox>>,
+    /// Which incoming live stream of a peer is the newest.
+    pub incoming: Mutex<BTreeMap<PeerId, u64>>,
+}
+
+impl Hands {
+    /// Carries out tasks until the minds end.
+    pub async fn run(self: Arc<Self>, mut tasks: mpsc::UnboundedReceiver<Task>) {
+        while let Some(task) = tasks.recv().await {
+            match task {
+                Task::Membership(output) => self.membership(output),
+                Task::Mesh(output) => self.mesh(output),
+            }
+        }
+    }
+
+    fn membership(self: &Arc<Self>, output: MembershipOutput) {
+        match output {
+            MembershipOutput::Datagram { to, bytes } => {
+                if let Some(transport) = &self.transport {
+                    let _ = transport.send_datagram(to, bytes);
+                }
+            }
+            MembershipOutput::Exchange { to } => {
+                let hands = Arc::clone(self);
+                tokio::spawn(async move { hands.exchange(to).await });
+            }
+            MembershipOutput::Members(_) => unreachable!("the membership thread tells the mesh itself"),
+        }
+    }
+
+    fn mesh(self: &Arc<Self>, output: Output) {
+        match output {
+            Output::Start { spec, slot, rank } => self.scraping.start(spec, slot, rank),
+            Output::Send { to, message } => {
+                let (kind, payload) = message.encode();
+                self.send(to, kind, payload);
+            }
+            Output::Subscribe { to, shards } => self.send(to, SUBSCRIBE, codec::encode(&shards)),
+            Output::Fetch { token, from, shards, since } => {
+                let hands = Arc::clone(self);
+                tokio::spawn(async move {
+                    let whole_from = hands.fetch(from, shards, since).await;
+                    hands.minds.tell(Input::Fetched { token, whole_from });
+                });
+            }
+            Output::View(view) => self.publish(view),
+            Output::Change(change) => self.journal.note(change),
+            Output::Left => {
+                let _ = self.left.send(true);
+            }
+            Output::Record(_) => unreachable!("the mesh thread tells membership itself"),
+        }
+    }
+
+    fn send(&self, to: PeerId, kind: u8, payload: Vec<u8>) {
+        if let Some(live) = &self.live {
+            live.send(to, kind, payload);
+        }
+    }
+
+    async fn fetch(
+        &self,
+        from: PeerId,
+        shards: ShardSet,
+        since: Option<promesh_model::Timestamp>,
+    ) -> Option<promesh_model::Timestamp> {
+        let transport = self.transport.as_ref()?;
+        let address = self.addresses.load().get(&from).copied()?;
+        match copy::fetch(transport, address, shards, since, &self.ingest, &self.telemetry).await {
+            Ok(whole_from) => Some(whole_from),
+            Err(error) => {
+                tracing::warn!(peer = %from, %error, "copying from a peer failed, it is tried again");
+                // The mind plans anew at once; an unreachable peer must not be asked in a tight loop.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                None
+            }
+        }
+    }
+
+    fn publish(&self, view: Arc<MeshView>) {
+        let before = self.view.send_replace(Some(Arc::clone(&view)));
+        let members = |view: &MeshView| -> Vec<KnownMember> {
+            let living = view.peers.iter().filter(|peer| peer.alive);
+            living.map(|peer| KnownMember { id: peer.id.to_string(), address: peer.address }).collect()
+        };
+        let (present, held) = (members(&view), &view.own);
+        // A lone survivor still remembers whom it lost: it waits for them at its next start.
+        if !present.is_empty() && before.as_deref().map(members).as_ref() != Some(&present) {
+            self.keep(self.folder.keep_members(&present), "members");
+        }
+        if before.is_none_or(|before| *before.own != **held) {
+            self.keep(self.folder.keep_possession(held), "possession");
+        }
+    }
+
+    fn keep(&self, kept: std::io::Result<()>, what: &str) {
+        if let Err(error) = kept {
+            tracing::error!(%error, what, "this peer's own state could not be written");
+        }
+    }
+
+    /// Exchanges membership states with whoever is at an address.
+    async fn exchange(&self, to: SocketAddr) -> bool {
+        let (Some(transport), Some(ours)) = (&self.transport, self.minds.snapshot().await) else { return false };
+        let asked = codec::encode(&ours);
+        let answer = transport.request(to, Class::Control, EXCHANGE, &asked, EXCHANGE_TIMEOUT).await;
+        let Ok((EXCHANGE, bytes)) = answer else { return false };
+        match codec::decode::<Snapshot, RPC_BYTES_MAX>(&bytes) {
+            Ok(theirs) => {
+                self.minds.tell_membership(MembershipInput::Snapshot(theirs));
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%to, %error, "a peer's membership state is unreadable");
+                false
+            }
+        }
+    }
+
+    /// While this peer knows nobody alive: seeds, resolved again each time, and whoever it knew before.
+    pub async fn seek(self: Arc<Self>, seeds: Vec<String>, known: Vec<SocketAddr>, own: SocketAddr) {
+        let mut quiet = false;
+        loop {
+            let alone = self.view.borrow().as_ref().is_none_or(|view| view.peers.iter().all(|peer| !peer.alive));
+            if alone {
+                let mut addresses = known.clone();
+                for seed in &seeds {
+                    match tokio::net::lookup_host(seed.as_str()).await {
+                        Ok(found) => addresses.extend(found),
+                        Err(error) if !quiet => tracing::warn!(seed, %error, "a seed's name is not known, trying on"),
+                        Err(_) => {}
+                    }
+                }
+                addresses.sort();
+                addresses.dedup();
+                addresses.retain(|address| *address != own);
+                let mut answered = false;
+                for address in &addresses {
+                    answered |= self.exchange(*address).await;
+                }
+                if !answered && !addresses.is_empty() && !quiet {
+                    tracing::info!(?addresses, "no seed answers yet, trying on");
+                    quiet = true;
+                }
+            }
+            tokio::time::sleep(SEEK_PERIOD).await;
+        }
+    }
+
+    /// Takes what the transport brings until it is closed.
+    pub async fn receive(self: Arc<Self>, mut events: mpsc::Receiver<TransportEvent>) {
+        while let Some(event) = events.recv().await {
+            match event {
+                TransportEvent::Datagram { bytes, .. } => {
+                    self.minds.tell_membership(MembershipInput::Datagram(bytes));
+                }
+                TransportEvent::Message { from, kind: CHITCHAT, bytes, .. } => {
+                    if let Some(inbox) = &*self.chitchat.lock() {
+                        inbox.deliver(from, bytes);
+                    }
+                }
+                TransportEvent::Message { .. } => {}
+                TransportEvent::Request { kind, bytes, responder, .. } => self.answer(kind, bytes, responder),
+                TransportEvent::Stream { peer, kind: LIVE, frames, .. } => {
+                    let hands = Arc::clone(&self);
+                    tokio::spawn(async move { hands.listen(peer, frames).await });
+                }
+                TransportEvent::Stream { frames, .. } => frames.stop(),
+                TransportEvent::Connected { peer, addr, class } => tracing::debug!(%peer, %addr, ?class, "connected"),
+                TransportEvent::Disconnected { peer, addr, class, reason } => {
+                    tracing::debug!(%peer, %addr, ?class, reason, "disconnected");
+                }
+            }
+        }
+    }
+
+    fn answer(self: &Arc<Self>, kind: u8, bytes: Bytes, responder: Responder) {
+        let hands = Arc::clone(self);
+        match kind {
+            EXCHANGE => {
+                tokio::spawn(async move {
+                    if let Ok(theirs) = codec::decode::<Snapshot, RPC_BYTES_MAX>(&bytes) {
+                        hands.minds.tell_membership(MembershipInput::Snapshot(theirs));
+                    }
+                    if let Some(ours) = hands.minds.snapshot().await {
+                        let _ = responder.respond(EXCHANGE, &codec::encode(&ours)).await;
+                    }
+                });
+            }
+            copy::FETCH => {
+                let runtime = Handle::current();
+                tokio::task::spawn_blocking(move || {
+                    let view = hands.view.borrow().clone();
+                    copy::serve(hands.ingest.db(), view.as_deref(), &bytes, responder, &runtime);
+                });
+            }
+            kind if promesh_query::KINDS.contains(&kind) => {
+                let runtime = Handle::current();
+                tokio::task::spawn_blocking(move || {
+                    promesh_query::serve(&hands.local, kind, &bytes, responder, &runtime);
+                });
+            }
+            other => {
+                tokio::spawn(async move {
+                    let _ = responder.refuse(&format!("requests of kind {other} are not known here")).await;
+                });
+            }
+        }
+    }
+
+    /// Listens to one peer's live stream until it ends.
+    async fn listen(self: Arc<Self>, peer: PeerId, mut frames: FrameReceiver) {
+        let number = {
+            let mut incoming = self.incoming.lock();
+            let number = incoming.entry(peer).or_default();
+            *number += 1;
+            *number
+        };
+        let mut framing = Framing::new();
+        let mut asked_at = None;
+        let why = loop {
+            match frames.recv().await {
+                Ok(Some((KIND_BATCH, payload))) => {
+                    if !self.receive_batch(&mut framing, &payload) {
+                        let now = crate::clock::monotonic();
+                        if asked_at.is_none_or(|at| now.since(at) > KEY_PATIENCE) {
+                            asked_at = Some(now);
+                            Telemetry::count(&self.telemetry.key_frames_wanted);
+                            self.minds.tell(Input::StreamLost { from: peer });
+                        }
+                    }
+                }
+                Ok(Some((SUBSCRIBE, payload))) => {
+                    if let (Ok(shards), Some(live)) = (codec::decode::<ShardSet, RPC_BYTES_MAX>(&payload), &self.live) {
+                        live.subscribe(peer, shards);
+                    }
+                }
+                Ok(Some((kind, payload))) => match MeshMessage::decode(kind, &payload) {
+                    Ok(Some(message)) => self.minds.tell(Input::Message { from: peer, message }),
+                    Ok(None) => {}
+                    Err(error) => tracing::warn!(%peer, kind, %error, "a peer's message is unreadable"),
+                },
+                Ok(None) => break "it was closed".to_owned(),
+                Err(error) => break error.to_string(),
+            }
+        };
+        if self.incoming.lock().get(&peer) == Some(&number) {
+            tracing::debug!(%peer, why, "stream from a peer ended");
+            if let Some(live) = &self.live {
+                live.unsubscribe(peer);
+            }
+            self.minds.tell(Input::StreamLost { from: peer });
+        }
+    }
+
+    /// Stores a batch from a stream; false when a key frame is needed.
+    fn receive_batch(&self, framing: &mut Framing, payload: &[u8]) -> bool {
+        Telemetry::count(&self.telemetry.batches_received);
+        match framing.decode(payload, &**self.ingest.db()) {
+            Ok(decoded) => {
+                if let Err(error) = self.ingest.write_received(decoded) {
+                    Telemetry::count(&self.telemetry.append_failures);
+                    tracing::error!(%error, "a received batch could not be stored");
+                }
+                true
+            }
+            Err(FramingError::NoBase { .. } | FramingError::Checksum) => false,
+            Err(error) => {
+                tracing::warn!(%error, "a received batch is unreadable");
+                false
+            }
+        }
+    }
+}

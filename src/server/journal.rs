@@ -1,0 +1,34 @@
+//! The last changes of ownership and state, for the cluster endpoint; each is logged as it comes.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use promesh_node::Change;
+
+const KEPT: usize = 100;
+
+/// The newest changes.
+#[derive(Debug, Default)]
+pub struct Journal(Mutex<VecDeque<Change>>);
+
+impl Journal {
+    /// Takes note of a change and logs it.
+    pub fn note(&self, change: Change) {
+        let Change { what, peer, shards, reason, .. } = &change;
+        match *what {
+            "down" | "suspended" => tracing::warn!(%peer, reason, "peer {what}"),
+            "copied" if *shards == 0 => tracing::debug!(%peer, "fetched what a broken stream did not bring"),
+            _ => tracing::info!(%peer, shards, reason, "{what}"),
+        }
+        let mut kept = self.0.lock();
+        if kept.len() == KEPT {
+            kept.pop_front();
+        }
+        kept.push_back(change);
+    }
+
+    /// The changes, newest first.
+    pub fn newest(&self, count: usize) -> Vec<Change> {
+        self.0.lock().iter().rev().take(count).cloned().collect()
+    }
+}

@@ -1,0 +1,633 @@
+//! A peer from its first breath to its last.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use promesh_cluster::{Membership, MembershipInput, PeerRecord, PeerState};
+use promesh_discovery::{Discovered, Manager};
+use promesh_model::storage::Queryable;
+use promesh_model::{Generation, PeerId};
+use promesh_node::{Input, Mesh, MeshConfig, MeshView};
+use promesh_promql::{Engine, EngineOptions};
+use promesh_query::MeshQueryable;
+use promesh_replication::Origin;
+use promesh_transport::{ClusterSecret, PeerKey, PkiFiles, TlsIdentity, Transport, TransportEvent, TransportOptions};
+use promesh_tsdb::{Db, DbOptions, ReplayDecoder};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::backend::PeerBackend;
+use crate::clock;
+use crate::hands::Hands;
+use crate::identity::PeerFolder;
+use crate::ingest::{Ingest, Lanes, LogDecoder};
+use crate::journal::Journal;
+use crate::live::Live;
+use crate::minds::{self, Addresses, Minds, ToMesh};
+use crate::options::{ClusterOptions, Options, TrustOptions};
+use crate::scraping::Scraping;
+use crate::settings::{Current, Settings};
+use crate::telemetry::Telemetry;
+
+/// How long a stopping peer waits for scrapes under way.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How long it waits for its shards to be taken, at most; the mind waits a little less.
+const LEAVE_MAX: Duration = Duration::from_secs(12);
+/// How often the log is synced.
+const SYNC_PERIOD: Duration = Duration::from_millis(400);
+/// How often storage looks for work, and the disk for room.
+const MAINTENANCE_PERIOD: Duration = Duration::from_secs(2);
+
+/// Where the process stands.
+pub const STARTING: u8 = 0;
+/// It answers.
+pub const READY: u8 = 1;
+/// It is on its way out.
+pub const STOPPING: u8 = 2;
+
+/// A failure to start: what, for people.
+struct StartError(String);
+
+impl<E: std::fmt::Display> From<E> for StartError {
+    fn from(error: E) -> StartError {
+        StartError(error.to_string())
+    }
+}
+
+fn context<E: std::fmt::Display>(what: impl std::fmt::Display) -> impl FnOnce(E) -> StartError {
+    move |error| StartError(format!("{what}: {error}"))
+}
+
+/// Runs a peer until it is told to stop.
+pub fn run(options: Options) -> ExitCode {
+    for warning in &options.warnings {
+        tracing::warn!("{warning}");
+    }
+    // Another provider in the tree would make TLS ambiguous; ours is named everywhere and installed for the rest.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "the system gives no threads");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(live(options));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(StartError(error)) => {
+            for line in error.lines() {
+                tracing::error!("{line}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn live(options: Options) -> Result<(), StartError> {
+    let settings = Settings::load(&options.config_file)?;
+    let mut stop = Signals::new()?;
+    let listeners = listen(&options.web.listen).await?;
+    let web_address = listeners[0].local_addr()?;
+    let lanes = Arc::new(Lanes::default());
+    let (db, folder) = open(&options, &lanes).await?;
+    let (id, generation) = folder.next_life(clock::wall()).map_err(context("this peer's identity"))?;
+    let cluster = match &options.cluster {
+        Some(cluster) => Some(join(cluster, id, &folder).await?),
+        None => None,
+    };
+    let options = Arc::new(options);
+    let peer = Arc::new(Peer::start(options, settings, db, lanes, folder, (id, generation), cluster, web_address)?);
+    let served = peer.serve(listeners);
+    tracing::info!(peer = %id, generation = generation.0, web = %web_address, "Server is ready to receive web requests.");
+    loop {
+        tokio::select! {
+            () = stop.terminated() => break,
+            () = peer.quit_asked() => break,
+            () = stop.hangup() => {
+                // Said and counted where it happens.
+                let _ = peer.reload().await;
+            }
+        }
+    }
+    peer.stop().await;
+    drop(served);
+    Ok(())
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn terminated(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    async fn hangup(&mut self) {
+        self.hangup.recv().await;
+    }
+}
+
+async fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.map_err(context(format!("cannot listen on TCP {address} (--web.listen-address)")))?;
+        tracing::info!(address = %listener.local_addr()?, "Listening on");
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+async fn open(options: &Options, lanes: &Arc<Lanes>) -> Result<(Arc<Db>, PeerFolder), StartError> {
+    let path = options.storage.path.clone();
+    let lanes = Arc::clone(lanes);
+    let opened = tokio::task::spawn_blocking(move || {
+        let decoders = || -> Box<dyn ReplayDecoder> { Box::new(LogDecoder(Arc::clone(&lanes))) };
+        let began = clock::now();
+        let opened = Db::open(&path, DbOptions::default(), &decoders, began);
+        opened.map(|(db, report)| (db, report, clock::monotonic().since(began.monotonic)))
+    });
+    let (db, report, took) = opened.await?.map_err(context("the data directory"))?;
+    let replay = &report.replay;
+    tracing::info!(samples = replay.samples, series = db.head().series_count(), ?took, "Log replay completed");
+    if let Some(error) = &replay.first_error {
+        tracing::warn!(frames = replay.undecodable, error, "frames of the log could not be read back");
+    }
+    let folder = PeerFolder::open(db.dir()).map_err(context("this peer's folder"))?;
+    Ok((Arc::new(db), folder))
+}
+
+/// What taking part in a mesh takes.
+struct Joined {
+    transport: Transport,
+    events: mpsc::Receiver<TransportEvent>,
+    own: SocketAddr,
+    seeds: Vec<String>,
+}
+
+async fn join(cluster: &ClusterOptions, id: PeerId, folder: &PeerFolder) -> Result<Joined, StartError> {
+    let identity = match &cluster.trust {
+        TrustOptions::TlsConfig(path) => TlsIdentity::from_pki(&PkiFiles::read(path)?, id)?,
+        trust => {
+            let secret = match trust {
+                TrustOptions::SecretFile(path) => ClusterSecret::read(path)?,
+                _ => ClusterSecret::development(),
+            };
+            if secret.is_development() {
+                tracing::warn!(
+                    "no --cluster.secret-file: peers trust a key that every build knows; loopback addresses only"
+                );
+            }
+            let key = PeerKey::load_or_create(&folder.key_path())?;
+            TlsIdentity::from_secret(&secret, &cluster.label, id, &key, clock::wall())?
+        }
+    };
+    let boot = u64::from_le_bytes(uuid::Uuid::new_v4().as_bytes()[..8].try_into().expect("eight bytes"));
+    let transport_options =
+        TransportOptions { segmentation_offload: cluster.segmentation_offload, ..TransportOptions::new(boot) };
+    let (transport, events) = Transport::bind(cluster.listen, &identity, transport_options)
+        .map_err(context(format!("cannot listen on UDP {} (--cluster.listen-address)", cluster.listen)))?;
+    let listening = transport.local_addr();
+    tracing::info!(address = %listening, "Listening on UDP for peers");
+    let own = cluster.advertise.unwrap_or(listening);
+    // A seed that is this peer itself is no seed.
+    let mut seeds = Vec::new();
+    for seed in &cluster.seeds {
+        let resolved: Vec<SocketAddr> = match tokio::net::lookup_host(seed.as_str()).await {
+            Ok(found) => found.collect(),
+            Err(_) => Vec::new(),
+        };
+        if resolved.is_empty() || resolved.iter().any(|address| *address != own) {
+            seeds.push(seed.clone());
+        }
+    }
+    Ok(Joined { transport, events, own, seeds })
+}
+
+/// A running peer.
+pub struct Peer {
+    /// Its command line.
+    pub options: Arc<Options>,
+    /// Its configuration.
+    pub settings: Current,
+    /// Batches in.
+    pub ingest: Arc<Ingest>,
+    /// Its targets.
+    pub scraping: Arc<Scraping>,
+    /// The mesh as it sees it.
+    pub view: watch::Receiver<Option<Arc<MeshView>>>,
+    /// The newest changes.
+    pub journal: Arc<Journal>,
+    /// Counters.
+    pub telemetry: Arc<Telemetry>,
+    /// To other peers.
+    pub transport: Option<Transport>,
+    /// Streams to them.
+    pub live: Option<Live>,
+    /// Where others reach its QUIC endpoint.
+    pub own_address: Option<SocketAddr>,
+    /// Where others reach its HTTP server.
+    pub web_address: SocketAddr,
+    /// Who it is, in which life.
+    pub id: PeerId,
+    /// See `id`.
+    pub generation: Generation,
+    /// When it started.
+    pub started_at: promesh_model::Timestamp,
+    /// The query engine.
+    pub engine: Arc<Engine>,
+    /// The data of all peers.
+    pub storage: Arc<dyn Queryable>,
+    minds: Minds,
+    discovery: Manager,
+    stage: AtomicU8,
+    left: watch::Receiver<bool>,
+    quit: tokio::sync::Notify,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    reloading: tokio::sync::Mutex<()>,
+}
+
+impl Peer {
+    #[allow(clippy::too_many_arguments)] // each is made before the next and none belongs to another
+    fn start(
+        options: Arc<Options>,
+        settings: Settings,
+        db: Arc<Db>,
+        lanes: Arc<Lanes>,
+        folder: PeerFolder,
+        (id, generation): (PeerId, Generation),
+        joined: Option<Joined>,
+        web_address: SocketAddr,
+    ) -> Result<Peer, StartError> {
+        let now = clock::now();
+        let telemetry = Arc::new(Telemetry::default());
+        let known = folder.members().map_err(context("the members known before"))?;
+        let record = PeerRecord {
+            id,
+            generation,
+            version: 1,
+            state: PeerState::Joining,
+            zone: options.cluster.as_ref().map(|cluster| cluster.zone.clone()).unwrap_or_default(),
+            weight: options.cluster.as_ref().map_or(4, |cluster| cluster.weight as u8),
+            protocol: (1, 1),
+            web_address: Some(web_address),
+            root: 0,
+        };
+        let newest = db.head().max_time();
+        let persisted = if joined.is_some() {
+            known.iter().filter_map(|member| member.id.parse().ok()).collect()
+        } else {
+            Vec::new()
+        };
+        let config = MeshConfig {
+            replication_factor: options.cluster.as_ref().map_or(1, |cluster| cluster.replication_factor as usize),
+            start_hold: options.cluster.as_ref().map_or(Duration::ZERO, |cluster| cluster.start_hold),
+            has_seeds: joined.as_ref().is_some_and(|joined| !joined.seeds.is_empty()),
+            persisted,
+            possession: folder.possession().map_err(context("what this peer held before"))?,
+            newest_sample: (newest > promesh_model::Timestamp::MIN).then_some(newest),
+        };
+        let seed = generation.0 ^ id.0 as u64;
+        let membership = joined.as_ref().map(|joined| Membership::new(record.clone(), joined.own, seed, now));
+        let mesh = Mesh::new(config, record, now);
+        let addresses: Addresses = Arc::new(ArcSwap::from_pointee(BTreeMap::new()));
+        let (minds, tasks, threads) = minds::start(membership, mesh, Arc::clone(&addresses), Arc::clone(&telemetry));
+
+        let origin = Origin { writer: id, generation };
+        let told = minds.clone();
+        let appended = Box::new(move |header| told.tell(Input::Appended(header)));
+        let ingest = Arc::new(Ingest::new(Arc::clone(&db), lanes, origin, appended));
+        let extra = options.features.extra_scrape_metrics;
+        let scraping = Arc::new(Scraping::new(Arc::clone(&ingest), Arc::clone(&telemetry), extra));
+        let (view_sender, view) = watch::channel(None);
+        let (left_sender, left) = watch::channel(false);
+        let journal = Arc::new(Journal::default());
+        let (transport, events, own_address, seeds) = match joined {
+            Some(joined) => (Some(joined.transport), Some(joined.events), Some(joined.own), joined.seeds),
+            None => (None, None, None, Vec::new()),
+        };
+        let local: Arc<dyn Queryable> = Arc::clone(&db) as Arc<dyn Queryable>;
+        let live = transport.clone().map(|transport| {
+            Live::new(transport, Arc::clone(&addresses), minds.clone(), Arc::clone(&ingest))
+        });
+        let hands = Arc::new(Hands {
+            transport: transport.clone(),
+            minds: minds.clone(),
+            ingest: Arc::clone(&ingest),
+            local: Arc::clone(&local),
+            addresses,
+            live: live.clone(),
+            scraping: Arc::clone(&scraping),
+            view: view_sender,
+            journal: Arc::clone(&journal),
+            folder,
+            telemetry: Arc::clone(&telemetry),
+            left: left_sender,
+            chitchat: Mutex::default(),
+            incoming: Mutex::default(),
+        });
+        tokio::spawn(Arc::clone(&hands).run(tasks));
+        if let Some(events) = events {
+            tokio::spawn(Arc::clone(&hands).receive(events));
+        }
+        if let Some(own) = own_address {
+            let known = known.into_iter().map(|member| member.address).collect();
+            tokio::spawn(Arc::clone(&hands).seek(seeds, known, own));
+        }
+        let storage: Arc<dyn Queryable> = Arc::new(MeshQueryable::new(
+            local,
+            view.clone(),
+            transport.clone(),
+            tokio::runtime::Handle::current(),
+        ));
+        let engine = Arc::new(Engine::new(engine_options(&options, &settings)));
+        let discovery = Manager::new(peer_addresses(view.clone(), web_address));
+        discovery.apply(settings.jobs.iter().map(|job| (job.job_name.as_str(), &job.discovery)))?;
+        telemetry.reload_successful.store(1, Ordering::Relaxed);
+        telemetry.reload_success_at.store(now.wall.ms() as u64 / 1000, Ordering::Relaxed);
+        let peer = Peer {
+            options,
+            settings: ArcSwap::from_pointee(settings),
+            ingest,
+            scraping,
+            view,
+            journal,
+            telemetry,
+            transport,
+            live,
+            own_address,
+            web_address,
+            id,
+            generation,
+            started_at: now.wall,
+            engine,
+            storage,
+            minds,
+            discovery,
+            stage: AtomicU8::new(STARTING),
+            left,
+            quit: tokio::sync::Notify::new(),
+            threads: Mutex::new(threads),
+            reloading: tokio::sync::Mutex::new(()),
+        };
+        peer.keep_house();
+        Ok(peer)
+    }
+
+    /// Syncs the log and lets storage do its work, on a thread of its own.
+    fn keep_house(&self) {
+        let (ingest, minds) = (Arc::clone(&self.ingest), self.minds.clone());
+        let body = move || {
+            let mut next_maintenance = clock::monotonic();
+            let mut full = false;
+            let mut failing = false;
+            loop {
+                std::thread::sleep(SYNC_PERIOD);
+                let db = ingest.db();
+                let synced = db.sync();
+                if synced.is_err() != failing {
+                    failing = synced.is_err();
+                    match synced {
+                        Ok(_) => tracing::info!("the log can be made durable again"),
+                        Err(error) => tracing::error!(%error, "the log cannot be made durable"),
+                    }
+                }
+                let now = clock::now();
+                if now.monotonic < next_maintenance {
+                    continue;
+                }
+                next_maintenance = now.monotonic + MAINTENANCE_PERIOD;
+                if let Err(error) = db.maintain(now) {
+                    tracing::error!(%error, "storage could not do its work, it is tried again");
+                }
+                ingest.forget_idle(now.wall);
+                let is_full = disk_is_full(db.dir(), full);
+                if is_full != full {
+                    full = is_full;
+                    tracing::warn!(full, "the disk's free room has crossed its limit");
+                    minds.tell(Input::DiskFull(full));
+                }
+            }
+        };
+        let spawned = std::thread::Builder::new().name("storage".to_owned()).spawn(body);
+        if let Err(error) = spawned {
+            tracing::error!(%error, "no thread for storage: the log is not synced");
+        }
+    }
+
+    /// Serves HTTP and keeps the targets up to date.
+    fn serve(self: &Arc<Self>, listeners: Vec<TcpListener>) -> Vec<tokio::task::JoinHandle<()>> {
+        let backend = Arc::new(PeerBackend(Arc::clone(self)));
+        let router = promesh_api::router(backend, self.api_options());
+        let connections = Arc::new(Semaphore::new(self.options.web.connections_max.max(1)));
+        let mut tasks = vec![tokio::spawn(Arc::clone(self).follow_discovery())];
+        for listener in listeners {
+            let serve_options = promesh_api::ServeOptions {
+                connections: Arc::clone(&connections),
+                read_timeout: self.options.web.read_timeout,
+                stop_grace: Duration::from_secs(3),
+            };
+            let mut left = self.left.clone();
+            let stop = async move {
+                let _ = left.wait_for(|left| *left).await;
+            };
+            tasks.push(tokio::spawn(promesh_api::serve(listener, router.clone(), serve_options, stop)));
+        }
+        tasks.push(tokio::spawn(Arc::clone(self).become_ready()));
+        tasks
+    }
+
+    fn api_options(&self) -> promesh_api::ApiOptions {
+        let web = &self.options.web;
+        promesh_api::ApiOptions {
+            route_prefix: web.route_prefix.clone(),
+            cors_origin: web.cors_origin.clone(),
+            enable_lifecycle: web.enable_lifecycle,
+            enable_admin_api: web.enable_admin_api,
+            enable_remote_write_receiver: web.enable_remote_write_receiver,
+            remote_write_messages: web.remote_write_messages.clone(),
+            query_concurrency: self.options.query.concurrency,
+            query_timeout: self.options.query.timeout,
+        }
+    }
+
+    /// Ready once the mind is: it holds what it should, or waits for nobody.
+    async fn become_ready(self: Arc<Self>) {
+        let mut view = self.view.clone();
+        let ready = |view: &Option<Arc<MeshView>>| {
+            view.as_ref().is_some_and(|view| !matches!(view.state, PeerState::Joining | PeerState::Syncing))
+        };
+        if view.wait_for(ready).await.is_ok() {
+            let _ = self.stage.compare_exchange(STARTING, READY, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Where the process stands.
+    pub fn stage(&self) -> u8 {
+        self.stage.load(Ordering::Relaxed)
+    }
+
+    async fn follow_discovery(self: Arc<Self>) {
+        let mut discovered = self.discovery.subscribe();
+        loop {
+            let found = Arc::clone(&discovered.borrow_and_update());
+            self.apply_targets(&found);
+            if discovered.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn apply_targets(&self, discovered: &Discovered) {
+        let jobs = self.settings.load().jobs.clone();
+        let view = self.view.borrow().clone();
+        let acting = |shard| view.as_ref().is_some_and(|view| view.acting.contains(shard));
+        self.minds.tell(Input::Sources(self.scraping.apply(&jobs, discovered, acting)));
+    }
+
+    /// Reads the configuration again; what is wrong leaves the old one in use.
+    ///
+    /// # Errors
+    /// Everything wrong with the new one.
+    pub async fn reload(&self) -> Result<(), String> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let file = self.options.config_file.clone();
+        let loaded = tokio::task::spawn_blocking(move || Settings::load(&file)).await;
+        let applied = loaded.map_err(|error| error.to_string()).and_then(|loaded| loaded).and_then(|settings| {
+            let jobs = settings.jobs.iter().map(|job| (job.job_name.as_str(), &job.discovery));
+            self.discovery.apply(jobs).map_err(|error| error.to_string())?;
+            Ok(settings)
+        });
+        match applied {
+            Ok(settings) => {
+                self.settings.store(Arc::new(settings));
+                let found = Arc::clone(&self.discovery.subscribe().borrow());
+                self.apply_targets(&found);
+                self.telemetry.reload_successful.store(1, Ordering::Relaxed);
+                self.telemetry.reload_success_at.store(clock::wall().ms() as u64 / 1000, Ordering::Relaxed);
+                tracing::info!(file = %self.options.config_file.path.display(), "Completed loading of configuration file");
+                Ok(())
+            }
+            Err(error) => {
+                self.telemetry.reload_successful.store(0, Ordering::Relaxed);
+                tracing::error!(error, "the configuration could not be loaded, the old one stays in use");
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks the process to stop.
+    pub fn ask_to_quit(&self) {
+        self.quit.notify_one();
+    }
+
+    async fn quit_asked(&self) {
+        self.quit.notified().await;
+    }
+
+    /// Gives everything away, finishes what was started, makes it durable, says goodbye.
+    async fn stop(&self) {
+        self.stage.store(STOPPING, Ordering::Relaxed);
+        tracing::info!("stopping: giving shards away");
+        self.minds.tell(Input::Leave);
+        let mut left = self.left.clone();
+        let _ = tokio::time::timeout(LEAVE_MAX, left.wait_for(|left| *left)).await;
+        self.scraping.drain(DRAIN_MAX).await;
+        // What was streamed last has to reach the holders before the connections end.
+        let drained = async {
+            while self.live.as_ref().is_some_and(|live| live.backlog().values().any(|bytes| *bytes > 0)) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(2), drained).await;
+        self.minds.tell_membership(MembershipInput::Leave);
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let _ = self.minds.mesh.send(ToMesh::Stop);
+        let db = Arc::clone(self.ingest.db());
+        let synced = tokio::task::spawn_blocking(move || db.sync()).await;
+        if let Ok(Err(error)) = synced {
+            tracing::error!(%error, "the end of the log could not be made durable");
+        }
+        if let Some(transport) = &self.transport {
+            transport.close().await;
+        }
+        self.threads.lock().clear();
+        tracing::info!("See you next time!");
+    }
+}
+
+fn engine_options(options: &Options, settings: &Settings) -> EngineOptions {
+    let features = promesh_promql::Features {
+        experimental_functions: options.features.promql_experimental_functions,
+        extended_range_selectors: options.features.promql_extended_range_selectors,
+        fill_modifiers: options.features.promql_binop_fill_modifiers,
+        ..promesh_promql::Features::default()
+    };
+    EngineOptions {
+        lookback_delta: options.query.lookback,
+        max_samples: options.query.samples_max,
+        default_step: settings.loaded.config.global.evaluation_interval,
+        delayed_name_removal: options.features.promql_delayed_name_removal,
+        features,
+    }
+}
+
+/// The web addresses of all peers, this one included, sorted: alike on every peer.
+fn peer_addresses(
+    mut view: watch::Receiver<Option<Arc<MeshView>>>,
+    own: SocketAddr,
+) -> watch::Receiver<Arc<[String]>> {
+    let list = |view: &Option<Arc<MeshView>>| -> Arc<[String]> {
+        // A peer that is down stays a target: its `up` is 0, as for any other.
+        let others = view.iter().flat_map(|view| view.peers.iter()).filter_map(|peer| peer.web_address);
+        let mut all: Vec<String> = others.chain([own]).map(|address| address.to_string()).collect();
+        all.sort();
+        all.dedup();
+        all.into()
+    };
+    let (sender, receiver) = watch::channel(list(&view.borrow()));
+    tokio::spawn(async move {
+        while view.changed().await.is_ok() {
+            let present = list(&view.borrow_and_update());
+            sender.send_if_modified(|known| {
+                let changed = *known != present;
+                *known = present;
+                changed
+            });
+        }
+    });
+    receiver
+}
+
+/// Less than a twentieth and less than 1 GiB is free; twice that ends it.
+fn disk_is_full(path: &std::path::Path, was_full: bool) -> bool {
+    let Ok(disk) = rustix::fs::statvfs(path) else { return was_full };
+    let limit = (disk.f_blocks * disk.f_frsize / 20).min(1 << 30);
+    let free = disk.f_bavail * disk.f_frsize;
+    if was_full { free < 2 * limit } else { free < limit }
+}

@@ -1,0 +1,242 @@
+//! Targets and their scrapes: what discovery found, made known to the mind, and scraped when the mind says so.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use promesh_client::HttpClient;
+use promesh_config::prometheus::ScrapeConfig;
+use promesh_discovery::Discovered;
+use promesh_model::ingest::{Batch, Metadata, SeriesRef};
+use promesh_model::time::Clock;
+use promesh_model::{Labels, Now, ShardId, Timestamp};
+use promesh_node::SourceSpec;
+use promesh_replication::SourceId;
+use promesh_scrape::{ScrapeLoop, ScrapeOptions, ScrapeResult, Target, targets};
+use promesh_tsdb::SampleIndex;
+
+use crate::clock;
+use crate::ingest::{Ingest, OwnBatch};
+use crate::telemetry::Telemetry;
+
+/// The machine's clock, for scrapes.
+#[derive(Clone, Copy, Debug)]
+pub struct MachineClock;
+
+impl Clock for MachineClock {
+    fn now(&self) -> Now {
+        clock::now()
+    }
+}
+
+/// How a target fared when this peer last scraped it.
+#[derive(Clone, Debug, Default)]
+pub struct ScrapeStatus {
+    /// When the scrape began; none yet.
+    pub at: Option<Timestamp>,
+    /// How long it took.
+    pub duration: Duration,
+    /// Why it failed; empty if it did not.
+    pub error: String,
+    /// Metadata by family.
+    pub metadata: Vec<(String, Metadata)>,
+}
+
+/// One target, its loop and its last result.
+struct Entry {
+    target: Target,
+    scrape_loop: tokio::sync::Mutex<ScrapeLoop>,
+    status: Mutex<ScrapeStatus>,
+}
+
+/// What is known of all jobs' targets.
+#[derive(Default)]
+struct Table {
+    entries: HashMap<SourceId, Arc<Entry>>,
+    dropped: BTreeMap<String, (usize, Vec<Labels>)>,
+    pools: Vec<String>,
+}
+
+/// All targets of this peer's configuration, and the scrapes of those it acts for.
+pub struct Scraping {
+    table: ArcSwap<Table>,
+    ingest: Arc<Ingest>,
+    telemetry: Arc<Telemetry>,
+    options: ScrapeOptions,
+    clients: Mutex<HashMap<String, (Arc<ScrapeConfig>, HttpClient)>>,
+    under_way: tokio_util::task::TaskTracker,
+}
+
+impl Scraping {
+    /// No targets yet.
+    pub fn new(ingest: Arc<Ingest>, telemetry: Arc<Telemetry>, extra_metrics: bool) -> Scraping {
+        Scraping {
+            table: ArcSwap::default(),
+            ingest,
+            telemetry,
+            options: ScrapeOptions { extra_metrics, ..ScrapeOptions::default() },
+            clients: Mutex::default(),
+            under_way: tokio_util::task::TaskTracker::new(),
+        }
+    }
+
+    /// Makes the targets those of these jobs as discovered; answers what the mind is to schedule. A target that stays as
+    /// it is keeps its loop. `acting` says whose targets' series end here when they are gone.
+    pub fn apply(
+        &self,
+        jobs: &[Arc<ScrapeConfig>],
+        discovered: &Discovered,
+        acting: impl Fn(ShardId) -> bool,
+    ) -> Vec<SourceSpec> {
+        let before = self.table.load_full();
+        let mut table = Table { pools: jobs.iter().map(|job| job.job_name.clone()).collect(), ..Table::default() };
+        for job in jobs {
+            let groups = discovered.get(&job.job_name).into_iter().flatten().map(|group| &**group);
+            let populated = targets::from_groups(job, groups);
+            for failure in &populated.failed {
+                tracing::error!(job = job.job_name, failure = ?failure, "a target cannot be used");
+            }
+            table.dropped.insert(job.job_name.clone(), (populated.dropped_count, populated.dropped));
+            let Some(client) = self.client(job) else { continue };
+            for target in populated.targets {
+                let source = SourceId(target.id.0);
+                let kept = before.entries.get(&source).filter(|entry| entry.target == target);
+                let entry = kept.cloned().unwrap_or_else(|| Arc::new(self.entry(target, client.clone())));
+                table.entries.insert(source, entry);
+            }
+        }
+        self.clients.lock().retain(|name, _| table.pools.contains(name));
+        for (source, entry) in before.entries.iter().filter(|(source, _)| !table.entries.contains_key(*source)) {
+            if acting(entry.target.shard) {
+                self.end_series(*source, entry);
+            }
+        }
+        let spec = |(source, entry): (&SourceId, &Arc<Entry>)| SourceSpec {
+            source: *source,
+            shard: entry.target.shard,
+            interval_ms: promesh_model::time::ms_of(entry.target.interval).max(1),
+        };
+        let mut specs: Vec<SourceSpec> = table.entries.iter().map(spec).collect();
+        specs.sort_by_key(|spec| spec.source);
+        self.table.store(Arc::new(table));
+        specs
+    }
+
+    fn entry(&self, target: Target, client: HttpClient) -> Entry {
+        let scrape_loop = ScrapeLoop::new(target.clone(), client, self.options.clone());
+        Entry { target, scrape_loop: tokio::sync::Mutex::new(scrape_loop), status: Mutex::default() }
+    }
+
+    /// A job's client: its targets share connections. Made anew when the job changed.
+    fn client(&self, job: &Arc<ScrapeConfig>) -> Option<HttpClient> {
+        let mut clients = self.clients.lock();
+        if let Some((known, client)) = clients.get(&job.job_name)
+            && known.http == job.http
+        {
+            return Some(client.clone());
+        }
+        match HttpClient::new(&job.http) {
+            Ok(client) => {
+                clients.insert(job.job_name.clone(), (Arc::clone(job), client.clone()));
+                Some(client)
+            }
+            Err(error) => {
+                tracing::error!(job = job.job_name, %error, "the job's HTTP settings cannot be used");
+                None
+            }
+        }
+    }
+
+    /// A target is gone from the configuration: its series end now.
+    fn end_series(&self, source: SourceId, entry: &Entry) {
+        let own = OwnBatch { source, shard: entry.target.shard, rank: 0, failed: false, track_vanished: true };
+        let batch = Batch { slot: clock::wall(), ..Batch::default() };
+        if let Err(error) = self.ingest.write_own(own, batch) {
+            tracing::error!(%error, "staleness markers of a removed target could not be stored");
+        }
+    }
+
+    /// Starts a slot.
+    pub fn start(self: &Arc<Self>, spec: SourceSpec, slot: Timestamp, rank: u8) {
+        let Some(entry) = self.table.load().entries.get(&spec.source).cloned() else { return };
+        let scraping = Arc::clone(self);
+        self.under_way.spawn(async move { scraping.scrape(&spec, slot, rank, &entry).await });
+    }
+
+    async fn scrape(&self, spec: &SourceSpec, slot: Timestamp, rank: u8, entry: &Entry) {
+        // The scrape before is still running: its timeout is at most an interval, so this one waits a moment only.
+        let mut scrape_loop = entry.scrape_loop.lock().await;
+        Telemetry::count(&self.telemetry.scrapes);
+        let db = Arc::clone(self.ingest.db());
+        let result = scrape_loop.scrape(slot, &*db, &MachineClock).await;
+        if result.failed.is_some() {
+            Telemetry::count(&self.telemetry.scrapes_failed);
+        }
+        self.note(entry, &scrape_loop, &result);
+        let own = OwnBatch {
+            source: spec.source,
+            shard: spec.shard,
+            rank,
+            failed: result.failed.is_some(),
+            track_vanished: true,
+        };
+        let series: Vec<SeriesRef> = result.batch.series.clone();
+        let samples = series.len() as u64;
+        match self.ingest.write_own(own, result.batch) {
+            Ok(outcome) => {
+                self.telemetry.samples_appended.fetch_add(samples, Ordering::Relaxed);
+                let gone: Vec<SeriesRef> = outcome
+                    .unknown_series()
+                    .filter_map(|index| match index {
+                        SampleIndex::Float(place) => series.get(place as usize).copied(),
+                        _ => None,
+                    })
+                    .collect();
+                if !gone.is_empty() {
+                    scrape_loop.forget(&gone);
+                }
+            }
+            Err(error) => {
+                Telemetry::count(&self.telemetry.append_failures);
+                tracing::error!(target = %entry.target.url, %error, "a scrape could not be stored");
+                scrape_loop.forget(&series);
+            }
+        }
+    }
+
+    fn note(&self, entry: &Entry, scrape_loop: &ScrapeLoop, result: &ScrapeResult) {
+        let mut status = entry.status.lock();
+        status.at = Some(result.began.wall);
+        status.duration = result.duration;
+        status.error = result.failed.clone().unwrap_or_default();
+        if status.metadata.len() != scrape_loop.metadata().len() {
+            status.metadata = scrape_loop.metadata().to_vec();
+        }
+    }
+
+    /// Lets the scrapes that were started end; none begins any more.
+    pub async fn drain(&self, patience: Duration) {
+        self.under_way.close();
+        let _ = tokio::time::timeout(patience, self.under_way.wait()).await;
+    }
+
+    /// All targets with how they fared here.
+    pub fn targets(&self) -> Vec<(Target, ScrapeStatus)> {
+        let table = self.table.load();
+        table.entries.values().map(|entry| (entry.target.clone(), entry.status.lock().clone())).collect()
+    }
+
+    /// Dropped targets by job: how many, and some of them.
+    pub fn dropped(&self) -> BTreeMap<String, (usize, Vec<Labels>)> {
+        self.table.load().dropped.clone()
+    }
+
+    /// The jobs.
+    pub fn pools(&self) -> Vec<String> {
+        self.table.load().pools.clone()
+    }
+}
