@@ -13,7 +13,7 @@ use promesh_model::codec::{self, RPC_BYTES_MAX};
 use promesh_model::shard::ShardSet;
 use promesh_model::storage::Queryable;
 use promesh_node::{Input, MeshMessage, MeshView, Output};
-use promesh_replication::framing::KIND_BATCH;
+use promesh_replication::framing::{KIND_BATCH, KIND_PUSH};
 use promesh_replication::{Framing, FramingError};
 use promesh_transport::chitchat::ChitchatInbox;
 use promesh_transport::{Class, FrameReceiver, Responder, Transport, TransportEvent};
@@ -291,8 +291,8 @@ impl Hands {
         let mut asked_at = None;
         let why = loop {
             match frames.recv().await {
-                Ok(Some((KIND_BATCH, payload))) => {
-                    if !self.receive_batch(&mut framing, &payload) {
+                Ok(Some((kind @ (KIND_BATCH | KIND_PUSH), payload))) => {
+                    if !self.receive_batch(kind, &mut framing, &payload) {
                         let now = crate::clock::monotonic();
                         if asked_at.is_none_or(|at| now.since(at) > KEY_PATIENCE) {
                             asked_at = Some(now);
@@ -325,11 +325,16 @@ impl Hands {
     }
 
     /// Stores a batch from a stream; false when a key frame is needed.
-    fn receive_batch(&self, framing: &mut Framing, payload: &[u8]) -> bool {
+    fn receive_batch(&self, kind: u8, framing: &mut Framing, payload: &[u8]) -> bool {
         Telemetry::count(&self.telemetry.batches_received);
         match framing.decode(payload, &**self.ingest.db()) {
             Ok(decoded) => {
-                if let Err(error) = self.ingest.write_received(decoded) {
+                let stored = if kind == KIND_PUSH {
+                    self.ingest.write_received_push(decoded)
+                } else {
+                    self.ingest.write_received(decoded)
+                };
+                if let Err(error) = stored {
                     Telemetry::count(&self.telemetry.append_failures);
                     tracing::error!(%error, "a received batch could not be stored");
                 }

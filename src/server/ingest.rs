@@ -13,7 +13,7 @@ use promesh_model::frame;
 use promesh_model::ingest::{Batch, IngestError, SeriesIndex, SeriesRef};
 use promesh_model::shard::{ShardSet, shard_of};
 use promesh_model::{PeerId, ShardId, Timestamp};
-use promesh_replication::framing::{self, KIND_BATCH, KIND_COPY};
+use promesh_replication::framing::{self, KIND_BATCH, KIND_COPY, KIND_PUSH};
 use promesh_replication::{BatchHeader, Decoded, Disposition, Framing, Ledger, Order, Origin, SourceId};
 use promesh_transport::FrameSender;
 use promesh_tsdb::{AppendOutcome, Db, Intake, LogError, ReplayDecoder, Replayed, WriteError};
@@ -95,6 +95,12 @@ impl ReplayDecoder for LogDecoder {
         if kind == KIND_COPY {
             let copied = Framing::new().decode(payload, index).map_err(|error| error.to_string())?;
             return Ok(Some(Replayed::Late(copied.batch)));
+        }
+        if kind == KIND_PUSH {
+            let (header, _) = framing::peek(payload).map_err(|error| error.to_string())?;
+            let mut lane = self.0.of(header.source).lock();
+            let pushed = lane.relay.decode(payload, index).map_err(|error| error.to_string())?;
+            return Ok(Some(Replayed::Late(pushed.batch)));
         }
         if kind != KIND_BATCH {
             return Ok(None);
@@ -251,6 +257,66 @@ impl Ingest {
                 Err(error) => {
                     // What the stream remembers is not in the log: the next batch stands alone.
                     lane.own.want_keys(|_| true);
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    /// Stores and streams pushed samples of one shard. Their instants follow no slots, so the ledger is not asked: each
+    /// sample finds its own place.
+    ///
+    /// # Errors
+    /// As [`StoreError`] says.
+    pub fn write_pushed(&self, source: SourceId, shard: ShardId, mut batch: Batch) -> Result<AppendOutcome, StoreError> {
+        let mut lane = self.lanes.of(source).lock();
+        let order = Order { failed: false, rank: 0, origin: self.origin };
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        let header = BatchHeader { source, shard, slot: batch.slot, order, sequence };
+        loop {
+            let segment = self.db.log().segment();
+            lane.enter_segment(segment);
+            let mut payload = Vec::with_capacity(batch.series.len() * 3 + 128);
+            lane.own.encode(&header, &mut batch, None, false, &*self.db, &mut payload)?;
+            let mut bytes = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
+            frame::write(&mut bytes, KIND_PUSH, &payload);
+            match self.db.write_as(&bytes, Intake::Append(&batch), Some(segment)) {
+                Ok(written) => {
+                    for subscriber in self.subscribers.load().iter().filter(|s| s.shards.contains(shard)) {
+                        if subscriber.stream.try_send(KIND_PUSH, &payload).is_err() {
+                            self.dropped.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                    return Ok(written.outcome);
+                }
+                Err(WriteError::Log(LogError::SegmentCut { .. })) => {}
+                Err(error) => {
+                    lane.own.want_keys(|_| true);
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    /// Stores a push that another peer took.
+    ///
+    /// # Errors
+    /// As [`StoreError`] says.
+    pub fn write_received_push(&self, decoded: Decoded) -> Result<AppendOutcome, StoreError> {
+        let Decoded { header, mut batch, .. } = decoded;
+        let mut lane = self.lanes.of(header.source).lock();
+        loop {
+            let segment = self.db.log().segment();
+            lane.enter_segment(segment);
+            let mut payload = Vec::with_capacity(batch.series.len() * 3 + 128);
+            lane.relay.encode(&header, &mut batch, None, false, &*self.db, &mut payload)?;
+            let mut bytes = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
+            frame::write(&mut bytes, KIND_PUSH, &payload);
+            match self.db.write_as(&bytes, Intake::Late(&batch), Some(segment)) {
+                Ok(written) => return Ok(written.outcome),
+                Err(WriteError::Log(LogError::SegmentCut { .. })) => {}
+                Err(error) => {
+                    lane.relay.want_keys(|_| true);
                     return Err(error.into());
                 }
             }

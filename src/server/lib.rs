@@ -1,17 +1,26 @@
 //! The process: options, command line, log, clock, and the loops around the minds.
+//!
+//! [`run()`] is a peer's life; [`run::Peer`] is what it consists of. The minds run on threads of their own ([`minds`]),
+//! [`hands`] does what they want done, [`ingest`] is the way of every batch.
 
+mod backend;
 pub mod cli;
 pub mod clock;
+mod cluster_view;
+mod copy;
+mod exposition;
 pub mod files;
+mod hands;
+mod identity;
+mod ingest;
+mod journal;
+mod live;
 pub mod logging;
+mod minds;
 pub mod options;
+pub mod run;
+mod scraping;
+mod settings;
+mod telemetry;
 
-use std::process::ExitCode;
-
-use options::Options;
-
-/// Runs a peer until it is told to stop.
-pub fn run(_options: Options) -> ExitCode {
-    tracing::error!("this build cannot run a peer: its loops are not built yet");
-    ExitCode::FAILURE
-}
+pub use run::run;

@@ -36,6 +36,9 @@ pub const KIND_BATCH: u8 = 1;
 /// The frame kind, in a log only, of samples copied from another peer: the same form, always a key frame.
 pub const KIND_COPY: u8 = 2;
 
+/// The frame kind of pushed samples: the same form; each sample has its own instant and finds its own place.
+pub const KIND_PUSH: u8 = 3;
+
 /// The span of slot time that one log segment holds.
 ///
 /// Key frames cost some 25 B a series; over half an hour at 15 s that is 0.2 B a sample.

@@ -1,0 +1,306 @@
+//! The peer as its HTTP side sees it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use hashbrown::HashMap;
+use promesh_api::backend::{
+    Alertmanagers, Backend, BackendError, BuildInfo, DroppedTarget, HeadStats, Push, PushOutcome, Readiness,
+    ReloadScope, RuleGroup, Target, TargetMetadata, Targets, TsdbStatus,
+};
+use promesh_model::ingest::{Batch, HistogramSample, IngestError, SeriesIndex};
+use promesh_model::shard::shard_of;
+use promesh_model::storage::Queryable;
+use promesh_model::{Labels, Now, ShardId, Timestamp, duration};
+use promesh_promql::Engine;
+use promesh_replication::SourceId;
+use promesh_tsdb::SampleIndex;
+use serde_json::Value;
+
+use crate::clock;
+use crate::cluster_view;
+use crate::exposition;
+use crate::ingest::StoreError;
+use crate::run::{Peer, READY, STARTING};
+
+/// A [`Peer`], for the API.
+pub struct PeerBackend(pub Arc<Peer>);
+
+/// Refused samples that are named in an answer.
+const REFUSED_MAX: usize = 100;
+
+#[async_trait]
+impl Backend for PeerBackend {
+    fn now(&self) -> Now {
+        clock::now()
+    }
+
+    fn engine(&self) -> Arc<Engine> {
+        Arc::clone(&self.0.engine)
+    }
+
+    fn storage(&self) -> Arc<dyn Queryable> {
+        Arc::clone(&self.0.storage)
+    }
+
+    fn readiness(&self) -> Readiness {
+        match self.0.stage() {
+            READY => Readiness::Ready,
+            STARTING => Readiness::Starting,
+            _ => Readiness::Stopping,
+        }
+    }
+
+    async fn targets(&self) -> Targets {
+        let scraping = &self.0.scraping;
+        let view = self.0.view.borrow().clone();
+        let scraper = |shard: ShardId| {
+            let view = view.as_ref()?;
+            let owner = if view.acting.contains(shard) { Some(view.me) } else { view.placement.owner(shard) };
+            owner.map(|owner| owner.to_string())
+        };
+        let health = self.newest_up().await;
+        let mut active: Vec<Target> = scraping
+            .targets()
+            .into_iter()
+            .map(|(target, status)| {
+                let up = health.get(&target.labels).copied();
+                let last = status.at.or(up.map(|(at, _)| at));
+                Target {
+                    discovered_labels: target.discovered_labels.clone(),
+                    labels: target.labels.clone(),
+                    scrape_pool: target.pool().to_owned(),
+                    scrape_url: promesh_client::redacted(&target.url),
+                    global_url: promesh_client::redacted(&target.url),
+                    last_error: status.error.clone(),
+                    last_scrape: last.map_or_else(|| "0001-01-01T00:00:00Z".to_owned(), |at| at.to_string()),
+                    last_scrape_duration: status.duration.as_secs_f64(),
+                    health: match up {
+                        Some((_, value)) if value > 0.0 => "up",
+                        Some(_) => "down",
+                        None => "unknown",
+                    }
+                    .to_owned(),
+                    scrape_interval: duration::format(target.interval),
+                    scrape_timeout: duration::format(target.timeout),
+                    peer: scraper(target.shard).unwrap_or_default(),
+                }
+            })
+            .collect();
+        active.sort_by(|a, b| (&a.scrape_pool, &a.labels).cmp(&(&b.scrape_pool, &b.labels)));
+        let dropped = scraping.dropped();
+        let of_job = |(job, (_, labels)): (&String, &(usize, Vec<Labels>))| -> Vec<DroppedTarget> {
+            let one = |labels: &Labels| DroppedTarget { discovered_labels: labels.clone(), scrape_pool: job.clone() };
+            labels.iter().map(one).collect()
+        };
+        Targets {
+            active,
+            dropped: dropped.iter().flat_map(of_job).collect(),
+            dropped_counts: dropped.iter().map(|(job, (count, _))| (job.clone(), *count)).collect(),
+            pools: scraping.pools(),
+        }
+    }
+
+    async fn metadata(&self) -> Vec<TargetMetadata> {
+        let targets = self.0.scraping.targets().into_iter();
+        targets
+            .flat_map(|(target, status)| {
+                let families = status.metadata.into_iter();
+                families.map(move |(metric, metadata)| TargetMetadata { target: target.labels.clone(), metric, metadata })
+            })
+            .collect()
+    }
+
+    async fn rule_groups(&self) -> Vec<RuleGroup> {
+        Vec::new()
+    }
+
+    async fn alertmanagers(&self) -> Alertmanagers {
+        Alertmanagers::default()
+    }
+
+    async fn cluster(&self) -> Value {
+        cluster_view::json(&self.0)
+    }
+
+    fn config_yaml(&self) -> String {
+        self.0.settings.load().loaded.config.to_yaml()
+    }
+
+    fn flags(&self) -> BTreeMap<String, String> {
+        self.0.options.flags.clone()
+    }
+
+    fn build_info(&self) -> BuildInfo {
+        BuildInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            go_version: "none: promesh is written in Rust".to_owned(),
+            ..BuildInfo::default()
+        }
+    }
+
+    fn runtime_info(&self) -> Value {
+        let telemetry = &self.0.telemetry;
+        let loaded_at = Timestamp(telemetry.reload_success_at.load(Ordering::Relaxed) as i64 * 1000);
+        serde_json::json!({
+            "startTime": self.0.started_at.to_string(),
+            "CWD": std::env::current_dir().map(|path| path.display().to_string()).unwrap_or_default(),
+            "hostname": rustix::system::uname().nodename().to_string_lossy(),
+            "serverTime": clock::wall().to_string(),
+            "reloadConfigSuccess": telemetry.reload_successful.load(Ordering::Relaxed) == 1,
+            "lastConfigTime": loaded_at.to_string(),
+            "corruptionCount": 0,
+            "storageRetention": duration::format(self.0.options.storage.retention_time),
+        })
+    }
+
+    async fn tsdb_status(&self, _limit: usize) -> Result<TsdbStatus, BackendError> {
+        let head = self.0.ingest.db().head();
+        let (pairs, _) = head.symbols();
+        Ok(TsdbStatus {
+            head_stats: HeadStats {
+                num_series: head.series_count() as u64,
+                num_label_pairs: pairs as u64,
+                chunk_count: 0,
+                min_time: head.oldest_time().ms(),
+                max_time: head.max_time().ms(),
+            },
+            ..TsdbStatus::default()
+        })
+    }
+
+    fn wal_replay(&self) -> [u64; 3] {
+        let segment = self.0.ingest.db().log().segment();
+        [0, segment, segment]
+    }
+
+    fn metrics(&self) -> String {
+        exposition::metrics(&self.0)
+    }
+
+    fn external_labels(&self) -> Labels {
+        self.0.settings.load().loaded.config.external_labels().clone()
+    }
+
+    async fn reload(&self, scope: ReloadScope) -> Result<(), BackendError> {
+        match scope {
+            ReloadScope::Peer => self.0.reload().await.map_err(BackendError::Failed),
+            ReloadScope::Cluster => Err(BackendError::Unbuilt("reloading all peers at once (scope=cluster)")),
+        }
+    }
+
+    fn quit(&self) {
+        self.0.ask_to_quit();
+    }
+
+    async fn push(&self, push: Push) -> Result<PushOutcome, BackendError> {
+        let peer = Arc::clone(&self.0);
+        let stored = tokio::task::spawn_blocking(move || store_push(&peer, push)).await;
+        stored.map_err(|error| BackendError::Failed(error.to_string()))?
+    }
+}
+
+impl PeerBackend {
+    /// The newest `up` of every target of the mesh.
+    async fn newest_up(&self) -> HashMap<Labels, (Timestamp, f64)> {
+        let (engine, storage) = (Arc::clone(&self.0.engine), Arc::clone(&self.0.storage));
+        let asked = tokio::task::spawn_blocking(move || {
+            let now = clock::wall();
+            let options = promesh_promql::QueryOptions::default();
+            engine.instant(&*storage, "up", now, &options).ok().map(|outcome| (now, outcome.value))
+        });
+        let Ok(Some((_, promesh_promql::Value::Vector(samples)))) = asked.await else { return HashMap::new() };
+        samples
+            .into_iter()
+            .filter_map(|sample| match sample.value {
+                promesh_promql::SampleValue::Float(value) => {
+                    let labels = sample.labels.without(|name| name == "__name__");
+                    Some((labels, (sample.at, value)))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+/// Stores pushed samples, a batch for each shard, each shard a source of its own.
+fn store_push(peer: &Peer, push: Push) -> Result<PushOutcome, BackendError> {
+    let db = peer.ingest.db();
+    let mut outcome = PushOutcome::default();
+    let mut batches: BTreeMap<ShardId, Batch> = BTreeMap::new();
+    for pushed in &push.series {
+        let series = match db.resolve(&pushed.labels) {
+            Ok(series) => series,
+            Err(error @ IngestError::Disk(_)) => return Err(BackendError::Unavailable(error.to_string())),
+            Err(error) => {
+                if outcome.refused.len() < REFUSED_MAX {
+                    outcome.refused.push((pushed.labels.clone(), error));
+                }
+                continue;
+            }
+        };
+        let batch = batches.entry(shard_of(&pushed.labels)).or_default();
+        for &(at, value) in &push.samples[pushed.samples.clone()] {
+            let place = batch.series.len() as u32;
+            batch.timestamps.push((place, at));
+            if pushed.start.ms() != 0 {
+                batch.start_timestamps.push((place, pushed.start));
+            }
+            batch.series.push(series);
+            batch.values.push(value);
+            batch.slot = batch.slot.max(at);
+        }
+        for (at, value) in &push.histograms[pushed.histograms.clone()] {
+            let (timestamp, start) = (*at, pushed.start);
+            batch.histograms.push(HistogramSample { series, timestamp, value: value.clone(), start });
+            batch.slot = batch.slot.max(timestamp);
+        }
+        for exemplar in &push.exemplars[pushed.exemplars.clone()] {
+            batch.exemplars.push((series, exemplar.clone()));
+        }
+    }
+    for (shard, mut batch) in batches {
+        batch.metadata = push.metadata.clone();
+        write_pushed(peer, shard, batch, &mut outcome)?;
+    }
+    Ok(outcome)
+}
+
+fn write_pushed(peer: &Peer, shard: ShardId, batch: Batch, outcome: &mut PushOutcome) -> Result<(), BackendError> {
+    let (floats, histograms, exemplars) = (batch.series.clone(), batch.histograms.len(), batch.exemplars.len());
+    let histogram_series: Vec<_> = batch.histograms.iter().map(|sample| sample.series).collect();
+    let written = peer.ingest.write_pushed(pushed_source(shard), shard, batch).map_err(|error| match error {
+        StoreError::Series(error) => BackendError::Failed(error.to_string()),
+        StoreError::Write(error) => BackendError::Unavailable(error.to_string()),
+    })?;
+    let (mut floats_refused, mut histograms_refused) = (0, 0);
+    for rejected in &written.rejected {
+        let series = match rejected.index {
+            SampleIndex::Float(place) => {
+                floats_refused += 1;
+                floats.get(place as usize)
+            }
+            SampleIndex::Histogram(place) => {
+                histograms_refused += 1;
+                histogram_series.get(place as usize)
+            }
+            SampleIndex::Exemplar(_) => None,
+        };
+        if outcome.refused.len() < REFUSED_MAX
+            && let Some(labels) = series.and_then(|series| peer.ingest.db().labels(*series))
+        {
+            outcome.refused.push((labels, rejected.reason.clone()));
+        }
+    }
+    outcome.samples += floats.len() - floats_refused;
+    outcome.histograms += histograms - histograms_refused;
+    outcome.exemplars += exemplars;
+    Ok(())
+}
+
+/// Pushed samples of a shard are one source; the high half keeps it apart from targets' hashes.
+fn pushed_source(shard: ShardId) -> SourceId {
+    SourceId(u128::from_be_bytes(*b"promesh pushed\0\0") | u128::from(shard.0))
+}

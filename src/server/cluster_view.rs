@@ -1,0 +1,125 @@
+//! What `/api/v1/cluster` says.
+
+use promesh_model::shard::ShardSet;
+use promesh_model::{PeerId, SHARD_COUNT, Timestamp};
+use promesh_node::{MeshView, PeerInfo};
+use serde_json::{Value, json};
+
+use crate::run::Peer;
+
+/// The whole answer.
+pub fn json(peer: &Peer) -> Value {
+    let label = peer.options.cluster.as_ref().map_or("", |cluster| cluster.label.as_str());
+    let Some(view) = peer.view.borrow().clone() else {
+        return json!({"cluster": label, "self": peer.id.to_string(), "members": []});
+    };
+    let replication = view.replication_factor;
+    let mut members = vec![own(peer, &view)];
+    members.extend(view.peers.iter().map(|other| member(peer, &view, other)));
+    let (total, acting) = targets(peer, &view);
+    let unowned = SHARD_COUNT - owned_by_living(&view).len();
+    let changes: Vec<Value> = peer
+        .journal
+        .newest(20)
+        .into_iter()
+        .map(|change| {
+            json!({
+                "at": change.at.to_string(), "what": change.what, "peer": change.peer.to_string(),
+                "shards": change.shards, "reason": change.reason,
+            })
+        })
+        .collect();
+    json!({
+        "cluster": label,
+        "self": view.me.to_string(),
+        "placementVersion": 1,
+        "replicationFactor": replication,
+        "view": view.number,
+        "split": false,
+        "members": members,
+        "shards": {"total": SHARD_COUNT, "underReplicated": view.under_replicated(), "unowned": unowned},
+        "targets": {"total": total, "owned": acting},
+        "copies": {"windowsLeft": view.fetching.len(), "shardsLeft": view.fetching.iter().map(|(_, n)| n).sum::<usize>()},
+        "conflicts": 0,
+        "splitSlots": peer.ingest.split_slots(),
+        "lastChanges": changes,
+    })
+}
+
+fn targets(peer: &Peer, view: &MeshView) -> (usize, usize) {
+    let all = peer.scraping.targets();
+    let acting = all.iter().filter(|(target, _)| view.acting.contains(target.shard)).count();
+    (all.len(), acting)
+}
+
+/// Shards whose rank 0 is there to be asked.
+fn owned_by_living(view: &MeshView) -> ShardSet {
+    let living = |id: PeerId| id == view.me || view.peer(id).is_some_and(|peer| peer.alive);
+    (0..SHARD_COUNT as u16)
+        .map(promesh_model::ShardId)
+        .filter(|shard| view.placement.owner(*shard).is_some_and(living))
+        .collect()
+}
+
+fn own(peer: &Peer, view: &MeshView) -> Value {
+    json!({
+        "id": view.me.to_string(),
+        "name": rustix::system::uname().nodename().to_string_lossy(),
+        "address": peer.own_address.map(|address| address.to_string()).unwrap_or_default(),
+        "webAddress": peer.web_address.to_string(),
+        "zone": peer.options.cluster.as_ref().map_or("", |cluster| cluster.zone.as_str()),
+        "version": env!("CARGO_PKG_VERSION"),
+        "state": view.state.as_str(),
+        "since": peer.started_at.to_string(),
+        "generation": peer.generation.0,
+        "rttSeconds": 0.0,
+        "clockOffsetSeconds": 0.0,
+        "shardsOwned": view.acting.len(),
+        "shardsHeld": view.own.open_shards().len(),
+        "targetsOwned": targets(peer, view).1,
+        "series": peer.ingest.db().head().series_count(),
+        "replicationLagSeconds": 0.0,
+        "configDiffers": [],
+    })
+}
+
+fn member(peer: &Peer, view: &MeshView, other: &PeerInfo) -> Value {
+    let link = peer.transport.as_ref().and_then(|transport| {
+        let links = transport.links();
+        links.into_iter().find(|link| link.peer == other.id)
+    });
+    let held = view.possession.get(&other.id).map_or(0, |held| held.open_shards().len());
+    let backlog = peer.live.as_ref().and_then(|live| live.backlog().get(&other.id).copied()).unwrap_or(0);
+    let lag = if other.started_through > Timestamp(0) {
+        crate::clock::wall().since(other.started_through).as_secs_f64()
+    } else {
+        0.0
+    };
+    json!({
+        "id": other.id.to_string(),
+        "address": other.address.to_string(),
+        "webAddress": other.web_address.map(|address| address.to_string()).unwrap_or_default(),
+        "zone": other.zone,
+        "state": state(other),
+        "since": other.since.to_string(),
+        "generation": other.generation.0,
+        "rttSeconds": link.map_or(0.0, |link| link.rtt.as_secs_f64()),
+        "clockOffsetSeconds": other.clock_offset_ms.unwrap_or(0) as f64 / 1000.0,
+        "shardsOwned": other.acting,
+        "shardsHeld": held,
+        "replicationLagSeconds": if other.alive { lag } else { 0.0 },
+        "backlogBytes": backlog,
+        "configDiffers": [],
+    })
+}
+
+/// As design names them; what a dead peer last said of itself counts no more.
+fn state(other: &PeerInfo) -> &'static str {
+    if !other.alive {
+        "down"
+    } else if other.suspect || other.silent {
+        "suspect"
+    } else {
+        other.state.map_or("joining", promesh_cluster::PeerState::as_str)
+    }
+}

@@ -1,0 +1,183 @@
+//! This peer's own metrics, in the text format, under upstream's names where the meaning is the same.
+
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+
+use crate::clock;
+use crate::run::Peer;
+
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn value(&mut self, name: &str, kind: &str, help: &str, value: f64) {
+        self.family(name, kind, help);
+        let _ = writeln!(self.0, "{name} {value}");
+    }
+
+    fn labelled(&mut self, name: &str, kind: &str, help: &str, label: &str, values: &[(String, f64)]) {
+        self.family(name, kind, help);
+        for (of, value) in values {
+            let _ = writeln!(self.0, "{name}{{{label}={}}} {value}", promesh_model::labels::quoted(of));
+        }
+    }
+}
+
+/// The page.
+pub fn metrics(peer: &Peer) -> String {
+    let mut page = Page(String::with_capacity(8 << 10));
+    storage(&mut page, peer);
+    scraping(&mut page, peer);
+    mesh(&mut page, peer);
+    process(&mut page, peer);
+    page.0
+}
+
+fn storage(page: &mut Page, peer: &Peer) {
+    let db = peer.ingest.db();
+    let head = db.head();
+    let (created, removed) = head.series_created_and_removed();
+    let telemetry = &peer.telemetry;
+    let appended = telemetry.samples_appended.load(Ordering::Relaxed) as f64;
+    page.value("prometheus_tsdb_head_series", "gauge", "Series in the head.", head.series_count() as f64);
+    page.value("prometheus_tsdb_head_series_created_total", "counter", "Series made in the head.", created as f64);
+    page.value("prometheus_tsdb_head_series_removed_total", "counter", "Series removed from it.", removed as f64);
+    page.value("prometheus_tsdb_head_samples_appended_total", "counter", "Samples appended by this peer.", appended);
+    page.value("prometheus_tsdb_head_max_time", "gauge", "Newest sample, ms.", head.max_time().ms().max(0) as f64);
+    page.value("prometheus_tsdb_wal_storage_size_bytes", "gauge", "Size of the log.", db.log().bytes() as f64);
+    page.value(
+        "prometheus_config_last_reload_successful",
+        "gauge",
+        "Whether the last attempt to load the configuration succeeded.",
+        telemetry.reload_successful.load(Ordering::Relaxed) as f64,
+    );
+    page.value(
+        "prometheus_config_last_reload_success_timestamp_seconds",
+        "gauge",
+        "When the configuration was last loaded.",
+        telemetry.reload_success_at.load(Ordering::Relaxed) as f64,
+    );
+    let failures = telemetry.append_failures.load(Ordering::Relaxed) as f64;
+    page.value("promesh_append_failures_total", "counter", "Batches that storage refused.", failures);
+}
+
+fn scraping(page: &mut Page, peer: &Peer) {
+    let telemetry = &peer.telemetry;
+    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
+    page.value("promesh_scrapes_total", "counter", "Scrapes begun by this peer.", load(&telemetry.scrapes));
+    page.value("promesh_scrapes_failed_total", "counter", "Scrapes that failed.", load(&telemetry.scrapes_failed));
+    let mut pools: std::collections::BTreeMap<String, f64> = std::collections::BTreeMap::new();
+    for (target, _) in peer.scraping.targets() {
+        *pools.entry(target.pool().to_owned()).or_default() += 1.0;
+    }
+    let pools: Vec<(String, f64)> = pools.into_iter().collect();
+    page.labelled(
+        "prometheus_target_scrape_pool_targets",
+        "gauge",
+        "Targets of a job, whoever scrapes them.",
+        "scrape_job",
+        &pools,
+    );
+}
+
+fn mesh(page: &mut Page, peer: &Peer) {
+    let telemetry = &peer.telemetry;
+    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
+    page.value("promesh_split_slots_total", "counter", "Slots two writers wrote.", peer.ingest.split_slots() as f64);
+    page.value("promesh_merge_conflicts_total", "counter", "Sealed slots whose holders differed.", 0.0);
+    page.value(
+        "promesh_replication_dropped_batches_total",
+        "counter",
+        "Batches that found no room in a holder's stream.",
+        peer.ingest.dropped() as f64,
+    );
+    page.value(
+        "promesh_replication_received_batches_total",
+        "counter",
+        "Batches received from other peers.",
+        load(&telemetry.batches_received),
+    );
+    page.value(
+        "promesh_replication_key_frames_wanted_total",
+        "counter",
+        "Times a received batch had no base here.",
+        load(&telemetry.key_frames_wanted),
+    );
+    page.value("promesh_copied_bytes_total", "counter", "Chunks copied, in bytes.", load(&telemetry.copied_bytes));
+    page.value("promesh_mesh_inputs_total", "counter", "Inputs of the mesh mind.", load(&telemetry.handled));
+    page.value(
+        "promesh_mesh_handle_seconds_total",
+        "counter",
+        "Time the mesh mind took over its inputs.",
+        load(&telemetry.handled_ns) / 1e9,
+    );
+    if let Some(view) = peer.view.borrow().clone() {
+        let mut states: std::collections::BTreeMap<String, f64> = std::collections::BTreeMap::new();
+        *states.entry(view.state.as_str().to_owned()).or_default() += 1.0;
+        for other in &view.peers {
+            let state = if other.alive { other.state.map_or("joining", promesh_cluster::PeerState::as_str) } else { "down" };
+            *states.entry(state.to_owned()).or_default() += 1.0;
+        }
+        let states: Vec<(String, f64)> = states.into_iter().collect();
+        page.labelled("promesh_peers", "gauge", "Peers by state, this one included.", "state", &states);
+        page.value("promesh_shards_owned", "gauge", "Shards this peer acts for.", view.acting.len() as f64);
+        page.value("promesh_shards_held", "gauge", "Shards it holds.", view.own.open_shards().len() as f64);
+        page.value(
+            "promesh_shards_under_replicated",
+            "gauge",
+            "Shards with fewer living copies than wanted.",
+            view.under_replicated() as f64,
+        );
+    }
+    if let Some(transport) = &peer.transport {
+        let counters = transport.counters();
+        page.value(
+            "promesh_transport_garbage_datagrams_total",
+            "counter",
+            "Datagrams that were nothing of ours.",
+            counters.garbage_datagrams as f64,
+        );
+    }
+}
+
+fn process(page: &mut Page, peer: &Peer) {
+    page.family("prometheus_build_info", "gauge", "What was built.");
+    let _ = writeln!(page.0, "prometheus_build_info{{version={:?}}} 1", env!("CARGO_PKG_VERSION"));
+    let started = peer.started_at.as_secs_f64();
+    page.value("process_start_time_seconds", "gauge", "When the process started.", started);
+    let uptime = clock::wall().since(peer.started_at).as_secs_f64();
+    page.value("promesh_uptime_seconds", "gauge", "For how long it has run.", uptime);
+    if let Some(used) = process_statistics() {
+        page.value("process_cpu_seconds_total", "counter", "User and system CPU time.", used.cpu_seconds);
+        page.value("process_resident_memory_bytes", "gauge", "Resident memory.", used.resident_bytes);
+        page.value("process_virtual_memory_bytes", "gauge", "Virtual memory.", used.virtual_bytes);
+    }
+    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+        page.value("process_open_fds", "gauge", "Open file descriptors.", open.count() as f64);
+    }
+}
+
+struct Used {
+    cpu_seconds: f64,
+    resident_bytes: f64,
+    virtual_bytes: f64,
+}
+
+/// From /proc; none where there is none.
+///
+/// Source: proc(5), `/proc/[pid]/stat`.
+fn process_statistics() -> Option<Used> {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The command's name may contain anything; the fields begin after its closing bracket.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let number = |index: usize| fields.get(index)?.parse::<f64>().ok();
+    Some(Used {
+        cpu_seconds: (number(11)? + number(12)?) / TICKS_PER_SECOND,
+        virtual_bytes: number(20)?,
+        resident_bytes: number(21)? * rustix::param::page_size() as f64,
+    })
+}
