@@ -138,7 +138,7 @@ fn mesh(page: &mut Page, peer: &Peer) {
             "promesh_transport_garbage_datagrams_total",
             "counter",
             "Datagrams that were nothing of ours.",
-            counters.garbage_datagrams as f64,
+            counters.datagrams_garbage as f64,
         );
     }
 }

@@ -111,9 +111,10 @@ async fn live(options: Options) -> Result<(), StartError> {
     tracing::info!(peer = %id, generation = generation.0, web = %web_address, "Server is ready to receive web requests.");
     loop {
         tokio::select! {
-            () = stop.terminated() => break,
+            _ = stop.terminate.recv() => break,
+            _ = stop.interrupt.recv() => break,
             () = peer.quit_asked() => break,
-            () = stop.hangup() => {
+            _ = stop.hangup.recv() => {
                 // Said and counted where it happens.
                 let _ = peer.reload().await;
             }
@@ -138,17 +139,6 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
         })
-    }
-
-    async fn terminated(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    async fn hangup(&mut self) {
-        self.hangup.recv().await;
     }
 }
 
@@ -582,11 +572,16 @@ impl Peer {
 }
 
 fn engine_options(options: &Options, settings: &Settings) -> EngineOptions {
-    let features = promesh_promql::Features {
+    let parse = promesh_promql::parser::ParseOptions {
         experimental_functions: options.features.promql_experimental_functions,
         extended_range_selectors: options.features.promql_extended_range_selectors,
         fill_modifiers: options.features.promql_binop_fill_modifiers,
-        ..promesh_promql::Features::default()
+        ..promesh_promql::parser::ParseOptions::default()
+    };
+    let features = promesh_promql::Features {
+        parse,
+        start_timestamps: options.features.use_start_timestamps,
+        type_and_unit_labels: options.features.type_and_unit_labels,
     };
     EngineOptions {
         lookback_delta: options.query.lookback,
@@ -602,7 +597,7 @@ fn peer_addresses(
     mut view: watch::Receiver<Option<Arc<MeshView>>>,
     own: SocketAddr,
 ) -> watch::Receiver<Arc<[String]>> {
-    let list = |view: &Option<Arc<MeshView>>| -> Arc<[String]> {
+    let list = move |view: &Option<Arc<MeshView>>| -> Arc<[String]> {
         // A peer that is down stays a target: its `up` is 0, as for any other.
         let others = view.iter().flat_map(|view| view.peers.iter()).filter_map(|peer| peer.web_address);
         let mut all: Vec<String> = others.chain([own]).map(|address| address.to_string()).collect();

@@ -38,7 +38,7 @@ impl Settings {
                 .expect("the built-in configuration is valid: a test says so")
         };
         loaded.require_supported().map_err(|errors| errors.to_string())?;
-        let names = loaded.config.global.names();
+        let names = loaded.config.global.scheme();
         let rules = rules::load(&loaded.config.rule_files, names, &Disk).map_err(|errors| errors.to_string())?;
         let jobs = loaded.jobs.iter().cloned().map(Arc::new).collect();
         Ok(Settings { loaded, jobs, rules })
