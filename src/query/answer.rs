@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use promesh_model::PeerId;
+use promesh_model::Timestamp;
 use promesh_model::codec::{self, BULK_BYTES_MAX};
 use promesh_model::labels::Labels;
 use promesh_model::shard::ShardSet;
 use promesh_model::storage::{
     Budget, ListRequest, Listing, Queryable, SelectRequest, Selection, SeriesColumns, StorageError,
 };
-use promesh_model::Timestamp;
 use promesh_node::MeshView;
 use promesh_transport::{Class, FrameReceiver, Transport};
 use tokio::runtime::Handle;
@@ -153,9 +153,9 @@ impl MeshQueryable {
             }
         });
         // The timer has to be made within the runtime.
-        let answers = self.runtime.block_on(async move {
-            tokio::time::timeout(LIST_PATIENCE, join_all(parts)).await.unwrap_or_default()
-        });
+        let answers = self
+            .runtime
+            .block_on(async move { tokio::time::timeout(LIST_PATIENCE, join_all(parts)).await.unwrap_or_default() });
         answers.into_iter().flatten().collect()
     }
 }
@@ -213,7 +213,12 @@ impl Asking {
     }
 
     /// Asks one peer; when it fails, or has not answered after [`HEDGE`], the others that hold the same.
-    async fn read_remote(self, peer: PeerId, shards: ShardSet, mut excluded: Vec<PeerId>) -> Result<Part, StorageError> {
+    async fn read_remote(
+        self,
+        peer: PeerId,
+        shards: ShardSet,
+        mut excluded: Vec<PeerId>,
+    ) -> Result<Part, StorageError> {
         excluded.push(peer);
         let mut racing: JoinSet<Result<Part, StorageError>> = JoinSet::new();
         racing.spawn(self.clone().ask(peer, shards.clone()));
@@ -223,7 +228,9 @@ impl Asking {
             let hedge_after = if hedged { Duration::MAX } else { HEDGE };
             match tokio::time::timeout(hedge_after, racing.join_next()).await {
                 Ok(Some(Ok(Ok(part)))) => return Ok(part),
-                Ok(Some(Ok(Err(error @ (StorageError::Cancelled | StorageError::TooManySamples))))) => return Err(error),
+                Ok(Some(Ok(Err(error @ (StorageError::Cancelled | StorageError::TooManySamples))))) => {
+                    return Err(error);
+                }
                 Ok(Some(Ok(Err(error)))) => failure = Some(error),
                 Ok(Some(Err(_))) => failure = Some(StorageError::Failed("a part of the query panicked".to_owned())),
                 Ok(None) => return Err(failure.unwrap_or(StorageError::Failed("no peer answered".to_owned()))),

@@ -42,12 +42,7 @@ fn send(frames: &FrameSender, kind: u8, payload: &[u8], runtime: &Handle) -> Res
     runtime.block_on(frames.send(kind, payload)).map_err(|_| StorageError::Cancelled)
 }
 
-fn select(
-    local: &dyn Queryable,
-    payload: &[u8],
-    frames: &FrameSender,
-    runtime: &Handle,
-) -> Result<(), StorageError> {
+fn select(local: &dyn Queryable, payload: &[u8], frames: &FrameSender, runtime: &Handle) -> Result<(), StorageError> {
     let WireSelect { requests, shards, samples_max } =
         codec::decode::<WireSelect, RPC_BYTES_MAX>(payload).map_err(malformed)?;
     let requests: Vec<_> = requests.into_iter().map(crate::wire::WireRequest::into_request).collect();

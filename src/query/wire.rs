@@ -104,7 +104,8 @@ impl WireSeries {
 
     /// `None` when the columns are not of one length.
     pub(crate) fn into_columns(self) -> Option<SeriesColumns> {
-        if self.deltas.len() != self.values.len() || !(self.starts.is_empty() || self.starts.len() == self.values.len()) {
+        if self.deltas.len() != self.values.len() || !(self.starts.is_empty() || self.starts.len() == self.values.len())
+        {
             return None;
         }
         let mut at = 0i64;

@@ -108,7 +108,11 @@ impl Backend for PeerBackend {
         targets
             .flat_map(|(target, status)| {
                 let families = status.metadata.into_iter();
-                families.map(move |(metric, metadata)| TargetMetadata { target: target.labels.clone(), metric, metadata })
+                families.map(move |(metric, metadata)| TargetMetadata {
+                    target: target.labels.clone(),
+                    metric,
+                    metadata,
+                })
             })
             .collect()
     }

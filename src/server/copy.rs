@@ -140,8 +140,8 @@ pub async fn fetch(
 
 fn store(ingest: &Ingest, payload: &[u8]) -> Result<(), CopyError> {
     let malformed = |what: &str| CopyError::Donor(format!("malformed chunks: {what}"));
-    let (length, packed) = codec::decode::<(u64, Vec<u8>), BULK_BYTES_MAX>(payload)
-        .map_err(|error| malformed(&error.to_string()))?;
+    let (length, packed) =
+        codec::decode::<(u64, Vec<u8>), BULK_BYTES_MAX>(payload).map_err(|error| malformed(&error.to_string()))?;
     if length > BULK_BYTES_MAX as u64 {
         return Err(malformed("too long"));
     }

@@ -118,7 +118,8 @@ fn mesh(page: &mut Page, peer: &Peer) {
         let mut states: std::collections::BTreeMap<String, f64> = std::collections::BTreeMap::new();
         *states.entry(view.state.as_str().to_owned()).or_default() += 1.0;
         for other in &view.peers {
-            let state = if other.alive { other.state.map_or("joining", promesh_cluster::PeerState::as_str) } else { "down" };
+            let state =
+                if other.alive { other.state.map_or("joining", promesh_cluster::PeerState::as_str) } else { "down" };
             *states.entry(state.to_owned()).or_default() += 1.0;
         }
         let states: Vec<(String, f64)> = states.into_iter().collect();

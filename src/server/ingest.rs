@@ -206,9 +206,8 @@ impl Ingest {
     /// Most batches lie in one shard whole: then nothing is copied.
     fn parts(&self, source: SourceId, home: ShardId, batch: Batch) -> Vec<(ShardId, Batch)> {
         let shard = |series: &SeriesRef| self.db.labels(*series).map_or(home, |labels| shard_of(&labels));
-        let floats_at_home =
-            self.lanes.of(source).lock().own.is_newest_list(self.origin, source, home, &batch.series)
-                || batch.series.iter().all(|series| shard(series) == home);
+        let floats_at_home = self.lanes.of(source).lock().own.is_newest_list(self.origin, source, home, &batch.series)
+            || batch.series.iter().all(|series| shard(series) == home);
         if floats_at_home && batch.histograms.iter().all(|sample| shard(&sample.series) == home) {
             return vec![(home, batch)];
         }
@@ -268,7 +267,12 @@ impl Ingest {
     ///
     /// # Errors
     /// As [`StoreError`] says.
-    pub fn write_pushed(&self, source: SourceId, shard: ShardId, mut batch: Batch) -> Result<AppendOutcome, StoreError> {
+    pub fn write_pushed(
+        &self,
+        source: SourceId,
+        shard: ShardId,
+        mut batch: Batch,
+    ) -> Result<AppendOutcome, StoreError> {
         let mut lane = self.lanes.of(source).lock();
         let order = Order { failed: false, rank: 0, origin: self.origin };
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
@@ -415,9 +419,7 @@ impl OwnedIntake<'_> {
             OwnedIntake::Append(batch) => Intake::Append(batch),
             OwnedIntake::Late(batch) => Intake::Late(batch),
             OwnedIntake::LogOnly(batch) => Intake::LogOnly(batch),
-            OwnedIntake::Replace(loser_series, batch) => {
-                Intake::Replace { loser_series, slot: batch.slot, batch }
-            }
+            OwnedIntake::Replace(loser_series, batch) => Intake::Replace { loser_series, slot: batch.slot, batch },
         }
     }
 }

@@ -139,12 +139,16 @@ impl Live {
     pub fn subscribe(&self, peer: PeerId, shards: ShardSet) {
         let mut state = self.0.state.lock();
         state.subscriptions.insert(peer, shards.clone());
-        if state.outgoing.contains_key(&peer) {
-            self.resubscribe(&state, &shards);
-        } else {
-            state.outgoing.insert(peer, Outgoing::Opening(Vec::new()));
+        let mut is_new = false;
+        state.outgoing.entry(peer).or_insert_with(|| {
+            is_new = true;
+            Outgoing::Opening(Vec::new())
+        });
+        if is_new {
             drop(state);
             self.open(peer);
+        } else {
+            self.resubscribe(&state, &shards);
         }
     }
 

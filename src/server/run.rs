@@ -322,9 +322,9 @@ impl Peer {
             None => (None, None, None, Vec::new()),
         };
         let local: Arc<dyn Queryable> = Arc::clone(&db) as Arc<dyn Queryable>;
-        let live = transport.clone().map(|transport| {
-            Live::new(transport, Arc::clone(&addresses), minds.clone(), Arc::clone(&ingest))
-        });
+        let live = transport
+            .clone()
+            .map(|transport| Live::new(transport, Arc::clone(&addresses), minds.clone(), Arc::clone(&ingest)));
         let hands = Arc::new(Hands {
             transport: transport.clone(),
             minds: minds.clone(),
@@ -349,12 +349,8 @@ impl Peer {
             let known = known.into_iter().map(|member| member.address).collect();
             tokio::spawn(Arc::clone(&hands).seek(seeds, known, own));
         }
-        let storage: Arc<dyn Queryable> = Arc::new(MeshQueryable::new(
-            local,
-            view.clone(),
-            transport.clone(),
-            tokio::runtime::Handle::current(),
-        ));
+        let storage: Arc<dyn Queryable> =
+            Arc::new(MeshQueryable::new(local, view.clone(), transport.clone(), tokio::runtime::Handle::current()));
         let engine = Arc::new(Engine::new(engine_options(&options, &settings)));
         let discovery = Manager::new(peer_addresses(view.clone(), web_address));
         discovery.apply(settings.jobs.iter().map(|job| (job.job_name.as_str(), &job.discovery)))?;
@@ -593,10 +589,7 @@ fn engine_options(options: &Options, settings: &Settings) -> EngineOptions {
 }
 
 /// The web addresses of all peers, this one included, sorted: alike on every peer.
-fn peer_addresses(
-    mut view: watch::Receiver<Option<Arc<MeshView>>>,
-    own: SocketAddr,
-) -> watch::Receiver<Arc<[String]>> {
+fn peer_addresses(mut view: watch::Receiver<Option<Arc<MeshView>>>, own: SocketAddr) -> watch::Receiver<Arc<[String]>> {
     let list = move |view: &Option<Arc<MeshView>>| -> Arc<[String]> {
         // A peer that is down stays a target: its `up` is 0, as for any other.
         let others = view.iter().flat_map(|view| view.peers.iter()).filter_map(|peer| peer.web_address);
