@@ -7,6 +7,7 @@
 mod cache;
 mod labels;
 mod negotiate;
+mod reading;
 mod scrape_loop;
 mod target;
 pub mod targets;

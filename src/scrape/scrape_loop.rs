@@ -3,22 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use http::{HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
 use promesh_client::{HttpClient, Request, read_body};
-use promesh_model::ingest::{Batch, HistogramSample, IngestError, Metadata, SeriesIndex, SeriesRef};
+use promesh_model::ingest::{Batch, Metadata, SeriesIndex, SeriesRef};
 use promesh_model::labels::METRIC_NAME;
 use promesh_model::time::Clock;
 use promesh_model::{Labels, Now, Timestamp};
-use promesh_textparse::{
-    CustomBucketsParser, Event, HistogramOptions, OpenMetricsParser, Parser, ProtobufParser, RawLabels, Sample,
-    SeriesKey, TextParser, limit_resolution, schema_of_factor,
-};
+use promesh_textparse::{CustomBucketsParser, HistogramOptions, OpenMetricsParser, Parser, ProtobufParser, TextParser};
 
-use crate::cache::{Line, LineCache};
-use crate::negotiate::{Format, accept_header};
+use crate::cache::LineCache;
+use crate::negotiate::{self, Format, accept_header};
+use crate::reading::{self, Reading};
 use crate::target::Target;
-use crate::{labels, negotiate};
 
 /// What all loops share.
 #[derive(Clone, Debug, Default)]
@@ -90,6 +88,8 @@ pub struct ScrapeLoop {
     cache: LineCache,
     synthetic: Vec<(&'static str, Option<SeriesRef>)>,
     metadata: Vec<(String, Metadata)>,
+    /// Of the metadata's lines: as long as it is the same they need not be read.
+    metadata_digest: u64,
 }
 
 /// Without a limit of the user's a body may have this many bytes: enough for 4 million lines, not for an endless one.
@@ -110,7 +110,16 @@ impl ScrapeLoop {
             names.extend(["scrape_timeout_seconds", "scrape_sample_limit", "scrape_body_size_bytes"]);
         }
         let synthetic = names.into_iter().map(|name| (name, None)).collect();
-        ScrapeLoop { target, client, options, accept, cache: LineCache::default(), synthetic, metadata: Vec::new() }
+        ScrapeLoop {
+            target,
+            client,
+            options,
+            accept,
+            cache: LineCache::default(),
+            synthetic,
+            metadata: Vec::new(),
+            metadata_digest: 0,
+        }
     }
 
     /// What it scrapes.
@@ -214,47 +223,42 @@ impl ScrapeLoop {
         index: &dyn SeriesIndex,
         result: &mut ScrapeResult,
     ) -> Result<(), String> {
+        let mut parser = self.parser(format, body);
+        self.cache.begin();
+        let digest = Reading::new(&self.target, &mut self.cache, index).run(parser.as_mut(), result)?;
+        drop(parser);
+        self.cache.finish();
+        if digest != self.metadata_digest {
+            self.metadata_digest = digest;
+            self.read_metadata(format, body, &mut result.batch)?;
+        }
+        Ok(())
+    }
+
+    fn parser<'b>(&self, format: Format, body: &'b [u8]) -> Box<dyn Parser + 'b> {
         let options = HistogramOptions {
             native: self.target.native_histograms,
             classic_too: self.target.classic_histograms_too,
             to_custom_buckets: self.target.to_custom_buckets,
         };
-        let mut parser: Box<dyn Parser + '_> = match format {
+        let parser: Box<dyn Parser + 'b> = match format {
             Format::Text => Box::new(TextParser::new(body)),
             Format::OpenMetrics => Box::new(OpenMetricsParser::new(body)),
-            Format::Protobuf => Box::new(ProtobufParser::new(body, options)),
+            Format::Protobuf => return Box::new(ProtobufParser::new(body, options)),
         };
-        if options.to_custom_buckets && format != Format::Protobuf {
-            parser = Box::new(CustomBucketsParser::new(parser, options.classic_too));
-        }
-        self.cache.begin();
-        let mut reading = Reading {
-            target: &self.target,
-            cache: &mut self.cache,
-            index,
-            raw: RawLabels::default(),
-            metadata: Vec::new(),
-            resolved_any: false,
-        };
-        reading.batch_capacity(result);
-        reading.run(parser.as_mut(), result)?;
-        if reading.resolved_any || !result.batch.timestamps.is_empty() {
-            reading.drop_repeated(result);
-        }
-        let metadata = reading.metadata;
-        self.cache.finish();
-        self.note_metadata(metadata, &mut result.batch);
-        Ok(())
+        if options.to_custom_buckets { Box::new(CustomBucketsParser::new(parser, options.classic_too)) } else { parser }
     }
 
-    /// Only what changed since the last scrape goes to storage.
-    fn note_metadata(&mut self, metadata: Vec<(String, Metadata)>, batch: &mut Batch) {
-        if metadata == self.metadata {
-            return;
-        }
-        let changed = metadata.iter().filter(|entry| !self.metadata.contains(entry));
+    /// Reads an exposition again for its metadata, as it is not what it was. What changed goes to storage.
+    fn read_metadata(&mut self, format: Format, body: &[u8], batch: &mut Batch) -> Result<(), String> {
+        let fresh = reading::metadata_of(self.parser(format, body).as_mut())?;
+        let before: HashMap<&str, &Metadata> =
+            self.metadata.iter().map(|(family, metadata)| (family.as_str(), metadata)).collect();
+        let changed = fresh.iter().filter(|(family, metadata)| before.get(family.as_str()) != Some(&metadata));
         batch.metadata.extend(changed.cloned());
-        self.metadata = metadata;
+        drop(before);
+        self.metadata = fresh;
+        Ok(())
     }
 
     fn add_synthetic(&mut self, index: &dyn SeriesIndex, result: &mut ScrapeResult) {
@@ -293,229 +297,4 @@ fn synthetic_labels(name: &str, target: &Labels) -> Labels {
     let mut labels = target.to_builder();
     labels.set(METRIC_NAME, name);
     labels.build()
-}
-
-/// One exposition being read.
-struct Reading<'a> {
-    target: &'a Target,
-    cache: &'a mut LineCache,
-    index: &'a dyn SeriesIndex,
-    raw: RawLabels,
-    metadata: Vec<(String, Metadata)>,
-    resolved_any: bool,
-}
-
-impl Reading<'_> {
-    /// Room for the samples that came last time and the synthetic ones: no growing on the way.
-    fn batch_capacity(&self, result: &mut ScrapeResult) {
-        let lines = self.cache.len() + 8;
-        result.batch.series.reserve_exact(lines);
-        result.batch.values.reserve_exact(lines);
-    }
-
-    fn run(&mut self, parser: &mut dyn Parser, result: &mut ScrapeResult) -> Result<(), String> {
-        let sample_limit = self.target.job.sample_limit;
-        loop {
-            let hint = self.cache.hint();
-            let sample = match parser.next(hint).map_err(|error| error.to_string())? {
-                None => break,
-                Some(Event::Sample(sample)) => sample,
-                Some(Event::Histogram(histogram)) => {
-                    result.samples_scraped += 1;
-                    self.keep_histogram(histogram, parser, result)?;
-                    continue;
-                }
-                Some(event) => {
-                    self.note(event);
-                    continue;
-                }
-            };
-            result.samples_scraped += 1;
-            let line = self.line_of(&sample, parser, result)?;
-            self.keep(sample, line, result);
-            if let Line::Series(series) = line {
-                self.keep_exemplars(series, sample.timestamp, parser, result);
-            }
-        }
-        if sample_limit > 0 && result.samples_kept > sample_limit {
-            return Err("sample limit exceeded".to_owned());
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn line_of(&mut self, sample: &Sample, parser: &dyn Parser, result: &mut ScrapeResult) -> Result<Line, String> {
-        if sample.as_hinted {
-            return Ok(self.cache.take_hinted());
-        }
-        if let Some(line) = self.cache.take(sample.key) {
-            return Ok(line);
-        }
-        self.resolve(sample.key, Line::Series, parser, result)
-    }
-
-    /// A line that was not there before: its labels become those of a series.
-    fn resolve(
-        &mut self,
-        key: SeriesKey,
-        line: fn(SeriesRef) -> Line,
-        parser: &dyn Parser,
-        result: &mut ScrapeResult,
-    ) -> Result<Line, String> {
-        parser.labels(&mut self.raw);
-        let line = match labels::of_series(&self.raw, &self.target.labels, &self.target.job)? {
-            None => Line::Dropped,
-            Some(labels) => match self.index.resolve(&labels) {
-                Ok(series) => {
-                    self.resolved_any = true;
-                    result.series_added += 1;
-                    line(series)
-                }
-                // One series that storage refuses does not cost the others.
-                Err(IngestError::InvalidLabels(_)) => Line::Dropped,
-                Err(error) => return Err(error.to_string()),
-            },
-        };
-        self.cache.add(key, line);
-        Ok(line)
-    }
-
-    fn keep_histogram(
-        &mut self,
-        mut histogram: promesh_textparse::HistogramSample,
-        parser: &mut dyn Parser,
-        result: &mut ScrapeResult,
-    ) -> Result<(), String> {
-        let line = match self.cache.take(histogram.key) {
-            Some(line) => line,
-            None => self.resolve(histogram.key, Line::Histogram, parser, result)?,
-        };
-        let Line::Histogram(series) = line else { return Ok(()) };
-        let job = &self.target.job;
-        let schema_max = schema_of_factor(job.native_histogram_min_bucket_factor);
-        if !limit_resolution(&mut histogram.value, job.native_histogram_bucket_limit, schema_max) {
-            return Err("histogram bucket limit exceeded".to_owned());
-        }
-        result.samples_kept += 1;
-        let own = histogram.timestamp.filter(|_| job.honor_timestamps).map(Timestamp);
-        self.keep_exemplars(series, histogram.timestamp, parser, result);
-        result.batch.histograms.push(HistogramSample {
-            series,
-            timestamp: own.unwrap_or(result.batch.slot),
-            value: histogram.value,
-            start: Timestamp(histogram.start.unwrap_or(0)),
-        });
-        Ok(())
-    }
-
-    #[inline]
-    fn keep(&mut self, sample: Sample, line: Line, result: &mut ScrapeResult) {
-        let series = match line {
-            Line::Series(series) => series,
-            // A line of text cannot have the key of a histogram.
-            Line::Dropped | Line::Histogram(_) => return,
-            Line::Repeated(_) => {
-                result.samples_kept += 1;
-                result.samples_repeated += 1;
-                return;
-            }
-        };
-        let position = result.batch.series.len() as u32;
-        result.samples_kept += 1;
-        result.batch.series.push(series);
-        result.batch.values.push(sample.value);
-        if self.target.job.honor_timestamps
-            && let Some(timestamp) = sample.timestamp
-        {
-            result.batch.timestamps.push((position, Timestamp(timestamp)));
-        }
-        if let Some(start) = sample.start {
-            result.batch.start_timestamps.push((position, Timestamp(start)));
-        }
-    }
-
-    /// An exemplar without an instant has its sample's.
-    #[inline]
-    fn keep_exemplars(
-        &self,
-        series: SeriesRef,
-        timestamp: Option<i64>,
-        parser: &mut dyn Parser,
-        result: &mut ScrapeResult,
-    ) {
-        while let Some((mut exemplar, has_instant)) = parser.exemplar() {
-            if !has_instant {
-                let own = timestamp.filter(|_| self.target.job.honor_timestamps);
-                exemplar.timestamp = own.map_or(result.batch.slot, Timestamp);
-            }
-            result.batch.exemplars.push((series, exemplar));
-        }
-    }
-
-    fn note(&mut self, event: Event<'_>) {
-        match event {
-            Event::Type { family, kind } => kind.clone_into(&mut self.family(&family).kind),
-            Event::Help { family, text } => self.family(&family).help = text.into_owned(),
-            Event::Unit { family, unit } => self.family(&family).unit = unit.into_owned(),
-            Event::Sample(_) | Event::Histogram(_) => {}
-        }
-    }
-
-    /// The family's entry: its lines stand together.
-    fn family(&mut self, family: &str) -> &mut Metadata {
-        if self.metadata.last().is_none_or(|(last, _)| last != family) {
-            let metadata = Metadata { kind: "unknown".to_owned(), ..Metadata::default() };
-            self.metadata.push((family.to_owned(), metadata));
-        }
-        &mut self.metadata.last_mut().expect("there is one now").1
-    }
-
-    /// Leaves out all but the first sample of a series and instant. Such lines are marked, so that this needs to run
-    /// only when there are new ones.
-    fn drop_repeated(&mut self, result: &mut ScrapeResult) {
-        let batch = &mut result.batch;
-        let mut own = vec![None; batch.series.len()];
-        for (position, timestamp) in &batch.timestamps {
-            own[*position as usize] = Some(*timestamp);
-        }
-        let mut order: Vec<u32> = (0..batch.series.len() as u32).collect();
-        let key = |position: u32| (batch.series[position as usize], own[position as usize]);
-        order.sort_by_key(|position| (key(*position), *position));
-        let mut repeated = vec![false; batch.series.len()];
-        for pair in order.windows(2) {
-            repeated[pair[1] as usize] = key(pair[0]) == key(pair[1]);
-        }
-        if !repeated.contains(&true) {
-            return;
-        }
-        // With instants of its own a series may come often, and not always repeat: only the others are marked.
-        self.cache.mark_repeated(|place| repeated[place] && own[place].is_none());
-        remove_positions(batch, &repeated);
-        result.samples_repeated += repeated.iter().filter(|repeated| **repeated).count();
-    }
-}
-
-fn remove_positions(batch: &mut Batch, removed: &[bool]) {
-    let mut new_position = Vec::with_capacity(removed.len());
-    let mut kept = 0u32;
-    for removed in removed {
-        new_position.push(kept);
-        kept += u32::from(!removed);
-    }
-    let mut position = 0;
-    batch.series.retain(|_| {
-        position += 1;
-        !removed[position - 1]
-    });
-    position = 0;
-    batch.values.retain(|_| {
-        position += 1;
-        !removed[position - 1]
-    });
-    for list in [&mut batch.timestamps, &mut batch.start_timestamps] {
-        list.retain(|(position, _)| !removed[*position as usize]);
-        for (position, _) in list {
-            *position = new_position[*position as usize];
-        }
-    }
 }

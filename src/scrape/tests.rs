@@ -146,9 +146,23 @@ async fn a_scrape_gives_the_targets_samples_and_the_synthetic_ones() {
     assert_eq!(result.samples_repeated, 1);
     assert_eq!(scrape_loop.metadata()[0].1.help, "Words.");
     assert_eq!(result.batch.metadata.len(), 1);
+    let again = scrape_loop.scrape(Timestamp(6000), &index, &clock).await;
+    assert_eq!(again.batch.metadata, []);
+    exporter.says("# TYPE a counter\n# HELP a Other words.\n# TYPE b gauge\nb 1\n");
+    let changed = scrape_loop.scrape(Timestamp(7000), &index, &clock).await;
+    assert_eq!(changed.batch.metadata.len(), 2);
     let asked = exporter.asked.lock().unwrap().to_ascii_lowercase();
     assert!(asked.starts_with("get /metrics http/1.1\r\n") && asked.contains("accept-encoding: gzip\r\n"), "{asked}");
     assert!(asked.contains("x-prometheus-scrape-timeout-seconds: 10\r\n"), "{asked}");
+}
+
+#[test]
+fn a_scrape_may_run_on_any_thread() {
+    fn check<F: Future + Send>(
+        _: impl FnOnce(&'static mut ScrapeLoop, &'static dyn SeriesIndex, &'static dyn Clock) -> F,
+    ) {
+    }
+    check(|scrape_loop, index, clock| scrape_loop.scrape(Timestamp(0), index, clock));
 }
 
 #[tokio::test]
