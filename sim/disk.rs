@@ -40,12 +40,15 @@ impl Store {
     }
 
     pub(crate) fn append(&mut self, header: BatchHeader) {
-        self.disk.log.push(header);
-        self.keep(&header);
+        if self.keep(&header) {
+            self.disk.log.push(header);
+        }
     }
 
-    fn keep(&mut self, header: &BatchHeader) {
+    /// Says whether it was news.
+    fn keep(&mut self, header: &BatchHeader) -> bool {
         let key = (header.source, header.slot);
+        let before = self.kept.get(&key).map(|kept| kept.order);
         match self.ledger.admit(header) {
             Disposition::Append | Disposition::Replace(_) => {
                 self.kept.insert(key, *header);
@@ -55,6 +58,7 @@ impl Store {
             }
             Disposition::Ignore => {}
         }
+        self.kept.get(&key).map(|kept| kept.order) != before
     }
 
     pub(crate) fn sync(&mut self) {
@@ -69,12 +73,5 @@ impl Store {
             Some(_) => self.disk.log.iter().filter(wanted).copied().collect(),
             None => self.kept.values().filter(wanted).copied().collect(),
         }
-    }
-
-    /// Since when the open window of some shards is all there is.
-    pub(crate) fn whole_from(&self, possession: &Possession, shards: &ShardSet) -> Option<Timestamp> {
-        let open = possession.extents().iter().filter(|extent| extent.to == Timestamp::MAX);
-        let touching = open.filter(|extent| !extent.shards.intersection(shards).is_empty());
-        touching.map(|extent| extent.from).max()
     }
 }

@@ -9,7 +9,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 /// A cut that lasts longer ends connections.
-const IDLE_TIMEOUT_NS: u64 = 5_000_000_000;
+pub(crate) const IDLE_TIMEOUT_NS: u64 = 5_000_000_000;
 const MS: u64 = 1_000_000;
 
 /// One direction between two peers.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use crate::disk::Store;
 use crate::faults::Fault;
-use crate::network::{Healed, Network};
+use crate::network::{Healed, IDLE_TIMEOUT_NS, Network};
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000_000_000;
@@ -46,6 +46,7 @@ pub(crate) struct Envelope {
     from: usize,
     from_boot: u64,
     to: usize,
+    to_boot: u64,
     wire: Wire,
 }
 
@@ -60,6 +61,7 @@ enum Event {
     FetchTimeout { peer: usize, boot: u64, token: u64 },
     Stop { peer: usize, boot: u64 },
     Fault(Fault),
+    Resumed(usize),
 }
 
 pub(crate) struct SimPeer {
@@ -160,8 +162,10 @@ impl World {
             }
             self.events.pop();
             self.now = at;
-            let event = self.pending.remove(&number).expect("every queued event is pending");
-            self.happen(event);
+            // A stream message whose connection ended is queued no more.
+            if let Some(event) = self.pending.remove(&number) {
+                self.happen(event);
+            }
         }
         self.now = end;
     }
@@ -206,6 +210,11 @@ impl World {
             }
             Event::Stop { peer, boot } if self.is_up(peer, boot) => self.stop(peer),
             Event::Fault(fault) => self.strike(fault),
+            Event::Resumed(peer) => {
+                for other in (0..self.peers.len()).filter(|other| *other != peer) {
+                    self.reset(peer, other);
+                }
+            }
             _ => {}
         }
     }
@@ -297,16 +306,21 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: usize, wire: Wire) {
-        let envelope = Envelope { from, from_boot: self.peers[from].boot, to, wire };
+        let (from_boot, to_boot) = (self.peers[from].boot, self.peers[to].boot);
+        self.resend(Envelope { from, from_boot, to, to_boot, wire });
+    }
+
+    fn resend(&mut self, envelope: Envelope) {
+        let (from, to) = (envelope.from, envelope.to);
         if let Some(at) = self.network.stream(from, to, envelope.clone(), self.now, &mut self.rng) {
             self.schedule(at, Event::Stream(Box::new(envelope)));
         }
     }
 
     fn arrive(&mut self, envelope: Envelope) {
-        let Envelope { from, from_boot, to, wire } = envelope;
+        let Envelope { from, from_boot, to, to_boot, wire } = envelope;
         // A process that died took its connections with it.
-        if self.peers[to].mind.is_none() || self.peers[from].boot != from_boot {
+        if !self.is_up(to, to_boot) || self.peers[from].boot != from_boot {
             return;
         }
         let id = self.peers[from].id;
@@ -326,7 +340,7 @@ impl World {
                 let donor = &self.peers[to];
                 let batches = donor.store.export(&shards, since);
                 let possession = donor.mind.as_ref().expect("checked").mesh.possession();
-                let whole_from = donor.store.whole_from(possession, &shards).or(since);
+                let whole_from = since.or_else(|| possession.whole_from(&shards));
                 self.send(to, from, Wire::Fetched { token, batches, whole_from });
             }
             Wire::Fetched { token, batches, whole_from } => {
@@ -334,6 +348,7 @@ impl World {
                     self.append(to, header);
                 }
                 if self.peers[to].fetches.remove(&token).is_some() {
+                    self.peers[to].store.sync();
                     self.feed(to, PeerInput::Mesh(Input::Fetched { token, whole_from }));
                 }
             }
@@ -454,26 +469,37 @@ impl World {
             Fault::Pause(peer, lasts) => {
                 self.peers[peer].paused_until = self.peers[peer].paused_until.max(self.now + lasts);
                 self.faults_at.push(self.now + lasts);
+                if lasts > IDLE_TIMEOUT_NS {
+                    self.schedule(self.now + lasts, Event::Resumed(peer));
+                }
             }
             Fault::Cut(from, to) => self.network.cut(from, to, self.now),
             Fault::Heal(from, to) => match self.network.heal(from, to, self.now) {
                 Healed::Nothing => {}
                 Healed::Delivered(envelopes) => {
                     for envelope in envelopes {
-                        self.send(envelope.from, envelope.to, envelope.wire);
+                        self.resend(envelope);
                     }
                 }
-                Healed::Reset => {
-                    for (one, other) in [(from, to), (to, from)] {
-                        self.peers[one].subscribers.remove(&other);
-                        let lost = Input::StreamLost { from: self.peers[other].id };
-                        self.feed(one, PeerInput::Mesh(lost));
-                    }
-                }
+                Healed::Reset => self.reset(from, to),
             },
             Fault::Loss(thousandths) => self.network.loss = f64::from(thousandths) / 1000.0,
             Fault::Step(peer, ms) => self.peers[peer].skew_ms += ms,
             Fault::Terminate(peer) => self.feed(peer, PeerInput::Mesh(Input::Leave)),
+        }
+    }
+
+    /// The connection of two peers ended: what was under way is lost, both hear of it, and connect anew.
+    fn reset(&mut self, from: usize, to: usize) {
+        let under_way = |event: &Event| match event {
+            Event::Stream(envelope) => [(from, to), (to, from)].contains(&(envelope.from, envelope.to)),
+            _ => false,
+        };
+        self.pending.retain(|_, event| !under_way(event));
+        for (one, other) in [(from, to), (to, from)] {
+            self.peers[one].subscribers.remove(&other);
+            let lost = Input::StreamLost { from: self.peers[other].id };
+            self.feed(one, PeerInput::Mesh(lost));
         }
     }
 
@@ -501,7 +527,8 @@ fn touched(event: &Event) -> Option<usize> {
         | Event::Sync { peer, .. }
         | Event::Seek { peer, .. }
         | Event::Stop { peer, .. }
-        | Event::FetchTimeout { peer, .. } => Some(*peer),
+        | Event::FetchTimeout { peer, .. }
+        | Event::Resumed(peer) => Some(*peer),
         Event::Datagram { to, .. } => Some(*to),
         Event::Stream(envelope) => Some(envelope.to),
         Event::Fault(_) => None,

@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
@@ -93,6 +94,7 @@ pub struct Membership {
     rng: StdRng,
     next_exchange: Monotonic,
     reported: Vec<MemberView>,
+    reported_mark: u64,
     outputs: VecDeque<MembershipOutput>,
     errors: u64,
 }
@@ -156,6 +158,7 @@ impl Membership {
             rng,
             next_exchange: now.monotonic + EXCHANGE_PERIOD,
             reported: Vec::new(),
+            reported_mark: 0,
             outputs: VecDeque::new(),
             errors: 0,
         };
@@ -266,11 +269,28 @@ impl Membership {
             self.outputs.push_back(MembershipOutput::Datagram { to: to.address, bytes });
         }
         while self.runtime.to_notify().is_some() {}
+        // Most packets change nothing: that must cost no list.
+        let mark = self.mark();
+        if mark == self.reported_mark {
+            return;
+        }
+        self.reported_mark = mark;
         let members = self.view();
         if members != self.reported {
             self.reported.clone_from(&members);
             self.outputs.push_back(MembershipOutput::Members(members));
         }
+    }
+
+    /// A sum over all that [`Membership::view`] shows: equal sums, equal views.
+    fn mark(&self) -> u64 {
+        let mut sum = self.records.lock().changes.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        for member in self.foca.iter_membership_state() {
+            let mut hasher = DefaultHasher::new();
+            (member.id(), member.state() as u8).hash(&mut hasher);
+            sum = sum.wrapping_add(hasher.finish());
+        }
+        sum
     }
 
     fn view(&self) -> Vec<MemberView> {

@@ -39,9 +39,13 @@ pub struct Placement {
     /// By slot; a slot is free once its candidate left.
     candidates: Vec<Option<Candidate>>,
     by_id: BTreeMap<PeerId, u16>,
-    /// Best first, for each shard.
-    ranks: Vec<Vec<Ranked>>,
+    /// Whether some candidate names a zone.
+    zoned: bool,
+    /// [`RANKS_KEPT`] for each shard, best first, then [`NOBODY`]: one block, so that a changed table is one copy.
+    ranks: Vec<Ranked>,
 }
+
+const NOBODY: Ranked = Ranked { score: 0, member: u16::MAX };
 
 /// One peer's score for one shard. Changing it moves shards: it belongs to the placement version.
 fn score(id: PeerId, weight: u8, shard: u16) -> u64 {
@@ -57,10 +61,15 @@ fn score(id: PeerId, weight: u8, shard: u16) -> u64 {
         .expect("at least one copy")
 }
 
+fn fill(kept: &mut [Ranked], ranked: &[Ranked]) {
+    kept.fill(NOBODY);
+    kept[..ranked.len()].copy_from_slice(ranked);
+}
+
 impl Placement {
     /// Nobody yet.
     pub fn new() -> Placement {
-        Placement { ranks: vec![Vec::new(); SHARD_COUNT], ..Placement::default() }
+        Placement { ranks: vec![NOBODY; SHARD_COUNT * RANKS_KEPT], ..Placement::default() }
     }
 
     /// The placement over some candidates.
@@ -75,6 +84,11 @@ impl Placement {
     /// The candidates, by id.
     pub fn candidates(&self) -> impl Iterator<Item = &Candidate> {
         self.by_id.values().filter_map(|&member| self.candidates[usize::from(member)].as_ref())
+    }
+
+    /// Whether a peer is a candidate.
+    pub fn contains(&self, peer: PeerId) -> bool {
+        self.by_id.contains_key(&peer)
     }
 
     /// How many candidates there are.
@@ -112,11 +126,16 @@ impl Placement {
         let member = u16::try_from(slot).expect("a mesh has fewer than 65,536 peers");
         let (id, weight) = (candidate.id, candidate.weight);
         self.by_id.insert(id, member);
+        self.zoned |= !candidate.zone.is_empty();
         self.candidates[slot] = Some(candidate);
         let mut ranks = std::mem::take(&mut self.ranks);
-        for (shard, kept) in ranks.iter_mut().enumerate() {
-            kept.push(Ranked { score: score(id, weight, shard as u16), member });
-            self.order(kept);
+        let mut all = Vec::with_capacity(RANKS_KEPT + 1);
+        for (shard, kept) in ranks.chunks_exact_mut(RANKS_KEPT).enumerate() {
+            all.clear();
+            all.extend(kept.iter().filter(|ranked| **ranked != NOBODY));
+            all.push(Ranked { score: score(id, weight, shard as u16), member });
+            self.order(&mut all);
+            fill(kept, &all);
         }
         self.ranks = ranks;
     }
@@ -126,9 +145,9 @@ impl Placement {
         let Some(member) = self.by_id.remove(&id) else { return };
         self.candidates[usize::from(member)] = None;
         let mut ranks = std::mem::take(&mut self.ranks);
-        for (shard, kept) in ranks.iter_mut().enumerate() {
+        for (shard, kept) in ranks.chunks_exact_mut(RANKS_KEPT).enumerate() {
             if kept.iter().any(|ranked| ranked.member == member) {
-                *kept = self.rescored(shard as u16);
+                fill(kept, &self.rescored(shard as u16));
             }
         }
         self.ranks = ranks;
@@ -150,11 +169,10 @@ impl Placement {
 
     /// Best of every zone first, then second of every zone, each level by score; ties by id. Cuts to what is kept.
     fn order(&self, ranked: &mut Vec<Ranked>) {
-        ranked.sort_by(|a, b| {
+        ranked.sort_unstable_by(|a, b| {
             b.score.cmp(&a.score).then_with(|| self.candidate(a.member).id.cmp(&self.candidate(b.member).id))
         });
-        let zones = ranked.iter().map(|r| self.candidate(r.member).zone.as_str());
-        if zones.clone().any(|zone| Some(zone) != zones.clone().next()) {
+        if self.zoned {
             let mut seen: Vec<(&str, usize)> = Vec::new();
             let mut leveled: Vec<(usize, Ranked)> = Vec::with_capacity(ranked.len());
             for &entry in ranked.iter() {
@@ -179,8 +197,9 @@ impl Placement {
 
     /// The peers of a shard, best first; at most [`RANKS_KEPT`].
     pub fn ranks(&self, shard: ShardId) -> impl Iterator<Item = PeerId> + '_ {
-        let kept = self.ranks.get(usize::from(shard.0)).map_or(&[][..], Vec::as_slice);
-        kept.iter().map(|ranked| self.candidate(ranked.member).id)
+        let first = usize::from(shard.0) * RANKS_KEPT;
+        let kept = self.ranks.get(first..first + RANKS_KEPT).unwrap_or_default();
+        kept.iter().filter(|ranked| **ranked != NOBODY).map(|ranked| self.candidate(ranked.member).id)
     }
 
     /// Whose a shard is.
@@ -190,14 +209,21 @@ impl Placement {
 
     /// A peer's rank for a shard, if it is among those kept.
     pub fn rank_of(&self, shard: ShardId, peer: PeerId) -> Option<usize> {
-        self.ranks(shard).position(|id| id == peer)
+        let member = *self.by_id.get(&peer)?;
+        let first = usize::from(shard.0) * RANKS_KEPT;
+        self.ranks.get(first..first + RANKS_KEPT)?.iter().position(|ranked| ranked.member == member)
     }
 
     /// The shards for which a peer is among the first `count`.
     pub fn shards_within(&self, peer: PeerId, count: usize) -> ShardSet {
         let Some(&member) = self.by_id.get(&peer) else { return ShardSet::default() };
-        let within = |kept: &Vec<Ranked>| kept.iter().take(count).any(|ranked| ranked.member == member);
-        self.ranks.iter().enumerate().filter(|(_, kept)| within(kept)).map(|(s, _)| ShardId(s as u16)).collect()
+        let within = |kept: &[Ranked]| kept.iter().take(count).any(|ranked| ranked.member == member);
+        self.ranks
+            .chunks_exact(RANKS_KEPT)
+            .enumerate()
+            .filter(|(_, kept)| within(kept))
+            .map(|(s, _)| ShardId(s as u16))
+            .collect()
     }
 }
 

@@ -88,7 +88,21 @@ impl Codec<Node> for SwimCodec {
 /// The newest record of every peer.
 #[derive(Default)]
 pub(crate) struct Records {
+    /// Grows with every record taken in.
+    pub(crate) changes: u64,
     pub(crate) newest: BTreeMap<PeerId, PeerRecord>,
+}
+
+impl Records {
+    /// Takes a record in if it is newer than what is known; says whether it was.
+    pub(crate) fn take(&mut self, record: PeerRecord) -> bool {
+        let newer = self.newest.get(&record.id).is_none_or(|known| record.is_newer_than(known));
+        if newer {
+            self.changes += 1;
+            self.newest.insert(record.id, record);
+        }
+        newer
+    }
 }
 
 /// Keeps the newest record of every peer and passes news on.
@@ -116,11 +130,9 @@ impl BroadcastHandler<Node> for SharedRecords {
     fn receive_item(&mut self, data: &[u8], _: Option<&Node>) -> Result<Option<RecordKey>, codec::DecodeError> {
         let record: PeerRecord = codec::decode::<PeerRecord, DATAGRAM_BYTES_MAX>(data)?;
         let key = RecordKey(record.id, record.generation, record.version);
-        let newest = &mut self.lock().newest;
-        if newest.get(&record.id).is_some_and(|known| !record.is_newer_than(known)) {
+        if !self.lock().take(record) {
             return Ok(None);
         }
-        newest.insert(record.id, record);
         Ok(Some(key))
     }
 }

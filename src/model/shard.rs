@@ -99,7 +99,12 @@ impl ShardSet {
 
     /// The shards in rising order.
     pub fn iter(&self) -> impl Iterator<Item = ShardId> + '_ {
-        (0..SHARD_COUNT as u16).map(ShardId).filter(|shard| self.contains(*shard))
+        self.0.iter().enumerate().flat_map(|(index, &word)| {
+            // Clearing the lowest bit walks only the bits that are set.
+            let words = std::iter::successors(Some(word), |rest| Some(rest & rest.wrapping_sub(1)));
+            let bits = words.take_while(|rest| *rest != 0).map(u64::trailing_zeros);
+            bits.map(move |bit| ShardId((index * 64) as u16 + bit as u16))
+        })
     }
 
     /// Shards of either.
@@ -115,6 +120,26 @@ impl ShardSet {
     /// Shards of this one that the other lacks.
     pub fn difference(&self, other: &ShardSet) -> ShardSet {
         self.zip(other, |a, b| a & !b)
+    }
+
+    /// Adds the other's shards.
+    pub fn insert_all(&mut self, other: &ShardSet) {
+        self.0.iter_mut().zip(other.0.iter()).for_each(|(a, b)| *a |= b);
+    }
+
+    /// Removes the other's shards.
+    pub fn remove_all(&mut self, other: &ShardSet) {
+        self.0.iter_mut().zip(other.0.iter()).for_each(|(a, b)| *a &= !b);
+    }
+
+    /// Whether the two have no shard in common.
+    pub fn is_disjoint(&self, other: &ShardSet) -> bool {
+        self.0.iter().zip(other.0.iter()).all(|(a, b)| a & b == 0)
+    }
+
+    /// Whether the other has every shard of this one.
+    pub fn is_subset(&self, other: &ShardSet) -> bool {
+        self.0.iter().zip(other.0.iter()).all(|(a, b)| a & !b == 0)
     }
 
     fn zip(&self, other: &ShardSet, join: impl Fn(u64, u64) -> u64) -> ShardSet {
@@ -194,5 +219,19 @@ mod tests {
         let bucket = shard(&[("__name__", "h_bucket"), ("le", "1"), ("zone", "a")]);
         assert_eq!(bucket, shard(&[("__name__", "h_count"), ("zone", "a")]));
         expect_test::expect!["9268 155"].assert_eq(&format!("{node} {bucket}"));
+    }
+
+    #[test]
+    fn sets_count_walk_and_join_as_sets_do() {
+        let set = |shards: &[u16]| shards.iter().map(|&shard| ShardId(shard)).collect::<ShardSet>();
+        let (few, more) = (set(&[0, 63, 64, 16_383]), set(&[0, 5, 63, 64, 16_383]));
+        assert_eq!(few.iter().map(|shard| shard.0).collect::<Vec<_>>(), [0, 63, 64, 16_383]);
+        assert!(few.is_subset(&more) && !more.is_subset(&few) && !few.is_disjoint(&more));
+        assert_eq!(ShardSet::all().iter().count(), SHARD_COUNT);
+        let mut rest = more.clone();
+        rest.remove_all(&few);
+        assert!(rest == set(&[5]) && rest.is_disjoint(&few));
+        rest.insert_all(&few);
+        assert_eq!(rest, more);
     }
 }

@@ -18,6 +18,6 @@ pub use clock_offset::ClockOffsets;
 pub use mesh::{Change, Input, Mesh, MeshConfig, Output};
 pub use messages::MeshMessage;
 pub use peer::{Peer, PeerInput, PeerOutput};
-pub use possession::{Extent, Possession};
+pub use possession::{Debt, Extent, Possession};
 pub use schedule::SourceSpec;
 pub use view::{MeshView, PeerInfo};

@@ -4,9 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod members;
+mod review;
+mod tell;
+
 use promesh_cluster::{Beat, Candidate, Judge, MemberView, PeerRecord, PeerState};
 use promesh_model::shard::ShardSet;
-use promesh_model::{Monotonic, Now, PeerId, Timestamp};
+use promesh_model::{Generation, Monotonic, Now, PeerId, Timestamp};
 use promesh_replication::BatchHeader;
 
 use crate::clock_offset::ClockOffsets;
@@ -14,8 +18,8 @@ use crate::messages::MeshMessage;
 use crate::ownership::Ownership;
 use crate::possession::Possession;
 use crate::schedule::{Schedule, SourceSpec};
-use crate::sync::{Holdings, OVERLAP};
-use crate::view::{MeshView, PeerInfo};
+use crate::sync::Holdings;
+use crate::view::MeshView;
 
 /// The shortest time between beats.
 const BEAT_PERIOD_MIN: Duration = Duration::from_millis(200);
@@ -29,6 +33,22 @@ const SUSPENSION_MAX: Duration = Duration::from_secs(3);
 const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a newcomer waits to hear what the others act for.
 const GREETING_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Starts without a clean stop within so long are counted.
+const FLAPPING: Duration = Duration::from_secs(600);
+/// Starts within that time that nobody minds: a crash, and the repair of its cause.
+const FALLS_FREE: usize = 2;
+/// Each further one makes a peer wait so much longer before it is ready …
+const DAMPING_STEP: Duration = Duration::from_secs(5);
+/// … and this at most: a crash loop with a long period must not leave its shards with one copy for ever.
+const DAMPING_MAX: Duration = Duration::from_secs(60);
+
+/// How long a peer waits before it is ready, by how often it was started lately: every time it takes its shards, they
+/// change hands twice.
+fn damping(falls: usize) -> Duration {
+    let surplus = u32::try_from(falls.saturating_sub(FALLS_FREE)).unwrap_or(u32::MAX);
+    DAMPING_STEP.saturating_mul(surplus).min(DAMPING_MAX)
+}
 
 /// What a mesh mind starts with.
 #[derive(Clone, Debug)]
@@ -63,7 +83,7 @@ pub enum Input {
     },
     /// A batch, own or received, was appended to the log.
     Appended(BatchHeader),
-    /// A copy ended.
+    /// A copy ended, and what came would survive a crash.
     Fetched {
         /// The copy.
         token: u64,
@@ -181,14 +201,24 @@ pub struct Mesh {
     greeted: BTreeSet<PeerId>,
     subscribed: BTreeMap<PeerId, ShardSet>,
     told_acting: BTreeMap<PeerId, ShardSet>,
-    told_possession: Vec<crate::possession::Extent>,
+    told_possession: Possession,
+    /// What this peer holds may have changed since it was told.
+    possession_stirred: bool,
     started_through: Timestamp,
     position: u64,
     next_beat: Monotonic,
     expected: Option<Monotonic>,
     suspended: Option<(Monotonic, Monotonic)>,
-    /// When a peer that is silent or down was last heard: what it wrote since may not have reached us.
-    lost: BTreeMap<PeerId, Timestamp>,
+    /// Living members, by id.
+    alive: Vec<PeerId>,
+    /// Every peer met or remembered, and in which of its lives.
+    lives: BTreeMap<PeerId, Option<Generation>>,
+    /// Of living members: the newest instant up to which their stream to us is known to work.
+    heard: BTreeMap<PeerId, Timestamp>,
+    /// What a newcomer will hold, over these candidates.
+    prospect: Option<(Vec<Candidate>, ShardSet)>,
+    /// A peer that falls over again and again is not ready before this.
+    damped_until: Monotonic,
     /// Something that ranks or holdings follow from has changed.
     dirty: bool,
     view_number: u64,
@@ -200,18 +230,20 @@ impl Mesh {
     /// A mind that knows nobody yet. `record` is this peer's own, in state `Joining`.
     pub fn new(mut config: MeshConfig, record: PeerRecord, now: Now) -> Mesh {
         let mut own = std::mem::take(&mut config.possession);
-        // Batches do not reach the log in the order of their slots: the last ones before a crash may lack an older one.
-        own.end(&ShardSet::all(), config.newest_sample.unwrap_or(now.wall).before(OVERLAP));
+        let falls = own.started(now.wall, now.wall.before(FLAPPING));
+        // With nothing on its disk a peer holds nothing, whatever it once said.
+        let holdings = Holdings::restarted(own, config.newest_sample.unwrap_or(Timestamp::MIN), now.wall);
         let me = record.id;
         let waits = config.has_seeds || config.persisted.iter().any(|peer| *peer != me);
         let until = if waits { now.monotonic + config.start_hold } else { now.monotonic };
+        let lives = config.persisted.iter().filter(|peer| **peer != me).map(|peer| (*peer, None)).collect();
         let mut mesh = Mesh {
             config,
             phase: Phase::Waiting { until },
             members: Vec::new(),
             since: BTreeMap::new(),
             ownership: Ownership::new(me),
-            holdings: Holdings::new(own),
+            holdings,
             schedule: Schedule::default(),
             judge: Judge::new(),
             offsets: ClockOffsets::default(),
@@ -220,13 +252,18 @@ impl Mesh {
             greeted: BTreeSet::new(),
             subscribed: BTreeMap::new(),
             told_acting: BTreeMap::new(),
-            told_possession: Vec::new(),
+            told_possession: Possession::default(),
+            possession_stirred: true,
             started_through: now.wall,
             position: 0,
             next_beat: now.monotonic,
             expected: None,
             suspended: None,
-            lost: BTreeMap::new(),
+            alive: Vec::new(),
+            lives,
+            heard: BTreeMap::new(),
+            prospect: None,
+            damped_until: now.monotonic + damping(falls),
             dirty: true,
             view_number: 0,
             view_changed: true,
@@ -248,12 +285,13 @@ impl Mesh {
         // Beats and timers change nothing that ranks follow from, unless they say so themselves.
         let quiet = matches!(&input, Input::Timeout | Input::Message { message: MeshMessage::Beat(_), .. });
         self.dirty |= !quiet;
+        self.possession_stirred |= !quiet;
         match input {
             Input::Members(members) => self.set_members(members, now),
             Input::Sources(specs) => self.schedule.set_sources(&specs, now.wall),
             Input::Message { from, message } => self.hear(from, message, now),
             Input::Fetched { token, whole_from } => self.note_fetched(token, whole_from, now),
-            Input::StreamLost { from } => self.note_stream_lost(from),
+            Input::StreamLost { from } => self.note_stream_lost(from, now),
             Input::Leave => self.begin_leaving(now),
             Input::DiskFull(full) => self.set_full(full, now),
             Input::Root(root) => self.change_record(|record| record.root = root),
@@ -273,16 +311,19 @@ impl Mesh {
         let slot = if self.ownership.acting().is_empty() { None } else { self.schedule.next() };
         let walls = [slot, self.ownership.next_settlement()].into_iter().flatten();
         let from_wall = walls.map(|at| now.monotonic + at.since(now.wall)).min();
-        let beat = (!self.alive().is_empty()).then_some(self.next_beat);
+        let beat = (!self.alive.is_empty()).then_some(self.next_beat);
         let phase = match self.phase {
             Phase::Waiting { until } | Phase::Leaving { until } => Some(until),
-            Phase::Syncing { greeted_by } => (greeted_by > now.monotonic).then_some(greeted_by),
+            Phase::Syncing { greeted_by } => {
+                [greeted_by, self.damped_until].into_iter().filter(|at| *at > now.monotonic).min()
+            }
             Phase::Ready | Phase::Left => None,
         };
         let suspended = self.suspended.map(|(least, _)| least.max(now.monotonic + Duration::from_millis(50)));
-        let silences = self.alive().into_iter().filter(|peer| !self.silent.contains(peer));
-        let silence = silences.filter_map(|peer| self.judge.deadline(peer, self.members.len() + 1)).min();
-        [from_wall, beat, phase, suspended, silence, self.ownership.next_deadline()].into_iter().flatten().min()
+        let silences = self.alive.iter().filter(|peer| !self.is_silent(**peer));
+        let silence = silences.filter_map(|peer| self.judge.deadline(*peer, self.members.len() + 1)).min();
+        let asks = [self.ownership.next_deadline(), self.holdings.next_retry()];
+        [from_wall, beat, phase, suspended, silence].into_iter().chain(asks).flatten().min()
     }
 
     /// Where this peer stands.
@@ -307,8 +348,8 @@ impl Mesh {
         self.record.id
     }
 
-    fn alive(&self) -> Vec<PeerId> {
-        self.members.iter().filter(|member| member.alive).map(|member| member.id).collect()
+    fn is_silent(&self, peer: PeerId) -> bool {
+        self.silent.contains(&peer)
     }
 
     fn beat_period(&self) -> Duration {
@@ -344,12 +385,12 @@ impl Mesh {
     /// A timer that comes far too late, or an input far past a deadline: this peer stood still, and others have judged.
     fn notice_pause(&mut self, now: Now) {
         let late = self.expected.is_some_and(|at| now.monotonic.since(at) > PAUSE);
-        if late && self.phase == Phase::Ready && !self.alive().is_empty() {
+        if late && self.phase == Phase::Ready && !self.alive.is_empty() {
             let least = now.monotonic + self.beat_period();
             self.suspended = Some((least, now.monotonic + SUSPENSION_MAX));
             self.ownership.suspend();
             // Their silence is ours: they are heard anew before anybody is judged.
-            for peer in self.alive() {
+            for peer in self.alive.clone() {
                 let generation = self.judge.newest(peer).map(|beat| beat.generation).unwrap_or_default();
                 self.judge.forget(peer);
                 self.judge.expect(peer, generation, now.monotonic);
@@ -358,69 +399,6 @@ impl Mesh {
             self.dirty = true;
             let me = self.me();
             self.change(now, "suspended", me, 0, "this peer stood still");
-        }
-    }
-
-    fn set_members(&mut self, members: Vec<MemberView>, now: Now) {
-        let before: BTreeSet<PeerId> = self.alive().into_iter().collect();
-        self.members = members;
-        let alive: BTreeSet<PeerId> = self.alive().into_iter().collect();
-        for peer in alive.difference(&before) {
-            let member = self.members.iter().find(|member| member.id == *peer).expect("just seen");
-            self.judge.expect(*peer, member.generation, now.monotonic);
-            self.change(now, "up", *peer, 0, "membership");
-        }
-        let gone: BTreeSet<PeerId> = before.difference(&alive).copied().collect();
-        for peer in &gone {
-            self.note_lost(*peer);
-            // Its last batches may have reached one holder and not another.
-            let heard = self.judge.newest(*peer).map_or(now.wall, |beat| beat.wall);
-            for other in &alive {
-                self.holdings.repair(*other, heard);
-            }
-            self.forget(*peer);
-            self.change(now, "down", *peer, 0, "membership");
-        }
-        self.holdings.fail_from(&gone);
-        self.forget_former_lives(now);
-        for member in &self.members {
-            let mark = member.record.as_ref().map_or(0, |record| record.state as u8 + 1) | u8::from(member.alive) << 7;
-            let since = self.since.entry(member.id).or_insert((mark, now.wall));
-            if since.0 != mark {
-                *since = (mark, now.wall);
-            }
-        }
-        self.view_changed = true;
-    }
-
-    fn forget(&mut self, peer: PeerId) {
-        self.judge.forget(peer);
-        self.offsets.forget(peer);
-        self.ownership.forget(peer);
-        self.silent.remove(&peer);
-        self.greeted.remove(&peer);
-        self.subscribed.remove(&peer);
-        self.told_acting.remove(&peer);
-    }
-
-    /// A peer that restarted before anybody noticed acts for nothing any more, and knows nothing of what it was told.
-    fn forget_former_lives(&mut self, now: Now) {
-        let reborn: Vec<(PeerId, promesh_model::Generation)> = self
-            .members
-            .iter()
-            .filter(|member| self.judge.newest(member.id).is_some_and(|beat| beat.generation < member.generation))
-            .map(|member| (member.id, member.generation))
-            .collect();
-        for (peer, _) in reborn {
-            self.note_lost(peer);
-            for other in self.alive() {
-                self.holdings.repair(other, self.lost.get(&peer).copied().unwrap_or(now.wall));
-            }
-            self.ownership.forget(peer);
-            self.greeted.remove(&peer);
-            self.subscribed.remove(&peer);
-            self.told_acting.remove(&peer);
-            self.holdings.fail_from(&BTreeSet::from([peer]));
         }
     }
 
@@ -445,8 +423,17 @@ impl Mesh {
                 self.view_changed = true;
             }
             MeshMessage::Possession(extents) => {
-                Arc::make_mut(&mut self.possession).insert(from, Possession::of(extents));
+                let mut possession = Possession::of(extents);
+                let known = Arc::make_mut(&mut self.possession);
+                possession.set_debts(known.remove(&from).map(|known| known.debts().clone()).unwrap_or_default());
+                known.insert(from, possession);
                 self.view_changed = true;
+            }
+            MeshMessage::Owed(debts) => {
+                // Debts say nothing without the claims they qualify.
+                if let Some(known) = Arc::make_mut(&mut self.possession).get_mut(&from) {
+                    known.set_debts(debts);
+                }
             }
         }
     }
@@ -462,28 +449,11 @@ impl Mesh {
             self.dirty = true;
             self.view_changed = true;
         }
-        if let Some(since) = self.lost.remove(&from) {
-            self.dirty = true;
-            self.holdings.repair(from, since);
-        }
-    }
-
-    fn note_stream_lost(&mut self, peer: PeerId) {
-        self.note_lost(peer);
-        self.subscribed.remove(&peer);
-        self.told_acting.remove(&peer);
-    }
-
-    fn note_lost(&mut self, peer: PeerId) {
-        if let Some(beat) = self.judge.newest(peer) {
-            // Its clock may be off; ours says when it was heard, its own stamps its slots: the earlier is safe.
-            let heard = beat.wall;
-            self.lost.entry(peer).or_insert(heard);
-        }
+        self.heard.insert(from, beat.wall.min(now.wall));
     }
 
     fn note_fetched(&mut self, token: u64, whole_from: Option<Timestamp>, now: Now) {
-        if let Some(restored) = self.holdings.fetched(token, whole_from) {
+        if let Some(restored) = self.holdings.fetched(token, whole_from, now.monotonic) {
             let me = self.me();
             self.change(now, "copied", me, restored.shards.len(), "held again");
         }
@@ -519,17 +489,22 @@ impl Mesh {
         self.judge_silence(now);
         self.dirty |= self.ownership.next_settlement().is_some_and(|at| at <= now.wall);
         self.dirty |= self.ownership.next_deadline().is_some_and(|at| at <= now.monotonic);
+        self.dirty |= self.holdings.has_rested(now.monotonic);
         self.progress_phase(now);
         if std::mem::take(&mut self.dirty) {
             self.review_holdings(now);
             self.review_ownership(now);
+            // What it now acts for it also holds.
+            if self.ownership.changed {
+                self.review_holdings(now);
+            }
         }
         self.start_due(now);
     }
 
     fn end_suspension(&mut self, now: Now) {
         let Some((least, most)) = self.suspended else { return };
-        let heard = self.alive().iter().any(|peer| self.judge.newest(*peer).is_some());
+        let heard = self.alive.iter().any(|peer| self.judge.newest(*peer).is_some());
         if now.monotonic >= most || (heard && now.monotonic >= least) {
             self.suspended = None;
             self.dirty = true;
@@ -540,10 +515,10 @@ impl Mesh {
 
     fn judge_silence(&mut self, now: Now) {
         let peers = self.members.len() + 1;
-        for peer in self.alive() {
+        for peer in self.alive.clone() {
             let deadline = self.judge.deadline(peer, peers);
             if deadline.is_some_and(|at| at <= now.monotonic) && self.silent.insert(peer) {
-                self.note_lost(peer);
+                self.lose(peer, now);
                 self.dirty = true;
                 self.view_changed = true;
             }
@@ -565,11 +540,14 @@ impl Mesh {
                 }
             }
             Phase::Syncing { greeted_by } => {
-                self.review_holdings(now);
+                if std::mem::take(&mut self.dirty) || now.monotonic >= greeted_by {
+                    self.review_holdings(now);
+                }
+                let damped = now.monotonic < self.damped_until;
                 let owners = self.members.iter().filter(|m| m.alive && has_state(m, PeerState::Ready));
                 let greeted = owners.map(|m| m.id).all(|id| self.greeted.contains(&id) || self.silent.contains(&id));
-                let known = self.alive().iter().all(|id| self.possession.contains_key(id) || self.silent.contains(id));
-                if ((greeted && known) || now.monotonic >= greeted_by) && !self.holdings.is_syncing() {
+                let known = self.alive.iter().all(|id| self.possession.contains_key(id) || self.silent.contains(id));
+                if ((greeted && known) || now.monotonic >= greeted_by) && !self.holdings.is_syncing() && !damped {
                     self.phase = Phase::Ready;
                     self.set_state(PeerState::Ready, now);
                 }
@@ -586,215 +564,13 @@ impl Mesh {
                 let takers = self.members.iter().any(|m| m.alive && has_state(m, PeerState::Ready));
                 if now.monotonic >= until || !takers || self.ownership.acting().is_empty() {
                     self.phase = Phase::Left;
+                    self.holdings.own.stopped_in_peace();
+                    self.view_changed = true;
                     self.ownership.suspend();
                     self.outputs.push_back(Output::Left);
                 }
             }
             Phase::Left => {}
-        }
-    }
-
-    fn candidates(&self, with_self: bool) -> Vec<Candidate> {
-        let of = |record: &PeerRecord| Candidate { id: record.id, zone: record.zone.clone(), weight: record.weight };
-        let ready = self.members.iter().filter(|m| m.alive && has_state(m, PeerState::Ready));
-        let mut candidates: Vec<Candidate> = ready.filter_map(|m| m.record.as_ref()).map(of).collect();
-        if with_self || self.record.state == PeerState::Ready {
-            candidates.push(of(&self.record));
-        }
-        candidates.sort_by_key(|candidate| candidate.id);
-        candidates
-    }
-
-    /// Subscribes to and fetches what this peer should hold.
-    fn review_holdings(&mut self, now: Now) {
-        self.ownership.set_candidates(&self.candidates(false));
-        let me = self.me();
-        let copies = self.config.replication_factor.max(1);
-        let wanted = match self.phase {
-            Phase::Waiting { .. } | Phase::Left => return,
-            // As if this peer were ready already.
-            Phase::Syncing { .. } => {
-                let placement = promesh_cluster::Placement::of(self.candidates(true));
-                placement.shards_within(me, copies)
-            }
-            // A skewed, full or leaving peer holds what it holds and gains nothing.
-            _ if self.record.state != PeerState::Ready => self.holdings.wanted().clone(),
-            _ => self.ownership.placement.shards_within(me, copies),
-        };
-        if self.holdings.want(wanted.union(self.ownership.acting()), now.wall) {
-            self.view_changed = true;
-        }
-        for peer in self.alive() {
-            if self.subscribed.get(&peer) != Some(self.holdings.wanted()) {
-                let shards = self.holdings.wanted().clone();
-                self.subscribed.insert(peer, shards.clone());
-                self.outputs.push_back(Output::Subscribe { to: peer, shards });
-            }
-        }
-        let donors: BTreeMap<PeerId, Possession> = self
-            .alive()
-            .into_iter()
-            .filter(|peer| !self.silent.contains(peer))
-            .map(|peer| (peer, self.possession.get(&peer).cloned().unwrap_or_default()))
-            .collect();
-        // A newcomer must know what the others hold before it concludes that nobody holds a shard.
-        if matches!(self.phase, Phase::Syncing { greeted_by } if now.monotonic < greeted_by)
-            && donors.keys().any(|peer| !self.possession.contains_key(peer))
-        {
-            return;
-        }
-        let gone: Vec<PeerId> = self.members.iter().filter(|m| !m.alive).map(|m| m.id).collect();
-        let all_gone = self.alive().is_empty();
-        for (token, fetch) in self.holdings.plan(&donors, &gone, all_gone, now.wall) {
-            let (from, shards, since) = (fetch.from, fetch.shards, fetch.since);
-            self.outputs.push_back(Output::Fetch { token, from, shards, since });
-            self.view_changed = true;
-        }
-    }
-
-    fn owns(&self) -> bool {
-        self.phase == Phase::Ready && self.record.state == PeerState::Ready && self.suspended.is_none()
-    }
-
-    fn review_ownership(&mut self, now: Now) {
-        for (from, shards) in self.ownership.settle(now.wall) {
-            self.start_unstarted(&shards, from, now);
-        }
-        self.ownership.expire_asks(now.monotonic);
-        if !self.owns() {
-            return;
-        }
-        let moves = self.ownership.review(&self.silent, now);
-        let slot = now.wall.after(self.beat_period() * 2);
-        for (to, shards) in moves.ask {
-            self.send(to, MeshMessage::Handover { shards, from: slot });
-        }
-        if !moves.taken.is_empty() {
-            let me = self.me();
-            self.change(now, "takeover", me, moves.taken.len(), "nobody before us is heard");
-            self.start_unstarted(&moves.taken, Timestamp::MIN, now);
-        }
-    }
-
-    /// Starts what is due in shards just gained, but no slot before the agreed one: that is the former owner's.
-    fn start_unstarted(&mut self, shards: &ShardSet, from: Timestamp, now: Now) {
-        for shard in shards.iter() {
-            for (spec, slot) in self.schedule.unstarted(shard, now.wall) {
-                if slot >= from && self.ownership.may_start(shard, slot) {
-                    self.start(spec, slot);
-                }
-            }
-        }
-    }
-
-    fn start_due(&mut self, now: Now) {
-        for (spec, slot) in self.schedule.take_due(now.wall) {
-            if self.ownership.may_start(spec.shard, slot) {
-                self.start(spec, slot);
-            }
-        }
-        self.started_through = self.started_through.max(now.wall);
-    }
-
-    fn start(&mut self, spec: SourceSpec, slot: Timestamp) {
-        self.schedule.note(spec.source, slot);
-        let me = self.me();
-        let rank = self.ownership.placement.rank_of(spec.shard, me).unwrap_or(usize::from(u8::MAX));
-        let rank = u8::try_from(rank).unwrap_or(u8::MAX);
-        self.outputs.push_back(Output::Start { spec, slot, rank });
-    }
-
-    /// Tells others what changed, beats, publishes the view, and remembers when to be back.
-    fn finish(&mut self, now: Now) {
-        self.tell_acting();
-        self.tell_possession();
-        if now.monotonic >= self.next_beat {
-            self.beat(now);
-        }
-        if std::mem::take(&mut self.view_changed) {
-            self.view_number += 1;
-            let view = Arc::new(self.view());
-            self.outputs.push_back(Output::View(view));
-        }
-        self.expected = self.poll_timeout(now);
-    }
-
-    fn tell_acting(&mut self) {
-        let changed = std::mem::take(&mut self.ownership.changed);
-        self.view_changed |= changed;
-        for peer in self.alive() {
-            if !changed && self.told_acting.contains_key(&peer) {
-                continue;
-            }
-            // While it is silent nothing arrives; it is told once it is heard again.
-            if self.silent.contains(&peer) {
-                self.told_acting.remove(&peer);
-                continue;
-            }
-            let acting = self.ownership.acting().clone();
-            self.told_acting.insert(peer, acting.clone());
-            self.send(peer, MeshMessage::Acting(acting));
-            let extents = self.holdings.own.extents().to_vec();
-            self.send(peer, MeshMessage::Possession(extents));
-        }
-    }
-
-    fn tell_possession(&mut self) {
-        if self.told_possession != self.holdings.own.extents() {
-            self.told_possession = self.holdings.own.extents().to_vec();
-            self.view_changed = true;
-            for peer in self.alive() {
-                self.send(peer, MeshMessage::Possession(self.told_possession.clone()));
-            }
-        }
-    }
-
-    fn beat(&mut self, now: Now) {
-        self.next_beat = now.monotonic + self.beat_period();
-        let beat = Beat {
-            generation: self.record.generation,
-            wall: now.wall,
-            started_through: self.started_through,
-            position: self.position,
-            suspended: !self.owns(),
-        };
-        for peer in self.alive() {
-            self.send(peer, MeshMessage::Beat(beat));
-        }
-        for peer in std::mem::take(&mut self.ownership.contested) {
-            let acting = self.ownership.acting().clone();
-            self.send(peer, MeshMessage::Acting(acting));
-        }
-    }
-
-    fn view(&self) -> MeshView {
-        let info = |member: &MemberView| PeerInfo {
-            id: member.id,
-            address: member.address,
-            web_address: member.record.as_ref().and_then(|record| record.web_address),
-            generation: member.generation,
-            state: member.record.as_ref().map(|record| record.state),
-            zone: member.record.as_ref().map(|record| record.zone.clone()).unwrap_or_default(),
-            alive: member.alive,
-            suspect: member.suspect,
-            silent: self.silent.contains(&member.id),
-            since: self.since.get(&member.id).map_or(Timestamp(0), |(_, since)| *since),
-            clock_offset_ms: self.offsets.of(member.id),
-            acting: self.ownership.acting_of(member.id).map_or(0, ShardSet::len),
-            position: self.judge.newest(member.id).map_or(0, |beat| beat.position),
-            started_through: self.judge.newest(member.id).map_or(Timestamp(0), |beat| beat.started_through),
-        };
-        MeshView {
-            me: self.me(),
-            number: self.view_number,
-            state: self.record.state,
-            replication_factor: self.config.replication_factor,
-            peers: self.members.iter().map(info).collect(),
-            placement: Arc::clone(&self.ownership.placement),
-            acting: self.ownership.acting().clone(),
-            own: Arc::new(self.holdings.own.clone()),
-            possession: Arc::clone(&self.possession),
-            fetching: self.holdings.fetches().map(|fetch| (fetch.from, fetch.shards.len())).collect(),
         }
     }
 

@@ -1,11 +1,13 @@
 //! What minds say to each other. A message is never extended in place: a new form is a new kind number.
 
+use std::collections::BTreeMap;
+
 use promesh_cluster::Beat;
-use promesh_model::Timestamp;
 use promesh_model::codec::{self, DecodeError, RPC_BYTES_MAX};
 use promesh_model::shard::ShardSet;
+use promesh_model::{PeerId, Timestamp};
 
-use crate::possession::Extent;
+use crate::possession::{Debt, Extent};
 
 /// A message between the minds of two peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +32,13 @@ pub enum MeshMessage {
     Acting(ShardSet),
     /// "This is what I hold whole." Replaces what was said before.
     Possession(Vec<Extent>),
+    /// "This is what I was not told by others, but for which what I hold is whole." Replaces what was said before.
+    Owed(BTreeMap<PeerId, Debt>),
 }
 
 impl MeshMessage {
     /// The frame kinds of messages; batches have kind 1.
-    pub const KINDS: std::ops::RangeInclusive<u8> = 16..=20;
+    pub const KINDS: std::ops::RangeInclusive<u8> = 16..=21;
 
     /// The message's frame kind and payload.
     pub fn encode(&self) -> (u8, Vec<u8>) {
@@ -44,6 +48,7 @@ impl MeshMessage {
             MeshMessage::HandoverAck { shards, from } => (18, codec::encode(&(shards, from))),
             MeshMessage::Possession(extents) => (19, codec::encode(extents)),
             MeshMessage::Acting(shards) => (20, codec::encode(shards)),
+            MeshMessage::Owed(debts) => (21, codec::encode(debts)),
         }
     }
 
@@ -59,6 +64,7 @@ impl MeshMessage {
             18 => pair().map(|(shards, from)| MeshMessage::HandoverAck { shards, from })?,
             19 => MeshMessage::Possession(codec::decode::<Vec<Extent>, RPC_BYTES_MAX>(payload)?),
             20 => MeshMessage::Acting(codec::decode::<ShardSet, RPC_BYTES_MAX>(payload)?),
+            21 => MeshMessage::Owed(codec::decode::<BTreeMap<PeerId, Debt>, RPC_BYTES_MAX>(payload)?),
             _ => return Ok(None),
         }))
     }
@@ -87,8 +93,9 @@ mod tests {
             MeshMessage::Beat(beat),
             MeshMessage::Handover { shards: shards.clone(), from: Timestamp(7) },
             MeshMessage::HandoverAck { shards: shards.clone(), from: Timestamp(8) },
-            MeshMessage::Acting(shards),
+            MeshMessage::Acting(shards.clone()),
             MeshMessage::Possession(vec![extent]),
+            MeshMessage::Owed(BTreeMap::from([(PeerId(1), Debt { since: Timestamp(5), shards })])),
         ] {
             let (kind, bytes) = message.encode();
             assert!(MeshMessage::KINDS.contains(&kind));
@@ -102,6 +109,7 @@ mod tests {
             18 5 0002004610
             20 4 00020046
             19 15 010afdfeffffffffffffff00020046
+            21 7 01010a00020046
         "#]]
         .assert_eq(&seen);
     }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use promesh_cluster::{Candidate, Placement};
+use promesh_cluster::{Candidate, Placement, RANKS_KEPT};
 use promesh_model::shard::ShardSet;
 use promesh_model::{Monotonic, Now, PeerId, ShardId, Timestamp};
 
@@ -29,6 +29,11 @@ struct Ask {
 pub(crate) struct Ownership {
     me: PeerId,
     pub(crate) placement: Arc<Placement>,
+    /// By the placement: shards that are ours, and all for which we are among the ranks kept.
+    first: ShardSet,
+    ranked: ShardSet,
+    /// Shards for which we are among so many first ranks.
+    held: (usize, ShardSet),
     acting: ShardSet,
     /// Shards given away: not started from the instant on.
     granted: Vec<(Timestamp, ShardSet)>,
@@ -39,6 +44,8 @@ pub(crate) struct Ownership {
     others: BTreeMap<PeerId, ShardSet>,
     /// What this peer acts for changed since it was last told.
     pub(crate) changed: bool,
+    /// The ranks changed since it was last told.
+    pub(crate) reranked: bool,
     /// Peers that act for shards of ours and rank behind us: they are to be told again.
     pub(crate) contested: BTreeSet<PeerId>,
 }
@@ -57,12 +64,16 @@ impl Ownership {
         Ownership {
             me,
             placement: Arc::new(Placement::new()),
+            first: ShardSet::default(),
+            ranked: ShardSet::default(),
+            held: (0, ShardSet::default()),
             acting: ShardSet::default(),
             granted: Vec::new(),
             gaining: Vec::new(),
             asks: Vec::new(),
             others: BTreeMap::new(),
             changed: false,
+            reranked: false,
             contested: BTreeSet::new(),
         }
     }
@@ -78,7 +89,19 @@ impl Ownership {
     pub(crate) fn set_candidates(&mut self, candidates: &[Candidate]) {
         if !self.placement.candidates().eq(candidates.iter()) {
             Arc::make_mut(&mut self.placement).update(candidates);
+            self.first = self.placement.shards_within(self.me, 1);
+            self.ranked = self.placement.shards_within(self.me, RANKS_KEPT);
+            self.held = (0, ShardSet::default());
+            self.reranked = true;
         }
+    }
+
+    /// The shards that this peer holds when there are so many copies.
+    pub(crate) fn held(&mut self, copies: usize) -> ShardSet {
+        if self.held.0 != copies {
+            self.held = (copies, self.placement.shards_within(self.me, copies));
+        }
+        self.held.1.clone()
     }
 
     /// Whether this peer starts a slot of a shard.
@@ -121,23 +144,20 @@ impl Ownership {
     /// Looks at every shard: what rank 0 has not got yet is asked for, what has only silent peers before us is taken.
     pub(crate) fn review(&mut self, silent: &BTreeSet<PeerId>, now: Now) -> Moves {
         self.asks.retain(|ask| !silent.contains(&ask.to));
-        let pending = self.pending();
         let mut moves = Moves::default();
-        let mut ask: BTreeMap<PeerId, ShardSet> = BTreeMap::new();
-        for shard in (0..promesh_model::SHARD_COUNT as u16).map(ShardId) {
-            if self.acting.contains(shard) || pending.contains(shard) {
-                continue;
-            }
-            let first_heard = self.placement.ranks(shard).find(|peer| !silent.contains(peer));
-            if first_heard != Some(self.me) {
-                continue;
-            }
-            let actor = self.others.iter().find(|(peer, shards)| !silent.contains(peer) && shards.contains(shard));
-            match actor {
-                Some((peer, _)) => ask.entry(*peer).or_default().insert(shard),
-                None => moves.taken.insert(shard),
+        let mut open = self.first_heard(silent);
+        if open.is_empty() {
+            return moves;
+        }
+        let mut ask: Vec<(PeerId, ShardSet)> = Vec::new();
+        for (peer, shards) in self.others.iter().filter(|(peer, _)| !silent.contains(peer)) {
+            let theirs = shards.intersection(&open);
+            if !theirs.is_empty() {
+                open.remove_all(&theirs);
+                ask.push((*peer, theirs));
             }
         }
+        moves.taken = open;
         for (to, shards) in ask {
             let deadline = now.monotonic + ASK_PATIENCE;
             self.asks.push(Ask { to, shards: shards.clone(), deadline });
@@ -150,10 +170,22 @@ impl Ownership {
         moves
     }
 
-    fn pending(&self) -> ShardSet {
-        let asked = self.asks.iter().map(|ask| &ask.shards);
-        let gaining = self.gaining.iter().map(|(_, shards)| shards);
-        asked.chain(gaining).fold(ShardSet::default(), |all, shards| all.union(shards))
+    /// Shards that should be ours now, and neither are nor are about to be: all that rank before us are silent.
+    fn first_heard(&self, silent: &BTreeSet<PeerId>) -> ShardSet {
+        let nobody_silent = self.placement.candidates().all(|candidate| !silent.contains(&candidate.id));
+        let mut open = if nobody_silent { self.first.clone() } else { self.ranked.clone() };
+        open.remove_all(&self.acting);
+        for ask in &self.asks {
+            open.remove_all(&ask.shards);
+        }
+        for (_, shards) in &self.gaining {
+            open.remove_all(shards);
+        }
+        if nobody_silent || open.is_empty() {
+            return open;
+        }
+        let ours = |shard: &ShardId| self.placement.ranks(*shard).find(|peer| !silent.contains(peer)) == Some(self.me);
+        open.iter().filter(ours).collect()
     }
 
     /// Somebody asks for shards: they are its own from the slot on, or a little later if that has passed here.
@@ -188,8 +220,10 @@ impl Ownership {
     /// A peer says what it acts for: where both do, the worse-ranked yields. Says what we gave up.
     pub(crate) fn hear(&mut self, peer: PeerId, theirs: ShardSet) -> ShardSet {
         // What is promised from a slot on goes at that slot by our own clock, however early theirs runs.
-        let promised = self.granted.iter().fold(ShardSet::default(), |all, (_, shards)| all.union(shards));
-        let both = self.acting.intersection(&theirs).difference(&promised);
+        let mut both = self.acting.intersection(&theirs);
+        for (_, promised) in &self.granted {
+            both.remove_all(promised);
+        }
         let rank = |shard, peer| self.placement.rank_of(shard, peer).unwrap_or(usize::MAX);
         let yields = |shard: &ShardId| (rank(*shard, peer), peer) < (rank(*shard, self.me), self.me);
         let given: ShardSet = both.iter().filter(yields).collect();
@@ -202,6 +236,26 @@ impl Ownership {
             self.contested.insert(peer);
         }
         given
+    }
+
+    /// What each of the others needs to hear of what we act for: the shards it is ranked for, and all for one that is
+    /// not ranked yet. A mesh of a thousand talks of a few shards a pair.
+    pub(crate) fn acting_by_peer(&self, others: &[PeerId]) -> BTreeMap<PeerId, ShardSet> {
+        let ranked = |peer: &PeerId| self.placement.contains(*peer);
+        let all = |peer: &PeerId| if ranked(peer) { ShardSet::default() } else { self.acting.clone() };
+        let mut told: BTreeMap<PeerId, ShardSet> = others.iter().map(|peer| (*peer, all(peer))).collect();
+        if self.placement.len() <= RANKS_KEPT {
+            told.values_mut().for_each(|shards| shards.clone_from(&self.acting));
+            return told;
+        }
+        for shard in self.acting.iter() {
+            for peer in self.placement.ranks(shard) {
+                if let Some(shards) = told.get_mut(&peer) {
+                    shards.insert(shard);
+                }
+            }
+        }
+        told
     }
 
     /// A peer is gone: what it acted for is nobody's.
@@ -220,8 +274,8 @@ impl Ownership {
     }
 
     pub(crate) fn check_invariants(&self) {
-        let pending = self.asks.iter().fold(ShardSet::default(), |all, ask| all.union(&ask.shards));
-        assert!(pending.intersection(&self.acting).is_empty(), "nobody asks for what it acts for");
+        let disjoint = self.asks.iter().all(|ask| ask.shards.is_disjoint(&self.acting));
+        assert!(disjoint, "nobody asks for what it acts for");
         assert!(self.others.keys().all(|peer| *peer != self.me), "a peer is not its own other");
     }
 }

@@ -1,8 +1,15 @@
 //! What a peer holds whole, and since when: what reads are planned by.
 
+use std::collections::BTreeMap;
+
 use promesh_model::shard::ShardSet;
-use promesh_model::{ShardId, Timestamp};
+use promesh_model::{PeerId, ShardId, Timestamp};
 use serde::{Deserialize, Serialize};
+
+/// More spans than joins and deaths within any retention should leave; beyond, the oldest is no longer claimed.
+const EXTENTS_MAX: usize = 256;
+/// Starts remembered; more change nothing.
+const STARTS_MAX: usize = 16;
 
 /// Shards held whole over a span of sample time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,21 +22,89 @@ pub struct Extent {
     pub shards: ShardSet,
 }
 
-/// A peer's extents. Few: they come from joins and deaths, not from samples.
+/// What a peer away may have that is not here: a claim holds but for that.
+///
+/// It is fetched as soon as that peer is heard. Debts outlive restarts, or a claim would become a lie by one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Debt {
+    /// Slots from here on.
+    pub since: Timestamp,
+    /// Of which shards.
+    pub shards: ShardSet,
+}
+
+/// A peer's extents and what it owes to them. Few: they come from joins and deaths, not from samples.
+///
+/// Whoever keeps it across restarts keeps all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Possession {
     extents: Vec<Extent>,
+    debts: BTreeMap<PeerId, Debt>,
+    /// When this peer was started, and not yet stopped in peace: how often it falls over.
+    starts: Vec<Timestamp>,
 }
 
 impl Possession {
     /// From what a peer said, or from its own disk.
     pub fn of(extents: Vec<Extent>) -> Possession {
-        Possession { extents }
+        Possession { extents, ..Possession::default() }
     }
 
     /// As it is said to others.
     pub fn extents(&self) -> &[Extent] {
         &self.extents
+    }
+
+    /// By peer, what it may have that is not here.
+    pub fn debts(&self) -> &BTreeMap<PeerId, Debt> {
+        &self.debts
+    }
+
+    pub(crate) fn set_debts(&mut self, debts: BTreeMap<PeerId, Debt>) {
+        self.debts = debts;
+    }
+
+    /// A peer may have batches of these shards since an instant that are not here.
+    pub(crate) fn owe(&mut self, peer: PeerId, since: Timestamp, shards: &ShardSet) {
+        if shards.is_empty() {
+            return;
+        }
+        let debt = self.debts.entry(peer).or_insert_with(|| Debt { since, shards: ShardSet::default() });
+        debt.since = debt.since.min(since);
+        debt.shards.insert_all(shards);
+    }
+
+    /// What a peer had has been fetched.
+    pub(crate) fn acquit(&mut self, peer: PeerId) {
+        self.debts.remove(&peer);
+    }
+
+    /// Debts that no log reaches back to.
+    pub(crate) fn write_off(&mut self, before: Timestamp) {
+        self.debts.retain(|_, debt| debt.since >= before);
+    }
+
+    /// Takes note of a start; says how many there were since an instant, this one included.
+    pub(crate) fn started(&mut self, at: Timestamp, since: Timestamp) -> usize {
+        self.starts.retain(|start| (since..=at).contains(start));
+        self.starts.push(at);
+        let surplus = self.starts.len().saturating_sub(STARTS_MAX);
+        self.starts.drain(..surplus);
+        self.starts.len()
+    }
+
+    /// This peer was asked to stop and does: that is no fall.
+    pub(crate) fn stopped_in_peace(&mut self) {
+        self.starts.clear();
+    }
+
+    /// Since when some shards are here whole; `None` unless live batches of every one of them come in.
+    ///
+    /// What a donor of the open window answers with.
+    pub fn whole_from(&self, shards: &ShardSet) -> Option<Timestamp> {
+        let whole = shards.is_subset(&self.open_shards());
+        let touching = self.open().filter(|extent| !extent.shards.is_disjoint(shards));
+        touching.map(|extent| extent.from).max().filter(|_| whole)
     }
 
     /// Shards whose live batches come in.
@@ -83,6 +158,7 @@ impl Possession {
         for (back, from) in resumed {
             self.begin(&back, from);
         }
+        self.tidy();
     }
 
     /// Forgets what retention dropped.
@@ -93,6 +169,17 @@ impl Possession {
     fn tidy(&mut self) {
         self.extents.retain(|extent| !extent.shards.is_empty() && extent.from < extent.to);
         self.extents.sort_by_key(|extent| (extent.from, extent.to));
+        self.extents.dedup_by(|later, earlier| {
+            let alike = (later.from, later.to) == (earlier.from, earlier.to);
+            if alike {
+                earlier.shards.insert_all(&later.shards);
+            }
+            alike
+        });
+        while self.extents.len() > EXTENTS_MAX {
+            let oldest = (0..self.extents.len()).min_by_key(|&index| self.extents[index].to).expect("many");
+            self.extents.remove(oldest);
+        }
     }
 
     /// Whether one span covers `[start, end]` of a shard.

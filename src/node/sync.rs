@@ -4,29 +4,47 @@
 //! two overlap. What this peer held until a moment ago is fetched as log from everybody, since nobody alone need have
 //! it all; what it never held is copied as head chunks from one peer that holds it whole, then as log for the last
 //! minute.
+//!
+//! A claim must stay true while others come and go. Whoever was not heard for a while may have written, or may have
+//! kept of somebody who died, what is not here: that is a *debt*, named by peer, instant and shards, and fetched as soon
+//! as that peer is heard. Three things make debts: a peer is lost (it owes since it was last heard), a peer dies (all
+//! others owe what they may have had of it alone), and a claim begins while a peer cannot be asked (it owes since then;
+//! what the donor of a copy was owed is owed to the copy as well).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use promesh_model::shard::ShardSet;
-use promesh_model::{PeerId, Timestamp};
+use promesh_model::{Monotonic, Now, PeerId, Timestamp};
 
-use crate::possession::Possession;
+use crate::possession::{Debt, Possession};
 
-/// Logs reach back at least so far; a peer that was away for longer copies the open window anew.
+/// Logs reach back at least so far; a peer that was away for longer copies the open window anew, and older debts are
+/// left to the digests of sealed windows.
 const LOG_REACH: Duration = Duration::from_secs(90 * 60);
-/// Overlap of a fetched log with what is here: more than a slow scrape and a late fsync.
+/// Overlap of a fetched log with what is here: more than a slow scrape, a stalled stream and a late fsync.
 pub(crate) const OVERLAP: Duration = Duration::from_secs(30);
 
+/// A peer from which a copy failed is not asked again for so long.
+const REST: Duration = Duration::from_secs(1);
+
 /// One copy under way.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fetch {
     pub(crate) from: PeerId,
     pub(crate) shards: ShardSet,
     /// Log since then; `None` for the open window.
     pub(crate) since: Option<Timestamp>,
-    /// Fetches of one group restore together.
-    group: u64,
+    /// What it is for.
+    purpose: Purpose,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// Fetches of one group make one claim together.
+    Group(u64),
+    /// A debt of the peer it comes from.
+    Debt,
 }
 
 /// What a finished copy means.
@@ -35,29 +53,57 @@ pub(crate) struct Restored {
     pub(crate) shards: ShardSet,
 }
 
+/// What is known of the others when copies are planned.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Surroundings {
+    /// Those that are heard, with what they hold.
+    pub(crate) donors: BTreeMap<PeerId, Possession>,
+    /// Every peer known to exist or to have existed, heard or not.
+    pub(crate) known: BTreeSet<PeerId>,
+    /// Whether nobody else is alive: then this peer has the most there is. With somebody merely silent it waits.
+    pub(crate) alone: bool,
+    /// Whether there never was anybody else, and nobody is expected.
+    pub(crate) first: bool,
+}
+
 /// The copies of one peer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Holdings {
     pub(crate) own: Possession,
     wanted: ShardSet,
     fetches: BTreeMap<u64, Fetch>,
-    /// By group: what was held until when, and whether a part failed.
     groups: BTreeMap<u64, Group>,
-    /// Peers heard again, and when they were lost.
-    repairs: BTreeMap<PeerId, Timestamp>,
+    /// Whose debts are being fetched, and whether more was added meanwhile.
+    paying: BTreeMap<PeerId, bool>,
+    /// Peers from which a copy failed, and until when they are not asked.
+    resting: BTreeMap<PeerId, Monotonic>,
     token: u64,
 }
 
+/// Copies that together make a claim.
 #[derive(Clone, Debug)]
 struct Group {
     shards: ShardSet,
-    since: Option<Timestamp>,
-    whole_from: Timestamp,
+    claim: Claim,
     failed: bool,
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Claim {
+    /// Spans that ended at or after this go on.
+    Resume(Timestamp),
+    /// A span begins here, or later if the donor's does.
+    Begin(Timestamp),
+}
+
 impl Holdings {
-    pub(crate) fn new(own: Possession) -> Holdings {
+    /// What was held when the peer last ran, of which samples before `durable` are on its disk.
+    pub(crate) fn restarted(mut own: Possession, durable: Timestamp, now: Timestamp) -> Holdings {
+        own.write_off(now.before(LOG_REACH));
+        // Batches do not reach the log in the order of their slots. And who was owed to us may have died while we were
+        // away, with others keeping what it had: as far back as the oldest debt everybody is asked again.
+        let doubtful = own.debts().values().map(|debt| debt.since).min().unwrap_or(Timestamp::MAX);
+        own.end(&ShardSet::all(), durable.before(OVERLAP).min(doubtful));
         Holdings { own, ..Holdings::default() }
     }
 
@@ -69,8 +115,9 @@ impl Holdings {
         self.fetches.values()
     }
 
+    /// Whether claims are being made; debts may take as long as a peer is away.
     pub(crate) fn is_syncing(&self) -> bool {
-        !self.fetches.is_empty()
+        !self.groups.is_empty()
     }
 
     /// Makes `wanted` what this peer holds; says whether that changed.
@@ -81,77 +128,154 @@ impl Holdings {
         let lost = self.wanted.difference(&wanted);
         // Batches for the last slots may still have been on their way.
         self.own.end(&lost, now.before(OVERLAP));
+        // Their stream stops: what is being copied cannot be continued.
+        for group in self.groups.values_mut() {
+            group.shards.remove_all(&lost);
+        }
         self.wanted = wanted;
         true
     }
 
-    /// What a peer has since an instant is to be fetched once it is heard: its stream to us broke, or it may have what
-    /// another's broken stream did not bring.
-    pub(crate) fn repair(&mut self, peer: PeerId, since: Timestamp) {
-        let at = self.repairs.entry(peer).or_insert(since);
-        *at = (*at).min(since);
+    /// Shards of which batches since an instant are claimed, or are about to be.
+    fn exposed(&self, since: Timestamp) -> ShardSet {
+        let mut exposed = self.own.touching(since.before(OVERLAP), Timestamp::MAX);
+        exposed.insert_all(&self.wanted);
+        exposed
     }
 
-    /// Starts the copies of what is wanted and neither here nor under way.
-    ///
-    /// `donors` are the others that are heard, with what they hold; `gone` those that are down. With everybody gone this
-    /// peer has the most there is, until one of them comes back; with somebody merely silent it waits.
-    pub(crate) fn plan(
+    /// A peer may have batches since an instant that are not here: it was away, or we were.
+    pub(crate) fn lose(&mut self, peer: PeerId, since: Timestamp) {
+        let exposed = self.exposed(since);
+        self.owe(peer, since, &exposed);
+    }
+
+    /// A peer died. What it wrote since it was last heard, others may have: `others`, with what each may hold of it
+    /// (`None`: unknown). Earlier losses of the dead one were never made good, so they count from there.
+    pub(crate) fn bereave<'a>(
         &mut self,
-        donors: &BTreeMap<PeerId, Possession>,
-        gone: &[PeerId],
-        all_gone: bool,
-        now: Timestamp,
-    ) -> Vec<(u64, Fetch)> {
-        let mut planned = self.plan_repairs(donors);
-        let under_way = self.groups.values().fold(ShardSet::default(), |all, group| all.union(&group.shards));
-        let missing = self.wanted.difference(&self.own.open_shards()).difference(&under_way);
-        if missing.is_empty() {
+        dead: PeerId,
+        heard: Timestamp,
+        others: impl Iterator<Item = (PeerId, Option<&'a Possession>)>,
+    ) {
+        let since = self.own.debts().get(&dead).map_or(heard, |debt| debt.since.min(heard));
+        let exposed = self.exposed(since);
+        for (peer, possession) in others.filter(|(peer, _)| *peer != dead) {
+            match possession {
+                Some(theirs) => {
+                    let shared = theirs.touching(since.before(OVERLAP), Timestamp::MAX).intersection(&exposed);
+                    self.owe(peer, since, &shared);
+                }
+                None => self.owe(peer, since, &exposed),
+            }
+        }
+    }
+
+    fn owe(&mut self, peer: PeerId, since: Timestamp, shards: &ShardSet) {
+        self.own.owe(peer, since, shards);
+        if let Some(more) = self.paying.get_mut(&peer) {
+            *more = true;
+        }
+    }
+
+    /// When [`Holdings::plan`] may have more to do, if nothing else happens.
+    pub(crate) fn next_retry(&self) -> Option<Monotonic> {
+        self.resting.values().copied().min()
+    }
+
+    /// Whether a peer may be asked again that could not a moment ago.
+    pub(crate) fn has_rested(&mut self, now: Monotonic) -> bool {
+        let before = self.resting.len();
+        self.resting.retain(|_, until| *until > now);
+        self.resting.len() < before
+    }
+
+    /// Starts the copies of what is wanted and neither here nor under way, and of what is owed by peers that are heard.
+    pub(crate) fn plan(&mut self, mut around: Surroundings, now: Now) -> Vec<(u64, Fetch)> {
+        around.donors.retain(|peer, _| !self.resting.contains_key(peer));
+        self.plan_copies(&around, now.wall)
+    }
+
+    fn plan_copies(&mut self, around: &Surroundings, now: Timestamp) -> Vec<(u64, Fetch)> {
+        let mut planned = self.plan_debts(around, now);
+        let mut missing = self.wanted.difference(&self.own.open_shards());
+        for group in self.groups.values() {
+            missing.remove_all(&group.shards);
+        }
+        if missing.is_empty() || (around.donors.is_empty() && !around.alone) {
             return planned;
         }
         let (recent, since) = self.recently_held(&missing, now);
         if !recent.is_empty() {
-            if all_gone {
-                self.own.resume(&recent, since);
-                for peer in gone {
-                    self.repair(*peer, since);
-                }
-            } else if !donors.is_empty() {
-                let at = since.before(OVERLAP);
-                let group = self.group(&recent, Some(since));
-                for donor in donors.keys() {
-                    planned.push(self.fetch(group, *donor, recent.clone(), Some(at)));
-                }
-            }
+            missing.remove_all(&recent);
+            planned.extend(self.copy(recent, Claim::Resume(since), None, since, around));
         }
-        let mut rest = missing.difference(&recent);
-        for (donor, possession) in donors {
-            let theirs = possession.open_shards().intersection(&rest);
+        for (donor, possession) in &around.donors {
+            let theirs = possession.open_shards().intersection(&missing);
             if !theirs.is_empty() {
-                rest = rest.difference(&theirs);
-                let group = self.group(&theirs, None);
-                // What a third peer wrote between its last batch to the donor and our subscription is in its log.
-                for other in donors.keys() {
-                    planned.push(self.fetch(group, *other, theirs.clone(), Some(now.before(OVERLAP))));
-                }
-                planned.push(self.fetch(group, *donor, theirs, None));
+                missing.remove_all(&theirs);
+                self.inherit(possession, &theirs);
+                planned.extend(self.copy(theirs, Claim::Begin(Timestamp::MIN), Some(*donor), now, around));
             }
         }
         // Nobody alive has these: what comes from now on is all there is. A first peer has all there ever was.
-        if !rest.is_empty() && (all_gone || !donors.is_empty()) {
-            let virgin = donors.is_empty() && self.own.extents().is_empty();
-            self.own.begin(&rest, if virgin { Timestamp::MIN } else { now });
+        if !missing.is_empty() {
+            let from = if around.first && self.own.extents().is_empty() { Timestamp::MIN } else { now };
+            planned.extend(self.copy(missing, Claim::Begin(from), None, now, around));
         }
         planned
     }
 
-    fn plan_repairs(&mut self, donors: &BTreeMap<PeerId, Possession>) -> Vec<(u64, Fetch)> {
-        let heard = |peer: &PeerId, _: &mut Timestamp| donors.contains_key(peer);
-        let due: Vec<(PeerId, Timestamp)> = self.repairs.extract_if(.., heard).collect();
+    /// Copies shards to make one claim: the open window of `donor` if there is one, and everybody's log since an
+    /// instant. Who cannot be asked owes it.
+    fn copy(
+        &mut self,
+        shards: ShardSet,
+        claim: Claim,
+        donor: Option<PeerId>,
+        since: Timestamp,
+        around: &Surroundings,
+    ) -> Vec<(u64, Fetch)> {
+        for away in around.known.iter().filter(|peer| !around.donors.contains_key(peer)) {
+            self.owe(*away, since, &shards);
+        }
+        self.token += 1;
+        let number = self.token;
+        let purpose = Purpose::Group(number);
+        self.groups.insert(number, Group { shards: shards.clone(), claim, failed: false });
+        let mut planned: Vec<(u64, Fetch)> = Vec::new();
+        for peer in around.donors.keys() {
+            planned.push(self.fetch(*peer, shards.clone(), Some(since.before(OVERLAP)), purpose));
+        }
+        if let Some(donor) = donor {
+            planned.push(self.fetch(donor, shards, None, purpose));
+        }
+        if planned.is_empty() {
+            self.conclude(number);
+        }
+        planned
+    }
+
+    /// What a donor is owed is not in its copy: it is owed to us from now on.
+    fn inherit(&mut self, donor: &Possession, shards: &ShardSet) {
+        for (peer, debt) in donor.debts() {
+            let part = debt.shards.intersection(shards);
+            self.owe(*peer, debt.since, &part);
+        }
+    }
+
+    fn plan_debts(&mut self, around: &Surroundings, now: Timestamp) -> Vec<(u64, Fetch)> {
+        self.own.write_off(now.before(LOG_REACH));
+        let due = |(peer, _): &(&PeerId, &Debt)| around.donors.contains_key(peer) && !self.paying.contains_key(peer);
+        let due: Vec<(PeerId, Debt)> = self.own.debts().iter().filter(due).map(|(p, d)| (*p, d.clone())).collect();
         let mut planned = Vec::new();
-        for (peer, since) in due {
-            let group = self.group(&ShardSet::default(), Some(since));
-            planned.push(self.fetch(group, peer, self.wanted.clone(), Some(since.before(OVERLAP))));
+        for (peer, debt) in due {
+            let shards = debt.shards.intersection(&self.exposed(debt.since));
+            if shards.is_empty() {
+                self.own.acquit(peer);
+            } else {
+                self.paying.insert(peer, false);
+                planned.push(self.fetch(peer, shards, Some(debt.since.before(OVERLAP)), Purpose::Debt));
+            }
         }
         planned
     }
@@ -161,65 +285,73 @@ impl Holdings {
         let reach = now.before(LOG_REACH);
         let recent = self.own.extents().iter().filter(|extent| extent.to != Timestamp::MAX && extent.to > reach);
         let (mut shards, mut since) = (ShardSet::default(), now);
-        for extent in recent {
-            let part = extent.shards.intersection(missing);
-            if !part.is_empty() {
-                shards = shards.union(&part);
-                since = since.min(extent.to);
-            }
+        for extent in recent.filter(|extent| !extent.shards.is_disjoint(missing)) {
+            shards.insert_all(&extent.shards.intersection(missing));
+            since = since.min(extent.to);
         }
         (shards, since)
     }
 
-    fn group(&mut self, shards: &ShardSet, since: Option<Timestamp>) -> u64 {
+    fn fetch(&mut self, from: PeerId, shards: ShardSet, since: Option<Timestamp>, purpose: Purpose) -> (u64, Fetch) {
         self.token += 1;
-        let group = Group { shards: shards.clone(), since, whole_from: Timestamp::MIN, failed: false };
-        self.groups.insert(self.token, group);
-        self.token
-    }
-
-    fn fetch(&mut self, group: u64, from: PeerId, shards: ShardSet, since: Option<Timestamp>) -> (u64, Fetch) {
-        self.token += 1;
-        let fetch = Fetch { from, shards, since, group };
+        let fetch = Fetch { from, shards, since, purpose };
         self.fetches.insert(self.token, fetch.clone());
         (self.token, fetch)
     }
 
     /// A copy ended. `whole_from`: since when what came is all there is; `None` if it failed.
-    pub(crate) fn fetched(&mut self, token: u64, whole_from: Option<Timestamp>) -> Option<Restored> {
+    pub(crate) fn fetched(&mut self, token: u64, whole_from: Option<Timestamp>, now: Monotonic) -> Option<Restored> {
         let fetch = self.fetches.remove(&token)?;
-        let group = self.groups.get_mut(&fetch.group)?;
-        match (whole_from, fetch.since) {
-            (Some(from), None) => group.whole_from = group.whole_from.max(from),
-            (Some(_), Some(_)) => {}
-            (None, None) => group.failed = true,
-            // A log is fetched from several; what this one has alone is fetched when it is heard again.
-            (None, Some(since)) => {
-                let at = self.repairs.entry(fetch.from).or_insert(since);
-                *at = (*at).min(since);
+        if whole_from.is_none() {
+            self.resting.insert(fetch.from, now + REST);
+        }
+        let number = match fetch.purpose {
+            Purpose::Group(number) => number,
+            Purpose::Debt => return self.paid(&fetch, whole_from.is_some()),
+        };
+        if let (None, Some(since)) = (whole_from, fetch.since) {
+            // A log is fetched from several; what this one has alone is fetched when it answers.
+            self.owe(fetch.from, since, &fetch.shards);
+        }
+        let group = self.groups.get_mut(&number)?;
+        if fetch.since.is_none() {
+            match (whole_from, &mut group.claim) {
+                (Some(whole), Claim::Begin(from)) => *from = whole.max(*from),
+                _ => group.failed = true,
             }
         }
-        if self.fetches.values().any(|other| other.group == fetch.group) {
+        if self.fetches.values().any(|other| other.purpose == fetch.purpose) {
             return None;
         }
-        let group = self.groups.remove(&fetch.group)?;
+        self.conclude(number)
+    }
+
+    fn conclude(&mut self, number: u64) -> Option<Restored> {
+        let group = self.groups.remove(&number)?;
         if group.failed {
             return None;
         }
-        let still_wanted = group.shards.intersection(&self.wanted);
-        match group.since {
-            Some(since) => self.own.resume(&still_wanted, since),
-            None => self.own.begin(&still_wanted, group.whole_from),
+        match group.claim {
+            Claim::Resume(since) => self.own.resume(&group.shards, since),
+            Claim::Begin(from) => self.own.begin(&group.shards, from),
         }
-        Some(Restored { shards: still_wanted })
+        Some(Restored { shards: group.shards })
+    }
+
+    fn paid(&mut self, fetch: &Fetch, whole: bool) -> Option<Restored> {
+        let more = self.paying.remove(&fetch.from)?;
+        if whole && !more {
+            self.own.acquit(fetch.from);
+        }
+        whole.then(|| Restored { shards: fetch.shards.clone() })
     }
 
     /// Copies from peers that are gone have failed.
-    pub(crate) fn fail_from(&mut self, gone: &BTreeSet<PeerId>) {
+    pub(crate) fn fail_from(&mut self, gone: &BTreeSet<PeerId>, now: Monotonic) {
         let failed: Vec<u64> =
             self.fetches.iter().filter(|(_, fetch)| gone.contains(&fetch.from)).map(|(token, _)| *token).collect();
         for token in failed {
-            self.fetched(token, None);
+            self.fetched(token, None, now);
         }
     }
 }

@@ -1,0 +1,109 @@
+//! Who came, who went, and what that means for what this peer holds.
+
+use std::collections::BTreeSet;
+
+use promesh_cluster::MemberView;
+use promesh_model::{Generation, Now, PeerId, Timestamp};
+
+use super::Mesh;
+
+impl Mesh {
+    pub(super) fn set_members(&mut self, members: Vec<MemberView>, now: Now) {
+        let before: BTreeSet<PeerId> = self.alive.iter().copied().collect();
+        self.members = members;
+        self.alive = self.members.iter().filter(|member| member.alive).map(|member| member.id).collect();
+        let alive: BTreeSet<PeerId> = self.alive.iter().copied().collect();
+        for peer in alive.difference(&before) {
+            let member = self.members.iter().find(|member| member.id == *peer).expect("just seen");
+            self.judge.expect(*peer, member.generation, now.monotonic);
+            self.heard.insert(*peer, now.wall);
+            self.change(now, "up", *peer, 0, "membership");
+        }
+        let gone: BTreeSet<PeerId> = before.difference(&alive).copied().collect();
+        for peer in &gone {
+            self.lose(*peer, now);
+            self.bereave(*peer, now);
+            self.forget(*peer);
+            self.change(now, "down", *peer, 0, "membership");
+        }
+        self.holdings.fail_from(&gone, now.monotonic);
+        self.note_lives(now);
+        self.note_standing(now);
+        self.view_changed = true;
+    }
+
+    fn note_standing(&mut self, now: Now) {
+        for member in &self.members {
+            let mark = member.record.as_ref().map_or(0, |record| record.state as u8 + 1) | u8::from(member.alive) << 7;
+            let since = self.since.entry(member.id).or_insert((mark, now.wall));
+            if since.0 != mark {
+                *since = (mark, now.wall);
+            }
+        }
+    }
+
+    /// Forgets what a member said that is no longer alive.
+    fn forget(&mut self, peer: PeerId) {
+        self.judge.forget(peer);
+        self.offsets.forget(peer);
+        self.silent.remove(&peer);
+        self.heard.remove(&peer);
+        self.forget_sayings(peer);
+    }
+
+    fn forget_sayings(&mut self, peer: PeerId) {
+        self.ownership.forget(peer);
+        self.greeted.remove(&peer);
+        self.subscribed.remove(&peer);
+        self.told_acting.remove(&peer);
+    }
+
+    /// A member in a new life acts for nothing any more, knows nothing of what it was told, and has lost what was not
+    /// on its disk; one never met before may have written since it began.
+    fn note_lives(&mut self, now: Now) {
+        let lives: Vec<(PeerId, Generation)> = self.members.iter().map(|m| (m.id, m.generation)).collect();
+        for (peer, generation) in lives {
+            match self.lives.insert(peer, Some(generation)) {
+                Some(Some(known)) if known < generation => {
+                    self.lose(peer, now);
+                    self.bereave(peer, now);
+                    self.forget_sayings(peer);
+                    self.holdings.fail_from(&BTreeSet::from([peer]), now.monotonic);
+                    std::sync::Arc::make_mut(&mut self.possession).remove(&peer);
+                }
+                // A generation is the wall clock of its beginning, or later than an earlier one.
+                None => self.holdings.lose(peer, now.wall.min(Timestamp(generation.0 as i64))),
+                // Remembered from an earlier life of ours: what was missed since is fetched from all alike.
+                Some(_) => {}
+            }
+        }
+    }
+
+    pub(super) fn note_stream_lost(&mut self, peer: PeerId, now: Now) {
+        self.lose(peer, now);
+        self.subscribed.remove(&peer);
+        self.told_acting.remove(&peer);
+    }
+
+    /// Batches that a peer wrote since it was last heard may not have reached us.
+    pub(super) fn lose(&mut self, peer: PeerId, now: Now) {
+        let heard = self.heard.get(&peer).copied().unwrap_or(now.wall);
+        self.holdings.lose(peer, heard);
+        self.possession_stirred = true;
+    }
+
+    /// A peer died: what it wrote last may have reached others and not us.
+    fn bereave(&mut self, peer: PeerId, now: Now) {
+        let heard = self.heard.get(&peer).copied().unwrap_or(now.wall);
+        // What others said they hold is what they hold only while we hear them.
+        let fresh = |other: &PeerId| {
+            self.alive.contains(other) && !self.silent.contains(other) && !self.holdings.own.debts().contains_key(other)
+        };
+        let said: Vec<_> = self
+            .lives
+            .keys()
+            .map(|other| (*other, self.possession.get(other).filter(|_| fresh(other)).cloned()))
+            .collect();
+        self.holdings.bereave(peer, heard, said.iter().map(|(other, possession)| (*other, possession.as_ref())));
+    }
+}

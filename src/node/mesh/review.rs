@@ -1,0 +1,137 @@
+//! What follows from ranks, silences and claims: what to hold, what to act for, which slots to start.
+
+use std::collections::BTreeSet;
+
+use promesh_cluster::{Candidate, PeerRecord, PeerState, Placement};
+use promesh_model::shard::ShardSet;
+use promesh_model::{Now, PeerId, Timestamp};
+
+use super::{Mesh, Output, Phase, has_state};
+use crate::messages::MeshMessage;
+use crate::schedule::SourceSpec;
+use crate::sync::Surroundings;
+
+impl Mesh {
+    pub(super) fn candidates(&self, with_self: bool) -> Vec<Candidate> {
+        let of = |record: &PeerRecord| Candidate { id: record.id, zone: record.zone.clone(), weight: record.weight };
+        let ready = self.members.iter().filter(|m| m.alive && has_state(m, PeerState::Ready));
+        let mut candidates: Vec<Candidate> = ready.filter_map(|m| m.record.as_ref()).map(of).collect();
+        if with_self || self.record.state == PeerState::Ready {
+            candidates.push(of(&self.record));
+        }
+        candidates.sort_by_key(|candidate| candidate.id);
+        candidates
+    }
+
+    /// Subscribes to and fetches what this peer should hold.
+    pub(super) fn review_holdings(&mut self, now: Now) {
+        self.possession_stirred = true;
+        self.ownership.set_candidates(&self.candidates(false));
+        let me = self.me();
+        let copies = self.config.replication_factor.max(1);
+        let wanted = match self.phase {
+            Phase::Waiting { .. } | Phase::Left => return,
+            Phase::Syncing { .. } => self.prospect(copies),
+            // A skewed, full or leaving peer holds what it holds and gains nothing.
+            _ if self.record.state != PeerState::Ready => self.holdings.wanted().clone(),
+            _ => self.ownership.held(copies),
+        };
+        if self.holdings.want(wanted.union(self.ownership.acting()), now.wall) {
+            self.view_changed = true;
+        }
+        self.subscribe();
+        // A newcomer must know what the others hold before it concludes that nobody holds a shard.
+        let heard = self.alive.iter().filter(|peer| !self.is_silent(**peer));
+        if matches!(self.phase, Phase::Syncing { greeted_by } if now.monotonic < greeted_by)
+            && heard.clone().any(|peer| !self.possession.contains_key(peer))
+        {
+            return;
+        }
+        let donors = heard.map(|peer| (*peer, self.possession.get(peer).cloned().unwrap_or_default())).collect();
+        let known: BTreeSet<PeerId> = self.lives.keys().copied().filter(|peer| *peer != me).collect();
+        let alone = self.alive.is_empty();
+        let first = known.is_empty() && !self.config.has_seeds;
+        let planned = self.holdings.plan(Surroundings { donors, known, alone, first }, now);
+        for (token, fetch) in planned {
+            let (from, shards, since) = (fetch.from, fetch.shards, fetch.since);
+            self.outputs.push_back(Output::Fetch { token, from, shards, since });
+            self.view_changed = true;
+        }
+    }
+
+    /// What a newcomer will hold once it is ready.
+    fn prospect(&mut self, copies: usize) -> ShardSet {
+        let candidates = self.candidates(true);
+        match &self.prospect {
+            Some((known, shards)) if *known == candidates => shards.clone(),
+            _ => {
+                let shards = Placement::of(candidates.iter().cloned()).shards_within(self.me(), copies);
+                self.prospect = Some((candidates, shards.clone()));
+                shards
+            }
+        }
+    }
+
+    /// Asks everybody alive for the stream of what this peer holds.
+    fn subscribe(&mut self) {
+        for peer in self.alive.clone() {
+            if self.subscribed.get(&peer) != Some(self.holdings.wanted()) {
+                let shards = self.holdings.wanted().clone();
+                self.subscribed.insert(peer, shards.clone());
+                self.outputs.push_back(Output::Subscribe { to: peer, shards });
+            }
+        }
+    }
+
+    pub(super) fn owns(&self) -> bool {
+        self.phase == Phase::Ready && self.record.state == PeerState::Ready && self.suspended.is_none()
+    }
+
+    pub(super) fn review_ownership(&mut self, now: Now) {
+        for (from, shards) in self.ownership.settle(now.wall) {
+            self.start_unstarted(&shards, from, now);
+        }
+        self.ownership.expire_asks(now.monotonic);
+        if !self.owns() {
+            return;
+        }
+        let moves = self.ownership.review(&self.silent, now);
+        let slot = now.wall.after(self.beat_period() * 2);
+        for (to, shards) in moves.ask {
+            self.send(to, MeshMessage::Handover { shards, from: slot });
+        }
+        if !moves.taken.is_empty() {
+            let me = self.me();
+            self.change(now, "takeover", me, moves.taken.len(), "nobody before us is heard");
+            self.start_unstarted(&moves.taken, Timestamp::MIN, now);
+        }
+    }
+
+    /// Starts what is due in shards just gained, but no slot before the agreed one: that is the former owner's.
+    fn start_unstarted(&mut self, shards: &ShardSet, from: Timestamp, now: Now) {
+        for shard in shards.iter() {
+            for (spec, slot) in self.schedule.unstarted(shard, now.wall) {
+                if slot >= from && self.ownership.may_start(shard, slot) {
+                    self.start(spec, slot);
+                }
+            }
+        }
+    }
+
+    pub(super) fn start_due(&mut self, now: Now) {
+        for (spec, slot) in self.schedule.take_due(now.wall) {
+            if self.ownership.may_start(spec.shard, slot) {
+                self.start(spec, slot);
+            }
+        }
+        self.started_through = self.started_through.max(now.wall);
+    }
+
+    fn start(&mut self, spec: SourceSpec, slot: Timestamp) {
+        self.schedule.note(spec.source, slot);
+        let me = self.me();
+        let rank = self.ownership.placement.rank_of(spec.shard, me).unwrap_or(usize::from(u8::MAX));
+        let rank = u8::try_from(rank).unwrap_or(u8::MAX);
+        self.outputs.push_back(Output::Start { spec, slot, rank });
+    }
+}

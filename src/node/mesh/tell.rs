@@ -1,0 +1,128 @@
+//! What others hear of this peer, and what readers on this peer see.
+
+use std::sync::Arc;
+
+use promesh_cluster::{Beat, MemberView};
+use promesh_model::shard::ShardSet;
+use promesh_model::{Now, PeerId, Timestamp};
+
+use super::{Mesh, Output};
+use crate::messages::MeshMessage;
+use crate::view::{MeshView, PeerInfo};
+
+impl Mesh {
+    /// Tells others what changed, beats, publishes the view, and remembers when to be back.
+    pub(super) fn finish(&mut self, now: Now) {
+        self.tell_acting();
+        self.tell_possession();
+        if now.monotonic >= self.next_beat {
+            self.beat(now);
+        }
+        if std::mem::take(&mut self.view_changed) {
+            self.view_number += 1;
+            let view = Arc::new(self.view());
+            self.outputs.push_back(Output::View(view));
+        }
+        self.expected = self.poll_timeout(now);
+    }
+
+    fn tell_acting(&mut self) {
+        let changed = std::mem::take(&mut self.ownership.changed);
+        let reranked = std::mem::take(&mut self.ownership.reranked);
+        self.view_changed |= changed;
+        let untold = |peer: &PeerId| !self.told_acting.contains_key(peer) && !self.is_silent(*peer);
+        if !changed && !reranked && !self.alive.iter().any(untold) {
+            return;
+        }
+        for (peer, acting) in self.ownership.acting_by_peer(&self.alive) {
+            // While it is silent nothing arrives; it is told once it is heard again.
+            if self.is_silent(peer) {
+                self.told_acting.remove(&peer);
+                continue;
+            }
+            match self.told_acting.get(&peer) {
+                Some(told) if *told == acting => continue,
+                Some(_) => {}
+                None => self.tell_possession_to(peer),
+            }
+            self.told_acting.insert(peer, acting.clone());
+            self.send(peer, MeshMessage::Acting(acting));
+        }
+    }
+
+    fn tell_possession_to(&mut self, peer: PeerId) {
+        let own = &self.holdings.own;
+        let (extents, debts) = (own.extents().to_vec(), own.debts().clone());
+        self.send(peer, MeshMessage::Possession(extents));
+        self.send(peer, MeshMessage::Owed(debts));
+    }
+
+    fn tell_possession(&mut self) {
+        let (own, told) = (&self.holdings.own, &self.told_possession);
+        if !std::mem::take(&mut self.possession_stirred) || own == told {
+            return;
+        }
+        let extents = (own.extents() != told.extents()).then(|| own.extents().to_vec());
+        let debts = (own.debts() != told.debts()).then(|| own.debts().clone());
+        self.told_possession = own.clone();
+        self.view_changed = true;
+        for peer in self.alive.clone() {
+            if let Some(extents) = &extents {
+                self.send(peer, MeshMessage::Possession(extents.clone()));
+            }
+            if let Some(debts) = &debts {
+                self.send(peer, MeshMessage::Owed(debts.clone()));
+            }
+        }
+    }
+
+    fn beat(&mut self, now: Now) {
+        self.next_beat = now.monotonic + self.beat_period();
+        let beat = Beat {
+            generation: self.record.generation,
+            wall: now.wall,
+            started_through: self.started_through,
+            position: self.position,
+            suspended: !self.owns(),
+        };
+        for peer in self.alive.clone() {
+            self.send(peer, MeshMessage::Beat(beat));
+        }
+        for peer in std::mem::take(&mut self.ownership.contested) {
+            let acting = self.ownership.acting().clone();
+            self.told_acting.insert(peer, acting.clone());
+            self.send(peer, MeshMessage::Acting(acting));
+        }
+    }
+
+    fn view(&self) -> MeshView {
+        let info = |member: &MemberView| PeerInfo {
+            id: member.id,
+            address: member.address,
+            web_address: member.record.as_ref().and_then(|record| record.web_address),
+            generation: member.generation,
+            state: member.record.as_ref().map(|record| record.state),
+            zone: member.record.as_ref().map(|record| record.zone.clone()).unwrap_or_default(),
+            alive: member.alive,
+            suspect: member.suspect,
+            silent: self.silent.contains(&member.id),
+            since: self.since.get(&member.id).map_or(Timestamp(0), |(_, since)| *since),
+            clock_offset_ms: self.offsets.of(member.id),
+            acting: self.ownership.acting_of(member.id).map_or(0, ShardSet::len),
+            position: self.judge.newest(member.id).map_or(0, |beat| beat.position),
+            started_through: self.judge.newest(member.id).map_or(Timestamp(0), |beat| beat.started_through),
+        };
+        MeshView {
+            me: self.me(),
+            number: self.view_number,
+            state: self.record.state,
+            replication_factor: self.config.replication_factor,
+            peers: self.members.iter().map(info).collect(),
+            placement: Arc::clone(&self.ownership.placement),
+            acting: self.ownership.acting().clone(),
+            own: Arc::new(self.holdings.own.clone()),
+            possession: Arc::clone(&self.possession),
+            fetching: self.holdings.fetches().map(|fetch| (fetch.from, fetch.shards.len())).collect(),
+        }
+    }
+}
