@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use promesh_model::{Generation, PeerId, Timestamp};
-use promesh_node::{Extent, Possession};
+use promesh_node::Possession;
 use serde::{Deserialize, Serialize};
 
 /// The folder below the data directory.
@@ -68,16 +68,15 @@ impl PeerFolder {
     /// # Errors
     /// When the file cannot be read.
     pub fn possession(&self) -> io::Result<Possession> {
-        let extents: Option<Vec<Extent>> = read_json(&self.0.join("possession.json"))?;
-        Ok(Possession::of(extents.unwrap_or_default()))
+        Ok(read_json(&self.0.join("holdings.json"))?.unwrap_or_default())
     }
 
-    /// Keeps what this peer holds.
+    /// Keeps what this peer holds, and what others may have that it lacks.
     ///
     /// # Errors
     /// As the system says.
     pub fn keep_possession(&self, possession: &Possession) -> io::Result<()> {
-        write_json(&self.0.join("possession.json"), &possession.extents())
+        write_json(&self.0.join("holdings.json"), possession)
     }
 
     /// The members of the mesh when this peer last ran.
