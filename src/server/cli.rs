@@ -3,7 +3,9 @@
 mod check;
 mod cluster;
 mod http;
+mod promql;
 mod query;
+mod test;
 #[cfg(test)]
 mod tests;
 
@@ -66,6 +68,8 @@ pub fn command() -> Command {
         .subcommand(cluster::command())
         .subcommand(check::command())
         .subcommand(query::command())
+        .subcommand(test::command())
+        .subcommand(promql::command())
         .subcommand(completions());
     add_flags(command)
 }
@@ -81,6 +85,8 @@ fn run_command(name: &str, matches: &ArgMatches) -> u8 {
         "cluster" => cluster::run(matches),
         "check" => check::run(matches),
         "query" => query::run(matches),
+        "test" => test::run(matches),
+        "promql" => promql::run(matches),
         "completions" => {
             let shell = *matches.get_one::<Shell>("shell").expect("a required argument");
             // Into memory first: clap_complete panics when what it writes to is closed.

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use promesh_config::yaml::ConfigErrors;
+use promesh_config::yaml::{ConfigErrors, Problem};
 use promesh_config::{prometheus, rules};
+use promesh_promql::parser::{self, ParseOptions};
 
 use super::{Done, Failure};
 use crate::files::Disk;
@@ -48,7 +49,8 @@ fn check_config(file: &Path, syntax_only: bool) -> bool {
     }
     println!();
     match rules::load(&loaded.config.rule_files, loaded.config.global.scheme(), &Disk) {
-        Ok(files) => files.iter().all(succeeded),
+        // Every file is looked at, also after one that is not sound.
+        Ok(files) => files.iter().filter(|file| !check_expressions(file)).count() == 0,
         Err(errors) => failed(&errors),
     }
 }
@@ -62,13 +64,23 @@ fn check_rules(file: &Path) -> bool {
         }
     };
     match rules::load_text(&file.to_string_lossy(), &text, Default::default()) {
-        Ok(file) => succeeded(&file),
+        Ok(file) => check_expressions(&file),
         Err(errors) => failed(&errors),
     }
 }
 
-fn succeeded(file: &rules::RuleFile) -> bool {
-    println!("  SUCCESS: {} rules found", file.groups.iter().map(|group| group.rules.len()).sum::<usize>());
+/// What the file's form does not show: whether its expressions are PromQL.
+fn check_expressions(file: &rules::RuleFile) -> bool {
+    let rules = || file.groups.iter().flat_map(|group| &group.rules);
+    let problem = |rule: &rules::Rule| -> Option<Problem> {
+        let error = parser::parse(&rule.expr.value, &ParseOptions::everything()).err()?;
+        Some(file.problem(rule.expr.at, format!("could not parse expression: {error}")))
+    };
+    let problems: Vec<_> = rules().filter_map(problem).collect();
+    if !problems.is_empty() {
+        return failed(&ConfigErrors(problems));
+    }
+    println!("  SUCCESS: {} rules found", rules().count());
     true
 }
 

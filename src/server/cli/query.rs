@@ -24,6 +24,11 @@ pub(super) fn command() -> Command {
     };
     let instant = |name: &'static str| Arg::new(name).long(name).value_name("TIME").help("RFC 3339 or Unix seconds");
     let step = Arg::new("step").long("step").value_name("DURATION").help("Step between points");
+    let matches = || {
+        let many = clap::ArgAction::Append;
+        Arg::new("match").long("match").value_name("SELECTOR").action(many).help("Series selector. Can be repeated")
+    };
+    let name = Arg::new("name").required(true).help("Name of the label");
     Command::new("query")
         .about("Run queries against a peer")
         .subcommand_required(true)
@@ -43,10 +48,26 @@ pub(super) fn command() -> Command {
                 step,
             ]),
         )
+        .subcommand(Command::new("series").about("List series").args([
+            server(),
+            matches().required(true),
+            instant("start"),
+            instant("end"),
+        ]))
+        .subcommand(Command::new("labels").about("List the values of a label").args([
+            server(),
+            name,
+            matches(),
+            instant("start"),
+            instant("end"),
+        ]))
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Done {
     let (name, matches) = matches.subcommand().expect("clap demands one");
+    if matches!(name, "series" | "labels") {
+        return list(name, matches);
+    }
     let text = |name: &str| matches.try_get_one::<String>(name).ok().flatten().cloned();
     let required = |name: &str| text(name).expect("a required argument or one with a default");
     let mut query = vec![("query", required("expression"))];
@@ -67,6 +88,34 @@ pub(super) fn run(matches: &ArgMatches) -> Done {
         print!("{}", promql(&answer.data));
     }
     Ok(())
+}
+
+/// `series` and `labels`: one line each.
+fn list(command: &str, matches: &ArgMatches) -> Done {
+    let text = |name: &str| matches.try_get_one::<String>(name).ok().flatten().cloned();
+    let selectors = matches.get_many::<String>("match").into_iter().flatten();
+    let mut query: Vec<_> = selectors.map(|selector| ("match[]", selector.clone())).collect();
+    query.extend(text("start").map(|start| ("start", start)));
+    query.extend(text("end").map(|end| ("end", end)));
+    let path = match text("name") {
+        Some(name) if command == "labels" => format!("/api/v1/label/{name}/values"),
+        _ => "/api/v1/series".to_owned(),
+    };
+    let answer = http::get(&text("server").expect("a required argument"), &path, &query)?;
+    for note in &answer.notes {
+        eprintln!("{note}");
+    }
+    for item in answer.data.as_array().into_iter().flatten() {
+        match item {
+            Value::String(value) => println!("{value}"),
+            series => println!("{}", labels(series).as_metric()),
+        }
+    }
+    Ok(())
+}
+
+fn labels(object: &Value) -> Labels {
+    serde_json::from_value(object.clone()).unwrap_or_default()
 }
 
 fn range(
@@ -91,10 +140,7 @@ fn range(
 pub(super) fn promql(data: &Value) -> String {
     let result = &data["result"];
     let point = |point: &Value| format!("{} @[{}]", plain(&point[1]), plain(&point[0]));
-    let metric = |series: &Value| {
-        let labels: Labels = serde_json::from_value(series["metric"].clone()).unwrap_or_default();
-        labels.as_metric().to_string()
-    };
+    let metric = |series: &Value| labels(&series["metric"]).as_metric().to_string();
     let series = result.as_array().into_iter().flatten();
     match data["resultType"].as_str() {
         Some("scalar") => format!("scalar: {}\n", point(result)),

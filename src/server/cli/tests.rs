@@ -27,6 +27,8 @@ fn exit_codes_are_promtools() {
     assert_eq!(code(&["completions", "bash"]), 0);
     assert_eq!(code(&["query", "instant", "http://127.0.0.1:1", "up"]), 1);
     assert_eq!(code(&["query", "range", "127.0.0.1:1", "up", "--step=soon"]), 2);
+    assert_eq!(code(&["query", "series", "127.0.0.1:1"]), 2);
+    assert_eq!(code(&["query", "labels", "127.0.0.1:1", "job"]), 1);
 }
 
 #[test]
@@ -49,6 +51,34 @@ fn files_are_checked() {
     assert_eq!(code(&["check", "rules", &good_rules]), 0);
     assert_eq!(code(&["check", "rules", &bad_rules]), 1);
     assert_eq!(code(&["check", "rules", "absent.yml"]), 1);
+}
+
+#[test]
+fn expressions_are_checked_where_they_stand() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("rules.yml").to_string_lossy().into_owned();
+    std::fs::write(&path, "groups: [{name: g, rules: [{record: a, expr: 'sum(up'}]}]").expect("written");
+    assert_eq!(code(&["check", "rules", &path]), 1);
+}
+
+#[test]
+fn scripts_are_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = |name: &str, expected: &str| {
+        let path = folder.path().join(name).to_string_lossy().into_owned();
+        let text = format!("load 1m\n  a 1 2 3\n\neval instant at 2m a\n  a {expected}\n");
+        std::fs::write(&path, text).expect("written");
+        path
+    };
+    assert_eq!(code(&["test", "promql", &script("good.test", "3")]), 0);
+    assert_eq!(code(&["test", "promql", &script("good.test", "3"), &script("bad.test", "4")]), 1);
+    assert_eq!(code(&["test", "promql", "absent.test"]), 1);
+}
+
+#[test]
+fn queries_are_formatted() {
+    assert_eq!(code(&["promql", "format", "sum(up)by(job)"]), 0);
+    assert_eq!(code(&["promql", "format", "sum("]), 1);
 }
 
 #[test]
