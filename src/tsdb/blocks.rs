@@ -17,6 +17,15 @@ const DELETION_SUFFIX: &str = ".tmp-for-deletion";
 /// The end of the name of a block that is damaged: kept for people, not read.
 const ASIDE_SUFFIX: &str = ".set-aside";
 
+/// Opens the blocks of a folder for a tool: nothing is changed, no lock is taken, so a running process is not disturbed.
+///
+/// # Errors
+/// As [`Blocks::open`].
+pub fn open_blocks_read_only(fs: Arc<dyn Fs>, dir: &Path) -> Result<(Vec<Arc<Block>>, Vec<SetAside>), BlockError> {
+    let (blocks, aside) = Blocks::open(fs, dir, true)?;
+    Ok((blocks.list(), aside))
+}
+
 /// The open blocks, by their first instant.
 #[derive(Debug)]
 pub struct Blocks {

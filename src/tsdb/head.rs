@@ -18,6 +18,7 @@ mod postings;
 mod read;
 pub mod series;
 pub mod spill;
+mod stats;
 mod symbols;
 mod transfer;
 
@@ -40,6 +41,7 @@ pub use cut::{CutKind, SortedSeries, encode as encode_chunks, join as join_sampl
 pub use delete::HeadTombstone;
 pub use exemplars::ExemplarSeries;
 pub use gc::Collected;
+pub use stats::{HeadCounts, Ranked, TsdbStats};
 pub use transfer::{HeadChunk, ImportError};
 
 use crate::fs::Fs;
@@ -100,6 +102,7 @@ pub struct Head {
     /// Deleted spans of series, by the hash of their labels.
     tombstones: RwLock<HashMap<u128, Vec<(i64, i64)>>>,
     has_tombstones: AtomicBool,
+    counters: stats::Counters,
     exemplars: Mutex<Exemplars>,
     metadata: Mutex<BTreeMap<String, Metadata>>,
 }
@@ -144,6 +147,7 @@ impl Head {
             late_samples: AtomicU64::new(0),
             tombstones: RwLock::default(),
             has_tombstones: AtomicBool::new(false),
+            counters: stats::Counters::default(),
             exemplars,
             metadata: Mutex::default(),
         })

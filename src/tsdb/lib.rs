@@ -20,9 +20,9 @@ mod maintain;
 mod query;
 mod replay;
 
-pub use blocks::SetAside;
+pub use blocks::{SetAside, open_blocks_read_only};
 pub use db::{Db, DbOptions, Intake, OpenError, OpenReport, WriteError, Written};
-pub use head::{AppendOutcome, HeadChunk, HeadOptions, Rejected, SampleIndex};
+pub use head::{AppendOutcome, HeadChunk, HeadCounts, HeadOptions, Rejected, SampleIndex, TsdbStats};
 pub use import::ImportReport;
 pub use log::{Log, LogError, LogPosition};
 pub use maintain::{MaintainError, Maintained};

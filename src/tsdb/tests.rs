@@ -5,4 +5,5 @@ mod support;
 
 mod blocks;
 mod conformance;
+mod damage;
 mod reopen;

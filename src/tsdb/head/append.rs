@@ -199,6 +199,7 @@ impl Head {
         self.oldest.fetch_min(oldest, Ordering::AcqRel);
         self.late_samples.fetch_add(outcome.late, Ordering::Relaxed);
         self.append_side(batch, &mut outcome);
+        self.counters.note(&outcome);
         outcome
     }
 

@@ -115,6 +115,8 @@ struct State {
     number: u32,
     buffer: Vec<u8>,
     newest: i64,
+    /// Chunks in the buffer.
+    chunks: u64,
     failures: u64,
 }
 
@@ -122,6 +124,7 @@ struct State {
 struct Segment {
     file: FileBytes,
     newest: i64,
+    chunks: u64,
     /// Not on disk: the disk refused it and it is kept in memory.
     in_memory: bool,
 }
@@ -141,6 +144,7 @@ impl Spill {
             number: 1,
             buffer: Vec::with_capacity(SEGMENT_BYTES),
             newest: i64::MIN,
+            chunks: 0,
             failures: 0,
         };
         Ok(Spill { fs, dir: dir.to_owned(), state: RwLock::new(state) })
@@ -162,6 +166,7 @@ impl Spill {
         buffer.extend_from_slice(&crc32c::crc32c(chunk).to_le_bytes());
         buffer.extend_from_slice(chunk);
         state.newest = state.newest.max(max);
+        state.chunks += 1;
         place
     }
 
@@ -182,7 +187,8 @@ impl Spill {
             }
         };
         let newest = std::mem::replace(&mut state.newest, i64::MIN);
-        state.closed.insert(state.number, Segment { file, newest, in_memory });
+        let chunks = std::mem::take(&mut state.chunks);
+        state.closed.insert(state.number, Segment { file, newest, chunks, in_memory });
         state.number += 1;
     }
 
@@ -242,6 +248,17 @@ impl Spill {
     pub fn bytes(&self) -> u64 {
         let state = self.state.read();
         state.closed.values().map(|segment| segment.file.len() as u64).sum::<u64>() + state.buffer.len() as u64
+    }
+
+    /// How many chunks are kept.
+    pub fn chunk_count(&self) -> u64 {
+        let state = self.state.read();
+        state.closed.values().map(|segment| segment.chunks).sum::<u64>() + state.chunks
+    }
+
+    /// How often the disk refused a segment, which is then kept in memory.
+    pub fn failures(&self) -> u64 {
+        self.state.read().failures
     }
 
     fn path(&self, number: u32) -> PathBuf {

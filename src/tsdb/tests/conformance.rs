@@ -74,8 +74,9 @@ pub fn samples_of(blocks: &[&Block]) -> BTreeMap<Labels, Vec<(i64, Sample)>> {
 pub fn dump_blocks(blocks: &[Block]) -> Vec<String> {
     let mut lines = Vec::new();
     for (labels, samples) in samples_of(&blocks.iter().collect::<Vec<_>>()) {
+        let text = labels.to_string();
         let skip = samples.first().map_or(0, |(_, first)| swallowed(&first.0));
-        lines.extend(samples.iter().skip(skip).map(|(at, sample)| line(&labels, *at, &sample.0)));
+        lines.extend(samples.iter().skip(skip).map(|(at, sample)| line(&text, *at, &sample.0)));
     }
     lines.sort_unstable();
     lines

@@ -2,7 +2,6 @@
 
 use promesh_model::histogram::{CUSTOM_BUCKETS_SCHEMA, FloatHistogram, Span};
 use promesh_model::ingest::HistogramValue;
-use promesh_model::labels::Labels;
 use promesh_model::value::{format_float, is_stale};
 
 use crate::head::series::Value;
@@ -17,7 +16,7 @@ pub fn swallowed(first: &Value) -> usize {
     }
 }
 
-pub fn line(labels: &Labels, at: i64, value: &Value) -> String {
+pub fn line(labels: &str, at: i64, value: &Value) -> String {
     let text = match value {
         Value::Float(bits) => float_g(f64::from_bits(*bits)),
         Value::Histogram(HistogramValue::Integer(h)) => histogram(&h.to_float()),
