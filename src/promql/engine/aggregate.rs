@@ -44,8 +44,6 @@ pub(crate) fn grouping(grid: &Grid, names: &[String], without: bool) -> Grouping
     let mut index: HashMap<Labels, u32, RandomState> = HashMap::default();
     let mut grouping = Grouping { labels: Vec::new(), of: Vec::with_capacity(grid.rows.len()) };
     for row in &grid.rows {
-        // Upstream counts the name as a label of the group when it says who belongs together, but not when it
-        // names the group: `without` drops the name only from the result.
         let labels = group_labels(&row.labels, names, without);
         let next = grouping.labels.len() as u32;
         let group = *index.entry(labels.clone()).or_insert(next);
@@ -299,11 +297,10 @@ impl Evaluator<'_> {
         steps: Steps,
     ) -> Result<Grid, QueryError> {
         let span = node.param.as_ref().map_or(node.expr.span, |param| param.span);
-        for q in param.iter().filter(|q| !(0.0..=1.0).contains(*q)) {
-            // Upstream reports the extremes; equal texts are reported once anyway.
-            if q.is_nan() || extreme(param) == (*q, *q) || *q == extreme(param).0 || *q == extreme(param).1 {
-                self.annotations.add(span, Note::InvalidQuantile(*q));
-            }
+        // Of the parameters over time, upstream reports the extremes.
+        let (least, most) = extreme(param);
+        for q in param.iter().filter(|q| q.is_nan() || (**q < 0.0 && **q == least) || (**q > 1.0 && **q == most)) {
+            self.annotations.add(span, Note::InvalidQuantile(*q));
         }
         let mut rows = Self::group_rows(grid, grouping, steps);
         let mut members = vec![Vec::new(); rows.len()];

@@ -185,17 +185,12 @@ fn histograms_with_scalar(
         } else {
             elements::elements(op, &histogram, &number)
         };
-        // Failures are dropped elements with a remark, but a comparison with `bool` keeps giving nothing too.
         if let Some(note) = element.failure {
-            if return_bool {
-                row.floats[step] = 0.0;
-            }
             remember(failures, steps, step, note);
-            if return_bool {
-                row.floats[step] = absent();
-            }
             continue;
         }
+        // Compared with a number, a histogram always fails: `return_bool` has nothing to turn into 0 or 1.
+        debug_assert!(!return_bool, "comparisons of histograms with numbers fail");
         if element.keep {
             row.set(step, element.value);
         }
@@ -284,14 +279,9 @@ fn union(left: Grid, mut right: Grid, matching: &Matching) -> Result<Grid, Query
     result.rows.append(&mut right.rows);
     // A series may come from either side, at different steps.
     if steps > 1 {
-        merge_keeping_marks(&mut result)?;
+        result.merge_duplicates()?;
     }
     Ok(result)
-}
-
-/// Merges equal label sets; of rows whose names are to go and not to go, the first decides, as upstream.
-fn merge_keeping_marks(grid: &mut Grid) -> Result<(), QueryError> {
-    grid.merge_duplicates()
 }
 
 /// A join in progress. "Many" is the side whose series each appear once in the result; "one" is looked up.
@@ -511,7 +501,7 @@ impl Join<'_> {
         match grid.rows.get(row as usize) {
             Some(row) => row.labels.clone(),
             // A fill value has the labels by which its partner is matched.
-            None => match_labels_plain(&other.rows[other_row as usize].labels, self.matching),
+            None => match_labels(&other.rows[other_row as usize].labels, self.matching),
         }
     }
 
@@ -543,7 +533,7 @@ impl Join<'_> {
 
     fn many_to_many(&self, known: usize, row: usize) -> QueryError {
         let (a, b) = (&self.one.rows[row].labels, &self.one.rows[known].labels);
-        let group = match_labels_plain(a, self.matching);
+        let group = match_labels(a, self.matching);
         let mut texts = [a.to_string(), b.to_string()];
         texts.sort();
         let side = if self.swapped { "left" } else { "right" };
@@ -553,11 +543,6 @@ impl Join<'_> {
             texts[0], texts[1]
         ))
     }
-}
-
-/// The labels of a match group as people are shown them.
-fn match_labels_plain(labels: &Labels, matching: &Matching) -> Labels {
-    match_labels(labels, matching)
 }
 
 fn keep(labels: &mut LabelsBuilder, wanted: impl Fn(&str) -> bool) {
