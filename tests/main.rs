@@ -1,3 +1,6 @@
 //! What a user sees: the real binary, real files, real HTTP. One module a subject.
 
+mod mesh;
+mod process;
+mod support;
 mod tidy;

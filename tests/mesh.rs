@@ -1,0 +1,153 @@
+//! Three peers as an operator sees them: killed, joined, stopped, restarted.
+
+use std::collections::BTreeMap;
+
+use crate::support::{Exporter, Peer, mesh, one_mesh_at_a_time, pause, wall};
+
+type Samples = BTreeMap<String, Vec<(i64, String)>>;
+
+/// Every series has exactly one sample in each of its slots from its first to the newest.
+fn assert_no_hole(samples: &Samples, interval_ms: i64, series: usize, since_ms: i64, may_miss: usize) {
+    assert_eq!(samples.len(), series, "{:?}", samples.keys());
+    let mut missed = 0;
+    for (name, values) in samples {
+        let values: Vec<&(i64, String)> = values.iter().filter(|(at, _)| *at >= since_ms).collect();
+        assert!(values.len() > 2, "{name}: {values:?}");
+        for pair in values.windows(2) {
+            let gap = pair[1].0 - pair[0].0;
+            assert!(gap > 0 && gap % interval_ms == 0, "{name}: samples {gap} ms apart: {values:?}");
+            missed += usize::try_from(gap / interval_ms - 1).expect("positive");
+        }
+    }
+    assert!(missed <= may_miss, "{missed} slots missed: {samples:#?}");
+}
+
+/// What both have over a span that lies behind both.
+fn settled(samples: &Samples, from_ms: i64, to_ms: i64) -> Samples {
+    let within =
+        |values: &Vec<(i64, String)>| values.iter().filter(|(at, _)| (from_ms..to_ms).contains(at)).cloned().collect();
+    samples.iter().map(|(name, values)| (name.clone(), within(values))).collect()
+}
+
+fn now_ms() -> i64 {
+    (wall() * 1000.0) as i64
+}
+
+fn assert_same_everywhere(peers: &[Peer], selector: &str, seconds: u64, from_ms: i64) {
+    let to_ms = now_ms() - 2_000;
+    let first = settled(&peers[0].samples(selector, seconds), from_ms, to_ms);
+    for peer in &peers[1..] {
+        assert_eq!(settled(&peer.samples(selector, seconds), from_ms, to_ms), first);
+    }
+}
+
+#[test]
+fn a_killed_peer_leaves_no_hole_and_comes_back_with_what_it_missed() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let mut peers = mesh(root.path(), 3, &exporter.config(20, "5s", "4s"));
+    pause(11_000);
+    let began = now_ms();
+    for victim in 0..3 {
+        peers[victim].kill();
+        pause(300);
+        for (number, survivor) in peers.iter().enumerate() {
+            if number != victim {
+                // Within a second of the kill: every series, no warning.
+                assert_eq!(survivor.query("scrapes_total").len(), 20);
+            }
+        }
+        pause(9_000);
+        peers[victim].start();
+        peers[victim].wait_ready();
+        pause(6_000);
+    }
+    let seconds = ((now_ms() - began) / 1000 + 10) as u64;
+    for peer in &peers {
+        assert_no_hole(&peer.samples("scrapes_total", seconds), 5_000, 20, began - 9_000, 0);
+        for (name, values) in peer.samples("up", seconds) {
+            assert!(values.iter().all(|(_, value)| value == "1"), "{name}: {values:?}");
+        }
+    }
+    assert_same_everywhere(&peers, "scrapes_total", seconds, began);
+}
+
+#[test]
+fn at_one_second_a_kill_costs_at_most_one_slot() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let mut peers = mesh(root.path(), 3, &exporter.config(20, "1s", "900ms"));
+    pause(4_000);
+    let began = now_ms();
+    peers[1].kill();
+    pause(8_000);
+    let seconds = ((now_ms() - began) / 1000 + 2) as u64;
+    for peer in [&peers[0], &peers[2]] {
+        // At most one slot of each target.
+        assert_no_hole(&peer.samples("scrapes_total", seconds), 1_000, 20, began - 1_000, 20);
+        for (name, values) in peer.samples("scrapes_total", seconds) {
+            let longest = values.windows(2).map(|pair| pair[1].0 - pair[0].0).max();
+            assert!(longest <= Some(2_000), "{name}: {values:?}");
+        }
+    }
+}
+
+#[test]
+fn a_fourth_peer_takes_its_share_and_gives_it_back() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let config = exporter.config(20, "5s", "4s");
+    let peers = mesh(root.path(), 3, &config);
+    pause(6_000);
+    let began = now_ms();
+    let path = root.path().join("prometheus.yml");
+    let mut fourth = Peer::new(root.path(), "peer-4", &path, &[&peers[1]]);
+    fourth.start();
+    fourth.wait("it owns its share", 60_000, || {
+        let owned = fourth.cluster()["members"][0]["shardsOwned"].as_u64()?;
+        (3_000..5_500).contains(&owned).then_some(())
+    });
+    pause(11_000);
+    assert_eq!(fourth.query("scrapes_total").len(), 20);
+    assert_eq!(fourth.terminate(), Some(0), "{}", fourth.log());
+    pause(11_000);
+    let seconds = ((now_ms() - began) / 1000 + 5) as u64;
+    for peer in &peers {
+        assert_no_hole(&peer.samples("scrapes_total", seconds), 5_000, 20, began - 4_000, 0);
+    }
+    assert_same_everywhere(&peers, "scrapes_total", seconds, began);
+    let owned: u64 = peers.iter().map(|peer| peer.cluster()["members"][0]["shardsOwned"].as_u64().unwrap_or(0)).sum();
+    assert_eq!(owned, 16_384);
+}
+
+#[test]
+fn all_killed_and_restarted_have_all_but_the_last_second() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let mut peers = mesh(root.path(), 3, &exporter.config(10, "1s", "900ms"));
+    pause(6_000);
+    let before = peers[0].samples("scrapes_total", 6);
+    let crashed = now_ms();
+    for peer in &mut peers {
+        peer.kill();
+    }
+    for peer in &mut peers {
+        peer.start();
+    }
+    for peer in &peers {
+        peer.wait_ready();
+        let after = peer.samples("scrapes_total", 120);
+        for (name, values) in &before {
+            for sample in values.iter().filter(|(at, _)| *at < crashed - 1_000) {
+                assert!(
+                    after.get(name).is_some_and(|found| found.contains(sample)),
+                    "{name} lost {sample:?}: {after:?}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! One process: what it does with bad input, and what it says.
+
+use std::net::UdpSocket;
+use std::process::Command;
+
+use crate::support::{Exporter, Peer, free_port, get, mesh, one_mesh_at_a_time, pause, post};
+
+fn promesh() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_promesh"))
+}
+
+#[test]
+fn it_starts_in_an_empty_folder_and_scrapes_itself() {
+    let root = tempfile::tempdir().expect("a folder");
+    let absent = root.path().join("peer-0").join("prometheus.yml");
+    let mut peer = Peer::new(root.path(), "peer-0", &absent, &[]);
+    std::fs::create_dir_all(root.path().join("peer-0")).expect("a folder");
+    // As with no flag at all: the default file is not there.
+    std::fs::write(&absent, "scrape_configs: [{job_name: promesh, scrape_interval: 1s, peer_sd_configs: [{}]}]")
+        .expect("written");
+    peer.start();
+    peer.wait_ready();
+    peer.wait("it has scraped itself", 20_000, || (peer.query("up").len() == 1).then_some(()));
+    assert_eq!(peer.query("up{job=\"promesh\"}")[0]["value"][1], "1");
+    assert_eq!(get(peer.web, "/-/healthy").0, 200);
+    assert_eq!(peer.terminate(), Some(0));
+}
+
+#[test]
+fn a_bad_configuration_is_named_and_the_old_one_stays() {
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let peers = mesh(root.path(), 1, &exporter.config(2, "1s", "900ms"));
+    let path = root.path().join("prometheus.yml");
+    std::fs::write(&path, "global: {}\nscrape_configs:\n- job_name: a\n  scrap_interval: 5s\n").expect("written");
+    let (status, body) = post(peers[0].web, "/-/reload");
+    assert_eq!(status, 500);
+    assert!(body.contains("prometheus.yml:4:3") && body.contains("scrap_interval"), "{body}");
+    assert_eq!(peers[0].metric("prometheus_config_last_reload_successful"), 0.0);
+    peers[0].wait("the old targets are scraped on", 5_000, || (peers[0].query("up").len() == 2).then_some(()));
+    let mut second = Peer::new(root.path(), "peer-9", &path, &[]);
+    second.start();
+    assert_eq!(second.wait_end(), Some(1));
+    assert!(second.log().contains("prometheus.yml:4:3"), "{}", second.log());
+}
+
+#[test]
+fn an_unknown_flag_exits_2_with_the_nearest_known_one() {
+    let output = promesh().arg("--storage.tsdb.pat=x").output().expect("it runs");
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("--storage.tsdb.path"), "{text}");
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let peers = mesh(root.path(), 1, &exporter.config(1, "1s", "900ms"));
+    let mut second = Peer::new(root.path(), "peer-9", &root.path().join("prometheus.yml"), &[]);
+    second.web = peers[0].web;
+    second.start();
+    assert_eq!(second.wait_end(), Some(1));
+    assert!(second.log().contains(&format!("127.0.0.1:{}", peers[0].web)), "{}", second.log());
+}
+
+#[test]
+fn a_peer_of_another_secret_gets_nothing_and_garbage_costs_a_counter() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let path = root.path().join("prometheus.yml");
+    std::fs::write(&path, exporter.config(1, "1s", "900ms")).expect("written");
+    for (name, secret) in [("one", "a".repeat(40)), ("two", "b".repeat(40))] {
+        std::fs::write(root.path().join(name), secret).expect("written");
+    }
+    let secret = |name: &str| format!("--cluster.secret-file={}", root.path().join(name).display());
+    let mut first = Peer::new(root.path(), "peer-0", &path, &[]).with(secret("one"));
+    first.start();
+    first.wait_ready();
+    let mut stranger = Peer::new(root.path(), "peer-1", &path, &[&first]).with(secret("two"));
+    stranger.start();
+    let socket = UdpSocket::bind(("127.0.0.1", free_port())).expect("a socket");
+    for _ in 0..20 {
+        socket.send_to(&[0x17; 300], ("127.0.0.1", first.cluster)).expect("sent");
+    }
+    pause(3_000);
+    assert_eq!(first.cluster()["members"].as_array().map(Vec::len), Some(1));
+    assert_eq!(stranger.cluster()["members"].as_array().map(Vec::len), Some(1));
+    assert!(first.metric("promesh_transport_garbage_datagrams_total") >= 20.0);
+}

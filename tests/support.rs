@@ -1,0 +1,292 @@
+//! Real processes and the little that is needed to talk to them.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// Meshes run one at a time: their promises are about seconds, and a machine that runs several keeps none.
+pub fn one_mesh_at_a_time() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+pub fn pause(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+}
+
+/// The wall clock, in seconds.
+#[allow(clippy::disallowed_methods)] // a test looks at the same clock as the peers
+pub fn wall() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64()
+}
+
+/// A port that was free a moment ago, for TCP and UDP.
+pub fn free_port() -> u16 {
+    loop {
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = tcp.local_addr().expect("bound").port();
+        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Targets under `/metrics/<n>`: a counter that grows with each scrape and a few constants.
+pub struct Exporter {
+    pub address: SocketAddr,
+    pub scrapes: Arc<AtomicU64>,
+}
+
+impl Exporter {
+    pub fn start() -> Exporter {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let scrapes = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&scrapes);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let counted = Arc::clone(&counted);
+                std::thread::spawn(move || serve(stream, &counted));
+            }
+        });
+        Exporter { address, scrapes }
+    }
+
+    /// A configuration that scrapes so many targets.
+    pub fn config(&self, targets: usize, interval: &str, timeout: &str) -> String {
+        let mut text = format!("global: {{scrape_interval: {interval}, scrape_timeout: {timeout}}}\nscrape_configs:\n");
+        text.push_str("- job_name: test\n  static_configs:\n");
+        for target in 0..targets {
+            let address = self.address;
+            text.push_str(&format!(
+                "  - {{targets: ['{address}'], labels: {{__metrics_path__: /metrics/{target}, instance: t{target}}}}}\n"
+            ));
+        }
+        text
+    }
+}
+
+fn serve(stream: TcpStream, scrapes: &AtomicU64) {
+    let mut reader = BufReader::new(stream.try_clone().expect("a socket can be cloned"));
+    let mut stream = stream;
+    loop {
+        let mut line = String::new();
+        let mut first = String::new();
+        while line != "\r\n" {
+            line.clear();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            if first.is_empty() {
+                first.clone_from(&line);
+            }
+        }
+        let count = scrapes.fetch_add(1, Ordering::Relaxed);
+        let path = first.split_whitespace().nth(1).unwrap_or("");
+        let body = format!(
+            "# TYPE scrapes_total counter\nscrapes_total {count}\n# TYPE level gauge\nlevel{{path=\"{path}\",kind=\"a\"}} 1.5\n\
+             level{{path=\"{path}\",kind=\"b\"}} 2\n"
+        );
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        if stream.write_all((head + &body).as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// One peer: its process, its ports, its folder.
+pub struct Peer {
+    pub web: u16,
+    pub cluster: u16,
+    folder: PathBuf,
+    config: PathBuf,
+    arguments: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Peer {
+    /// A peer that joins through some others; not started yet.
+    pub fn new(root: &Path, name: &str, config: &Path, seeds: &[&Peer]) -> Peer {
+        let (web, cluster) = (free_port(), free_port());
+        let arguments = seeds.iter().map(|seed| format!("--cluster.peer=127.0.0.1:{}", seed.cluster)).collect();
+        Peer { web, cluster, folder: root.join(name), config: config.to_owned(), arguments, child: None }
+    }
+
+    /// Adds a flag.
+    pub fn with(mut self, argument: impl Into<String>) -> Peer {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    pub fn start(&mut self) {
+        std::fs::create_dir_all(&self.folder).expect("a folder");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log");
+        let child = Command::new(env!("CARGO_BIN_EXE_promesh"))
+            .arg(format!("--config.file={}", self.config.display()))
+            .arg(format!("--storage.tsdb.path={}", self.folder.join("data").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{}", self.web))
+            .arg(format!("--cluster.listen-address=127.0.0.1:{}", self.cluster))
+            .arg("--web.enable-lifecycle")
+            .args(&self.arguments)
+            .current_dir(&self.folder)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts");
+        self.child = Some(child);
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Waits until it says that it is ready.
+    pub fn wait_ready(&self) {
+        self.wait("it is ready", 60_000, || (get(self.web, "/-/ready").0 == 200).then_some(()));
+    }
+
+    /// Waits until something is so, for at most so many ms; its log is shown when it never is.
+    pub fn wait<T>(&self, what: &str, ms: u64, mut check: impl FnMut() -> Option<T>) -> T {
+        for _ in 0..ms / 50 {
+            if let Some(found) = check() {
+                return found;
+            }
+            pause(50);
+        }
+        panic!("it never came that {what}; its log:\n{}", self.log());
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("it was running");
+            child.wait().expect("it ends");
+        }
+    }
+
+    /// SIGTERM; answers its exit code.
+    pub fn terminate(&mut self) -> Option<i32> {
+        let mut child = self.child.take().expect("it was started");
+        let sent = Command::new("kill").arg(child.id().to_string()).status().expect("kill runs");
+        assert!(sent.success());
+        child.wait().expect("it ends").code()
+    }
+
+    /// Waits for it to end by itself; answers its exit code.
+    pub fn wait_end(&mut self) -> Option<i32> {
+        self.child.take().expect("it was started").wait().expect("it ends").code()
+    }
+
+    /// An instant query's result; panics on an error or a warning.
+    pub fn query(&self, query: &str) -> Vec<Value> {
+        let (status, body) = get(self.web, &format!("/api/v1/query?query={}", escaped(query)));
+        let answer: Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{status}: {body}"));
+        assert_eq!(answer["status"], "success", "{query}: {body}\n{}", self.log());
+        assert!(answer.get("warnings").is_none(), "{query}: {body}");
+        answer["data"]["result"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// The raw samples of a selector over the last so many seconds, by series: instants in ms and values.
+    pub fn samples(&self, selector: &str, seconds: u64) -> BTreeMap<String, Vec<(i64, String)>> {
+        let series = self.query(&format!("{selector}[{seconds}s]"));
+        let sample = |pair: &Value| {
+            let at = pair[0].as_f64().expect("an instant");
+            ((at * 1000.0).round() as i64, pair[1].as_str().unwrap_or_default().to_owned())
+        };
+        let row = |series: &Value| {
+            let values = series["values"].as_array().into_iter().flatten().map(sample).collect();
+            (series["metric"].to_string(), values)
+        };
+        series.iter().map(row).collect()
+    }
+
+    /// What `/api/v1/cluster` says.
+    pub fn cluster(&self) -> Value {
+        let (_, body) = get(self.web, "/api/v1/cluster");
+        serde_json::from_str::<Value>(&body).map_or(Value::Null, |answer| answer["data"].clone())
+    }
+
+    /// One figure of `/metrics`.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (_, body) = get(self.web, "/metrics");
+        let line = body.lines().find(|line| line.starts_with(name) && !line.starts_with('#'));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(f64::NAN)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Percent-encodes a query.
+pub fn escaped(text: &str) -> String {
+    text.bytes()
+        .map(|byte| if byte.is_ascii_alphanumeric() { (byte as char).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+/// GET; status 0 when nobody answers.
+pub fn get(port: u16, path: &str) -> (u16, String) {
+    request(port, "GET", path)
+}
+
+/// POST without a body.
+pub fn post(port: u16, path: &str) -> (u16, String) {
+    request(port, "POST", path)
+}
+
+fn request(port: u16, method: &str, path: &str) -> (u16, String) {
+    let exchange = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let head = format!("{method} {path} HTTP/1.0\r\nHost: test\r\nContent-Length: 0\r\n\r\n");
+        stream.write_all(head.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let Ok(answer) = exchange() else { return (0, String::new()) };
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    (status, body.to_owned())
+}
+
+/// A mesh of peers over one configuration, all ready.
+pub fn mesh(root: &Path, count: usize, config: &str) -> Vec<Peer> {
+    let path = root.join("prometheus.yml");
+    std::fs::write(&path, config).expect("written");
+    let mut peers: Vec<Peer> = Vec::new();
+    for number in 0..count {
+        let seeds: Vec<&Peer> = peers.iter().take(1).collect();
+        let mut peer = Peer::new(root, &format!("peer-{number}"), &path, &seeds);
+        peer.start();
+        peers.push(peer);
+    }
+    for peer in &peers {
+        peer.wait_ready();
+        peer.wait("it sees all others", 30_000, || {
+            let cluster = peer.cluster();
+            let members = cluster["members"].as_array()?;
+            let ready = members.iter().filter(|member| member["state"] == "ready").count();
+            (ready == count && cluster["shards"]["underReplicated"] == 0).then_some(())
+        });
+    }
+    peers
+}
