@@ -41,7 +41,6 @@ pub fn free_port() -> u16 {
 /// Targets under `/metrics/<n>`: a counter that grows with each scrape and a few constants.
 pub struct Exporter {
     pub address: SocketAddr,
-    pub scrapes: Arc<AtomicU64>,
 }
 
 impl Exporter {
@@ -49,14 +48,13 @@ impl Exporter {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let scrapes = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&scrapes);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let counted = Arc::clone(&counted);
+                let counted = Arc::clone(&scrapes);
                 std::thread::spawn(move || serve(stream, &counted));
             }
         });
-        Exporter { address, scrapes }
+        Exporter { address }
     }
 
     /// A configuration that scrapes so many targets.
