@@ -279,3 +279,68 @@ impl Ownership {
         assert!(self.others.keys().all(|peer| *peer != self.me), "a peer is not its own other");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: i64) -> Now {
+        Now { monotonic: Monotonic(ms as u64 * 1_000_000), wall: Timestamp(ms) }
+    }
+
+    fn among(me: u128, peers: std::ops::RangeInclusive<u128>) -> Ownership {
+        let mut ownership = Ownership::new(PeerId(me));
+        let candidates: Vec<Candidate> =
+            peers.map(|id| Candidate { id: PeerId(id), zone: String::new(), weight: 4 }).collect();
+        ownership.set_candidates(&candidates);
+        ownership
+    }
+
+    #[test]
+    fn what_somebody_acts_for_is_asked_for_and_what_nobody_acts_for_is_taken() {
+        let mut ownership = among(1, 1..=3);
+        let mine = ownership.placement.shards_within(PeerId(1), 1);
+        let theirs: ShardSet = mine.iter().take(10).collect();
+        ownership.hear(PeerId(2), theirs.clone());
+        let moves = ownership.review(&BTreeSet::new(), at(0));
+        assert_eq!(moves.ask, [(PeerId(2), theirs.clone())]);
+        assert_eq!(moves.taken, mine.difference(&theirs));
+        assert!(ownership.review(&BTreeSet::new(), at(1)).ask.is_empty(), "asked once");
+        ownership.granted_to_us(PeerId(2), &theirs, Timestamp(50));
+        assert_eq!(ownership.settle(Timestamp(50)), [(Timestamp(50), theirs)]);
+        assert_eq!(*ownership.acting(), mine);
+    }
+
+    #[test]
+    fn the_next_rank_takes_what_a_silent_owner_acted_for() {
+        let mut ownership = among(1, 1..=3);
+        ownership.review(&BTreeSet::new(), at(0));
+        let second = |shard: &ShardId| ownership.placement.ranks(*shard).take(2).eq([PeerId(2), PeerId(1)]);
+        let due: ShardSet = ShardSet::all().iter().filter(second).collect();
+        assert_eq!(ownership.review(&[PeerId(2)].into(), at(1)).taken, due);
+    }
+
+    #[test]
+    fn of_two_that_act_the_worse_rank_yields_unless_it_promised_a_later_slot() {
+        let (mut first, mut second) = (among(1, 1..=2), among(2, 1..=2));
+        first.review(&BTreeSet::new(), at(0));
+        second.review(&[PeerId(1)].into(), at(0));
+        let mine = first.acting().clone();
+        let promised: ShardSet = mine.iter().take(5).collect();
+        assert_eq!(second.grant(&promised, Timestamp(80), Timestamp(60)), Timestamp(80));
+        assert_eq!(second.hear(PeerId(1), mine.clone()), mine.difference(&promised));
+        assert!(promised.iter().all(|shard| second.may_start(shard, Timestamp(79))));
+        assert!(!promised.iter().any(|shard| second.may_start(shard, Timestamp(80))));
+        assert!(first.hear(PeerId(2), mine).is_empty() && first.contested.contains(&PeerId(2)));
+    }
+
+    #[test]
+    fn in_a_large_mesh_a_peer_hears_only_of_shards_it_is_ranked_for() {
+        let mut ownership = among(1, 1..=40);
+        ownership.review(&BTreeSet::new(), at(0));
+        let told = ownership.acting_by_peer(&[PeerId(2), PeerId(99)]);
+        let ranked = ownership.placement.shards_within(PeerId(2), RANKS_KEPT);
+        assert_eq!(told[&PeerId(2)], ownership.acting().intersection(&ranked));
+        assert_eq!(told[&PeerId(99)], *ownership.acting(), "one that is not ranked yet hears all");
+    }
+}

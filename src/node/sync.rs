@@ -355,3 +355,120 @@ impl Holdings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use promesh_model::ShardId;
+
+    use super::*;
+
+    const HOUR: i64 = 3_600_000;
+
+    fn set(shards: &[u16]) -> ShardSet {
+        shards.iter().map(|&shard| ShardId(shard)).collect()
+    }
+
+    fn at(ms: i64) -> Now {
+        Now { monotonic: Monotonic(ms as u64 * 1_000_000), wall: Timestamp(ms) }
+    }
+
+    /// Peers 1 and 2 are known; those named are heard, and hold what they say.
+    fn around(donors: &[(u128, &Possession)]) -> Surroundings {
+        let donors = donors.iter().map(|(id, possession)| (PeerId(*id), (*possession).clone())).collect();
+        Surroundings { donors, known: [PeerId(1), PeerId(2)].into(), alone: false, first: false }
+    }
+
+    fn holder(shards: &[u16]) -> Possession {
+        let mut possession = Possession::default();
+        possession.begin(&set(shards), Timestamp(7));
+        possession
+    }
+
+    /// (from, log since) of each copy planned.
+    fn plan(holdings: &mut Holdings, around: Surroundings, now: Now) -> Vec<(u64, u128, Option<i64>)> {
+        let planned = holdings.plan(around, now);
+        planned.into_iter().map(|(token, fetch)| (token, fetch.from.0, fetch.since.map(Timestamp::ms))).collect()
+    }
+
+    fn finish(holdings: &mut Holdings, planned: &[(u64, u128, Option<i64>)], now: Now) {
+        for (token, ..) in planned {
+            holdings.fetched(*token, Some(Timestamp(7)), now.monotonic);
+        }
+    }
+
+    #[test]
+    fn a_gained_shard_is_whole_once_window_and_logs_are_in_and_who_was_away_owes_the_rest() {
+        let (mut holdings, now) = (Holdings::default(), at(HOUR));
+        holdings.want(set(&[3]), now.wall);
+        let planned = plan(&mut holdings, around(&[(1, &holder(&[3]))]), now);
+        assert_eq!(
+            planned.iter().map(|copy| (copy.1, copy.2)).collect::<Vec<_>>(),
+            [(1, Some(HOUR - 30_000)), (1, None)]
+        );
+        assert!(holdings.is_syncing() && holdings.own.open_shards().is_empty());
+        finish(&mut holdings, &planned, now);
+        assert!(holdings.own.covers(ShardId(3), Timestamp(7), now.wall));
+        assert_eq!(holdings.own.debts()[&PeerId(2)], Debt { since: now.wall, shards: set(&[3]) });
+        let planned = plan(&mut holdings, around(&[(2, &holder(&[]))]), at(HOUR + 500));
+        assert_eq!(planned.iter().map(|copy| (copy.1, copy.2)).collect::<Vec<_>>(), [(2, Some(HOUR - 30_000))]);
+        finish(&mut holdings, &planned, now);
+        assert!(holdings.own.debts().is_empty());
+    }
+
+    #[test]
+    fn a_copy_inherits_what_its_donor_is_owed() {
+        let (mut holdings, now) = (Holdings::default(), at(HOUR));
+        holdings.want(set(&[3]), now.wall);
+        let mut donor = holder(&[3, 4]);
+        donor.owe(PeerId(2), Timestamp(HOUR / 2), &set(&[3, 4]));
+        plan(&mut holdings, around(&[(1, &donor)]), now);
+        assert_eq!(holdings.own.debts()[&PeerId(2)], Debt { since: Timestamp(HOUR / 2), shards: set(&[3]) });
+    }
+
+    #[test]
+    fn a_debt_stays_until_it_is_fetched_and_a_loss_meanwhile_is_not_forgotten() {
+        let (mut holdings, now) = (Holdings::default(), at(HOUR));
+        holdings.own = holder(&[3]);
+        holdings.wanted = set(&[3]);
+        holdings.lose(PeerId(1), now.wall);
+        let planned = plan(&mut holdings, around(&[(1, &holder(&[3]))]), now);
+        holdings.fetched(planned[0].0, None, now.monotonic);
+        assert!(plan(&mut holdings, around(&[(1, &holder(&[3]))]), now).is_empty(), "it rests after a failure");
+        let later = at(HOUR + 1_000);
+        assert!(holdings.has_rested(later.monotonic));
+        let planned = plan(&mut holdings, around(&[(1, &holder(&[3]))]), later);
+        holdings.lose(PeerId(1), later.wall);
+        finish(&mut holdings, &planned, later);
+        assert!(holdings.own.debts().contains_key(&PeerId(1)));
+    }
+
+    #[test]
+    fn the_dead_are_owed_by_those_who_held_with_them_since_they_were_first_lost() {
+        let mut holdings = Holdings { own: holder(&[3, 4]), wanted: set(&[3, 4]), ..Holdings::default() };
+        holdings.lose(PeerId(1), Timestamp(HOUR));
+        let theirs = holder(&[4, 5]);
+        holdings.bereave(PeerId(1), Timestamp(HOUR + 9_000), [(PeerId(2), Some(&theirs))].into_iter());
+        assert_eq!(holdings.own.debts()[&PeerId(2)], Debt { since: Timestamp(HOUR), shards: set(&[4]) });
+    }
+
+    #[test]
+    fn a_shard_given_up_during_its_copy_is_not_claimed() {
+        let (mut holdings, now) = (Holdings::default(), at(HOUR));
+        holdings.want(set(&[3, 4]), now.wall);
+        let planned = plan(&mut holdings, around(&[(1, &holder(&[3, 4]))]), now);
+        holdings.want(set(&[4]), now.wall);
+        holdings.want(set(&[3, 4]), now.wall);
+        finish(&mut holdings, &planned, now);
+        assert_eq!(holdings.own.open_shards(), set(&[4]));
+    }
+
+    #[test]
+    fn after_a_restart_claims_end_at_the_oldest_debt() {
+        let mut own = holder(&[3]);
+        own.owe(PeerId(1), Timestamp(HOUR), &set(&[3]));
+        let now = at(HOUR + 300_000);
+        let holdings = Holdings::restarted(own, Timestamp(HOUR + 200_000), now.wall);
+        assert!(holdings.own.covers(ShardId(3), Timestamp(7), Timestamp(HOUR - 1)));
+        assert!(!holdings.own.covers(ShardId(3), Timestamp(HOUR), Timestamp(HOUR)));
+    }
+}
