@@ -151,3 +151,19 @@ fn all_killed_and_restarted_have_all_but_the_last_second() {
         }
     }
 }
+
+#[test]
+fn facts_of_one_peer_are_seen_on_another_within_two_seconds() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let peers = mesh(root.path(), 2, &exporter.config(4, "1s", "900ms"));
+    let fact = |name: &str| {
+        let cluster = peers[0].cluster();
+        let members = cluster["members"].as_array().cloned().unwrap_or_default();
+        members.iter().find(|member| member["id"] != cluster["self"]).map(|member| member[name].clone())
+    };
+    peers[0]
+        .wait("the other's facts are here", 2_500, || (fact("version")? == env!("CARGO_PKG_VERSION")).then_some(()));
+    peers[0].wait("the other's figures are here", 5_000, || (fact("series")?.as_u64()? > 0).then_some(()));
+}

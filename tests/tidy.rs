@@ -117,3 +117,14 @@ fn bincode_is_named_in_the_codec_only() {
     }
     assert_eq!(offenders, Vec::<std::path::PathBuf>::new(), "go through promesh_model::codec");
 }
+
+/// Chitchat carries facts for people. No crate that decides anything can even name it, so that cutting its traffic changes
+/// no ownership: the simulator, which runs the production minds, has no chitchat at all.
+#[test]
+fn no_crate_that_decides_knows_chitchat() {
+    for member in members() {
+        let manifest = fs::read_to_string(root().join(&member).join("Cargo.toml")).expect("a manifest");
+        let may = ["src/transport", "src/server"].contains(&member.as_str());
+        assert!(may || !manifest.contains("chitchat"), "{member} depends on chitchat");
+    }
+}

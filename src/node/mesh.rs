@@ -222,6 +222,7 @@ pub struct Mesh {
     /// Something that ranks or holdings follow from has changed.
     dirty: bool,
     view_number: u64,
+    view_at: Monotonic,
     view_changed: bool,
     outputs: VecDeque<Output>,
 }
@@ -266,6 +267,7 @@ impl Mesh {
             damped_until: now.monotonic + damping(falls),
             dirty: true,
             view_number: 0,
+            view_at: now.monotonic,
             view_changed: true,
             outputs: VecDeque::new(),
             record,

@@ -126,7 +126,11 @@ impl Backend for PeerBackend {
     }
 
     async fn cluster(&self) -> Value {
-        cluster_view::json(&self.0)
+        let facts = match self.0.facts.get() {
+            Some(facts) => facts.all().await,
+            None => BTreeMap::new(),
+        };
+        cluster_view::json(&self.0, &facts)
     }
 
     fn config_yaml(&self) -> String {

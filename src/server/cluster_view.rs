@@ -1,5 +1,7 @@
 //! What `/api/v1/cluster` says.
 
+use std::collections::BTreeMap;
+
 use promesh_model::shard::ShardSet;
 use promesh_model::{PeerId, SHARD_COUNT, Timestamp};
 use promesh_node::{MeshView, PeerInfo};
@@ -8,14 +10,14 @@ use serde_json::{Value, json};
 use crate::run::Peer;
 
 /// The whole answer.
-pub fn json(peer: &Peer) -> Value {
+pub fn json(peer: &Peer, facts: &BTreeMap<String, BTreeMap<String, String>>) -> Value {
     let label = peer.options.cluster.as_ref().map_or("", |cluster| cluster.label.as_str());
     let Some(view) = peer.view.borrow().clone() else {
         return json!({"cluster": label, "self": peer.id.to_string(), "members": []});
     };
     let replication = view.replication_factor;
     let mut members = vec![own(peer, &view)];
-    members.extend(view.peers.iter().map(|other| member(peer, &view, other)));
+    members.extend(view.peers.iter().map(|other| member(peer, &view, other, facts.get(&other.id.to_string()))));
     let (total, acting) = targets(peer, &view);
     let unowned = SHARD_COUNT - owned_by_living(&view).len();
     let changes: Vec<Value> = peer
@@ -83,7 +85,9 @@ fn own(peer: &Peer, view: &MeshView) -> Value {
     })
 }
 
-fn member(peer: &Peer, view: &MeshView, other: &PeerInfo) -> Value {
+fn member(peer: &Peer, view: &MeshView, other: &PeerInfo, facts: Option<&BTreeMap<String, String>>) -> Value {
+    let fact = |name: &str| facts.and_then(|facts| facts.get(name)).cloned().unwrap_or_default();
+    let figure = |name: &str| fact(name).parse::<u64>().unwrap_or(0);
     let link = peer.transport.as_ref().and_then(|transport| {
         let links = transport.links();
         links.into_iter().find(|link| link.peer == other.id)
@@ -97,9 +101,11 @@ fn member(peer: &Peer, view: &MeshView, other: &PeerInfo) -> Value {
     };
     json!({
         "id": other.id.to_string(),
+        "name": fact("name"),
         "address": other.address.to_string(),
         "webAddress": other.web_address.map(|address| address.to_string()).unwrap_or_default(),
         "zone": other.zone,
+        "version": fact("version"),
         "state": state(other),
         "since": other.since.to_string(),
         "generation": other.generation.0,
@@ -107,6 +113,8 @@ fn member(peer: &Peer, view: &MeshView, other: &PeerInfo) -> Value {
         "clockOffsetSeconds": other.clock_offset_ms.unwrap_or(0) as f64 / 1000.0,
         "shardsOwned": other.acting,
         "shardsHeld": held,
+        "targetsOwned": figure("targetsOwned"),
+        "series": figure("series"),
         "replicationLagSeconds": if other.alive { lag } else { 0.0 },
         "backlogBytes": backlog,
         "configDiffers": [],

@@ -9,6 +9,7 @@ pub mod clock;
 mod cluster_view;
 mod copy;
 mod exposition;
+mod facts;
 pub mod files;
 mod hands;
 mod identity;

@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::backend::PeerBackend;
 use crate::clock;
+use crate::facts::Facts;
 use crate::hands::Hands;
 use crate::identity::PeerFolder;
 use crate::ingest::{Ingest, Lanes, LogDecoder};
@@ -107,6 +108,7 @@ async fn live(options: Options) -> Result<(), StartError> {
     };
     let options = Arc::new(options);
     let peer = Arc::new(Peer::start(options, settings, db, lanes, folder, (id, generation), cluster, web_address)?);
+    peer.tell_facts().await;
     let served = peer.serve(listeners);
     tracing::info!(peer = %id, generation = generation.0, web = %web_address, "Server is ready to receive web requests.");
     loop {
@@ -253,6 +255,9 @@ pub struct Peer {
     pub engine: Arc<Engine>,
     /// The data of all peers.
     pub storage: Arc<dyn Queryable>,
+    /// What peers tell about themselves to people.
+    pub facts: tokio::sync::OnceCell<Arc<Facts>>,
+    hands: Arc<Hands>,
     minds: Minds,
     discovery: Manager,
     stage: AtomicU8,
@@ -373,6 +378,8 @@ impl Peer {
             started_at: now.wall,
             engine,
             storage,
+            facts: tokio::sync::OnceCell::new(),
+            hands,
             minds,
             discovery,
             stage: AtomicU8::new(STARTING),
@@ -383,6 +390,48 @@ impl Peer {
         };
         peer.keep_house();
         Ok(peer)
+    }
+
+    /// Begins to gossip facts for people; a peer goes on without.
+    async fn tell_facts(self: &Arc<Self>) {
+        let (Some(transport), Some(own), Some(cluster)) = (&self.transport, self.own_address, &self.options.cluster)
+        else {
+            return;
+        };
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let constant = vec![
+            ("name".to_owned(), name),
+            ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ("started".to_owned(), self.started_at.to_string()),
+        ];
+        let who = (self.id, self.generation);
+        let (facts, inbox) = match Facts::start(transport.clone(), own, who, &cluster.label, constant).await {
+            Ok(started) => started,
+            Err(error) => {
+                tracing::warn!(error, "facts for people are not gossiped: chitchat did not start");
+                return;
+            }
+        };
+        *self.hands.chitchat.lock() = Some(inbox);
+        let facts = Arc::new(facts);
+        tokio::spawn(Arc::clone(&facts).follow(self.view.clone()));
+        let _ = self.facts.set(Arc::clone(&facts));
+        let peer = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                let series = peer.ingest.db().head().series_count().to_string();
+                let owned = peer.targets_owned().to_string();
+                facts.state(&[("series", series), ("targetsOwned", owned)]).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+    }
+
+    /// How many targets lie in shards that this peer acts for.
+    pub fn targets_owned(&self) -> usize {
+        let view = self.view.borrow().clone();
+        let acting = |shard| view.as_ref().is_some_and(|view| view.acting.contains(shard));
+        self.scraping.targets().iter().filter(|(target, _)| acting(target.shard)).count()
     }
 
     /// Syncs the log and lets storage do its work, on a thread of its own.

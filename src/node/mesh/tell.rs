@@ -18,7 +18,10 @@ impl Mesh {
         if now.monotonic >= self.next_beat {
             self.beat(now);
         }
-        if std::mem::take(&mut self.view_changed) {
+        // What beats say is shown once a second; everything else at once.
+        let stale = now.monotonic.since(self.view_at) >= std::time::Duration::from_secs(1) && !self.members.is_empty();
+        if std::mem::take(&mut self.view_changed) || stale {
+            self.view_at = now.monotonic;
             self.view_number += 1;
             let view = Arc::new(self.view());
             self.outputs.push_back(Output::View(view));
