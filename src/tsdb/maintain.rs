@@ -76,6 +76,8 @@ impl Db {
             *self.flushed.lock() = cut;
             done.series_collected = self.head.collect().series;
             self.head.drop_old_tombstones();
+            let min = self.head.min_time().ms();
+            self.head_tombstones.lock().retain(|tombstone| tombstone.max >= min);
             self.save_checkpoint()?;
         }
         done.segments_removed = self.drop_log(now)?;

@@ -17,7 +17,10 @@ impl Queryable for Db {
 
     fn label_names(&self, request: &ListRequest, budget: &Budget) -> Result<Listing<String>, StorageError> {
         budget.check()?;
-        let (mut found, mut warnings) = (self.head.label_names(&request.matcher_sets), Vec::new());
+        let (mut found, mut warnings) = (Vec::new(), Vec::new());
+        if self.head.may_overlap(request.start.ms(), request.end.ms()) {
+            found = self.head.label_names(&request.matcher_sets);
+        }
         for block in self.blocks.overlapping(request.start.ms(), request.end.ms()) {
             budget.check()?;
             found.extend(block.label_names(&request.matcher_sets, &mut warnings));
@@ -32,7 +35,10 @@ impl Queryable for Db {
         budget: &Budget,
     ) -> Result<Listing<String>, StorageError> {
         budget.check()?;
-        let (mut found, mut warnings) = (self.head.label_values(name, &request.matcher_sets), Vec::new());
+        let (mut found, mut warnings) = (Vec::new(), Vec::new());
+        if self.head.may_overlap(request.start.ms(), request.end.ms()) {
+            found = self.head.label_values(name, &request.matcher_sets);
+        }
         for block in self.blocks.overlapping(request.start.ms(), request.end.ms()) {
             budget.check()?;
             found.extend(block.label_values(name, &request.matcher_sets, &mut warnings));

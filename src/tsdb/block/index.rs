@@ -20,7 +20,7 @@ use crate::fs::FileBytes;
 pub const MAGIC: u32 = 0xBAAA_D700;
 /// Bytes of the table of contents at the end.
 pub const TOC_BYTES: usize = 52;
-/// Of how many symbols and values the place of one is kept in memory.
+/// Of how many values the place of one is kept in memory.
 const SAMPLED: usize = 32;
 /// The tables of version 1 are in no order: the places of all values are kept, sorted.
 const SAMPLED_V1: usize = 1;
@@ -40,9 +40,8 @@ pub struct Index {
 
 #[derive(Debug)]
 struct Symbols {
-    count: usize,
-    /// Places of every 32nd symbol.
-    sampled: Vec<u32>,
+    /// Their places: labels are made of symbols for every series answered, so a step to each must be one.
+    places: Vec<u32>,
 }
 
 /// The entries of one label name in the postings offset table.
@@ -123,14 +122,10 @@ impl Index {
             return Reader::at(&self.bytes, number as usize).text();
         }
         let number = number as usize;
-        if number >= self.symbols.count {
+        if number >= self.symbols.places.len() {
             return Err(Damage::new(0, format!("no symbol {number}")));
         }
-        let mut reader = Reader::at(&self.bytes, self.symbols.sampled[number / SAMPLED] as usize);
-        for _ in 0..number % SAMPLED {
-            reader.bytes()?;
-        }
-        reader.text()
+        Reader::at(&self.bytes, self.symbols.places[number] as usize).text()
     }
 
     /// All symbols, in order.
@@ -138,8 +133,8 @@ impl Index {
     /// # Errors
     /// When they are damaged.
     pub fn all_symbols(&self) -> Result<Vec<&str>, Damage> {
-        let mut reader = Reader::at(&self.bytes, self.symbols.sampled.first().copied().unwrap_or(0) as usize);
-        (0..self.symbols.count).map(|_| reader.text()).collect()
+        let mut reader = Reader::at(&self.bytes, self.symbols.places.first().copied().unwrap_or(0) as usize);
+        (0..self.symbols.places.len()).map(|_| reader.text()).collect()
     }
 
     /// A series: its labels, and its chunks into `chunks`.
@@ -315,14 +310,12 @@ fn bounded(count: usize, bytes: usize, reader: &Reader<'_>) -> Result<usize, Dam
 fn read_symbols(bytes: &[u8], at: usize) -> Result<Symbols, Damage> {
     let mut reader = Reader::at(bytes, at).section()?;
     let count = reader.u32()? as usize;
-    let mut sampled = Vec::new();
-    for number in 0..count {
-        if number % SAMPLED == 0 {
-            sampled.push(place(&reader)?);
-        }
+    let mut places = Vec::new();
+    for _ in 0..count {
+        places.push(place(&reader)?);
         reader.bytes()?;
     }
-    Ok(Symbols { count, sampled })
+    Ok(Symbols { places })
 }
 
 fn place(reader: &Reader<'_>) -> Result<u32, Damage> {

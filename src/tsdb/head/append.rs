@@ -120,7 +120,9 @@ impl Head {
     /// Takes in a batch that comes late from a peer: wherever its samples belong in time, whatever the user's
     /// out-of-order window.
     pub fn append_late(&self, batch: &Batch) -> AppendOutcome {
-        self.append_within(batch, Bounds { late_min: i64::MIN, replicated: true, ..self.bounds() })
+        // In order wherever that is possible: a peer that catches up brings hours of it.
+        let in_order_min = self.in_order_floor();
+        self.append_within(batch, Bounds { in_order_min, late_min: i64::MIN, replicated: true, ..self.bounds() })
     }
 
     /// Takes a batch in whose samples may belong anywhere in time; where two stand at one instant the first stays.

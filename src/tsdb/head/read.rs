@@ -51,7 +51,7 @@ impl Head {
     ) -> Result<Vec<SeriesColumns>, StorageError> {
         let mut answer = Vec::new();
         let selected = self.select_slots(matchers);
-        if end < self.oldest_any() || start > self.max.load(Ordering::Acquire) && !self.has_late() {
+        if !self.may_overlap(start, end) {
             return Ok(answer);
         }
         for slot in &selected.slots {
@@ -134,6 +134,11 @@ impl Head {
     pub(super) fn with_series<T>(&self, slot: u32, read: impl FnOnce(&Series) -> T) -> Option<T> {
         let page = self.pages.page(slot)?.lock();
         page[slot as usize % PAGE_SLOTS].series.as_ref().map(read)
+    }
+
+    /// Whether any sample of the head may lie in `start ..= end`.
+    pub fn may_overlap(&self, start: i64, end: i64) -> bool {
+        self.has_late() || end >= self.oldest_any() && start <= self.max.load(Ordering::Acquire)
     }
 
     fn has_late(&self) -> bool {
