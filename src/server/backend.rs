@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use hashbrown::HashMap;
 use promesh_api::backend::{
-    Alertmanagers, Backend, BackendError, BuildInfo, DroppedTarget, HeadStats, Push, PushOutcome, Readiness,
-    ReloadScope, RuleGroup, Target, TargetMetadata, Targets, TsdbStatus,
+    Alertmanagers, Backend, BackendError, BuildInfo, DroppedTarget, HeadStats, NamedCount, Push, PushOutcome, Readiness,
+    ReloadScope, RuleGroup, SeriesExemplars, Target, TargetMetadata, Targets, TsdbStatus,
 };
 use promesh_model::ingest::{Batch, HistogramSample, IngestError, SeriesIndex};
 use promesh_model::shard::shard_of;
 use promesh_model::storage::Queryable;
-use promesh_model::{Labels, Now, ShardId, Timestamp, duration};
+use promesh_model::{Labels, Matcher, Now, ShardId, Timestamp, duration};
 use promesh_promql::Engine;
 use promesh_replication::SourceId;
 use promesh_tsdb::SampleIndex;
@@ -164,18 +164,23 @@ impl Backend for PeerBackend {
         })
     }
 
-    async fn tsdb_status(&self, _limit: usize) -> Result<TsdbStatus, BackendError> {
-        let head = self.0.ingest.db().head();
-        let (pairs, _) = head.symbols();
+    async fn tsdb_status(&self, limit: usize) -> Result<TsdbStatus, BackendError> {
+        let stats = self.blocking(move |peer| Ok(peer.ingest.db().head().stats(limit))).await?;
+        let named = |ranked: Vec<(String, u64)>| -> Vec<NamedCount> {
+            ranked.into_iter().map(|(name, value)| NamedCount { name, value }).collect()
+        };
         Ok(TsdbStatus {
             head_stats: HeadStats {
-                num_series: head.series_count() as u64,
-                num_label_pairs: pairs as u64,
-                chunk_count: 0,
-                min_time: head.oldest_time().ms(),
-                max_time: head.max_time().ms(),
+                num_series: stats.series,
+                num_label_pairs: stats.label_pairs,
+                chunk_count: stats.chunks,
+                min_time: stats.min_time.map_or(i64::MAX, Timestamp::ms),
+                max_time: stats.max_time.map_or(i64::MIN, Timestamp::ms),
             },
-            ..TsdbStatus::default()
+            series_count_by_metric_name: named(stats.series_by_metric),
+            label_value_count_by_label_name: named(stats.values_by_label),
+            memory_in_bytes_by_label_name: named(stats.bytes_by_label),
+            series_count_by_label_value_pair: named(stats.series_by_pair),
         })
     }
 
@@ -208,9 +213,70 @@ impl Backend for PeerBackend {
         let stored = tokio::task::spawn_blocking(move || store_push(&peer, push)).await;
         stored.map_err(|error| BackendError::Failed(error.to_string()))?
     }
+
+    /// Those of this peer; without the feature nothing is kept, and nothing found.
+    async fn exemplars(
+        &self,
+        selectors: Vec<Vec<Matcher>>,
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<Vec<SeriesExemplars>, BackendError> {
+        self.blocking(move |peer| {
+            let found = peer.ingest.db().head().exemplars(&selectors, start.ms(), end.ms());
+            let series = found.into_iter().map(|one| SeriesExemplars { labels: one.labels, exemplars: one.exemplars });
+            Ok(series.collect())
+        })
+        .await
+    }
+
+    async fn delete_series(
+        &self,
+        matchers: Vec<Matcher>,
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<(), BackendError> {
+        self.alone("delete_series")?;
+        self.blocking(move |peer| {
+            let deleted = peer.ingest.db().delete_series(&[matchers], start.ms(), end.ms());
+            deleted.map_err(|error| BackendError::Failed(error.to_string()))
+        })
+        .await
+    }
+
+    async fn clean_tombstones(&self) -> Result<(), BackendError> {
+        self.blocking(|peer| {
+            let cleaned = peer.ingest.db().clean_tombstones(clock::now());
+            cleaned.map_err(|error| BackendError::Failed(error.to_string()))
+        })
+        .await
+    }
+
+    async fn snapshot(&self, skip_head: bool) -> Result<String, BackendError> {
+        self.blocking(move |peer| {
+            let taken = peer.ingest.db().snapshot(!skip_head, clock::now());
+            taken.map_err(|error| BackendError::Failed(error.to_string()))
+        })
+        .await
+    }
 }
 
 impl PeerBackend {
+    /// Runs something on a thread that may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Peer) -> Result<T, BackendError> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let peer = Arc::clone(&self.0);
+        let ran = tokio::task::spawn_blocking(move || run(&peer)).await;
+        ran.map_err(|error| BackendError::Failed(error.to_string()))?
+    }
+
+    /// Refuses what would be undone by copies from other peers until tombstones are replicated.
+    fn alone(&self, what: &'static str) -> Result<(), BackendError> {
+        let others = self.0.view.borrow().as_ref().is_some_and(|view| !view.peers.is_empty());
+        if others { Err(BackendError::Failed(format!("{what} is not built yet for a mesh of several peers"))) } else { Ok(()) }
+    }
+
     /// The newest `up` of every target of the mesh.
     async fn newest_up(&self) -> HashMap<Labels, (Timestamp, f64)> {
         let (engine, storage) = (Arc::clone(&self.0.engine), Arc::clone(&self.0.storage));

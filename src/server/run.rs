@@ -158,10 +158,24 @@ async fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError
 async fn open(options: &Options, lanes: &Arc<Lanes>) -> Result<(Arc<Db>, PeerFolder), StartError> {
     let path = options.storage.path.clone();
     let lanes = Arc::clone(lanes);
+    let storage = &options.storage;
+    let mut db_options = DbOptions {
+        retention: Some(storage.retention_time),
+        retention_bytes: storage.retention_bytes,
+        block_span_max: storage.block_span_max,
+        seed: uuid::Uuid::new_v4().as_u128() as u64,
+        ..DbOptions::default()
+    };
+    if !options.features.exemplar_storage {
+        db_options.head.exemplars_max = 0;
+    }
+    if let Some(bytes) = storage.wal_bytes_max {
+        db_options.log_bytes_max = bytes;
+    }
     let opened = tokio::task::spawn_blocking(move || {
         let decoders = || -> Box<dyn ReplayDecoder> { Box::new(LogDecoder(Arc::clone(&lanes))) };
         let began = clock::now();
-        let opened = Db::open(&path, DbOptions::default(), &decoders, began);
+        let opened = Db::open(&path, db_options, &decoders, began);
         opened.map(|(db, report)| (db, report, clock::monotonic().since(began.monotonic)))
     });
     let (db, report, took) = opened.await?.map_err(context("the data directory"))?;
@@ -388,6 +402,7 @@ impl Peer {
             threads: Mutex::new(threads),
             reloading: tokio::sync::Mutex::new(()),
         };
+        peer.apply_storage();
         peer.keep_house();
         Ok(peer)
     }
@@ -561,6 +576,7 @@ impl Peer {
         match applied {
             Ok(settings) => {
                 self.settings.store(Arc::new(settings));
+                self.apply_storage();
                 let found = Arc::clone(&self.discovery.subscribe().borrow());
                 self.apply_targets(&found);
                 self.telemetry.reload_successful.store(1, Ordering::Relaxed);
@@ -574,6 +590,13 @@ impl Peer {
                 Err(error)
             }
         }
+    }
+
+    /// What the configuration says of storage.
+    fn apply_storage(&self) {
+        let settings = self.settings.load();
+        let window = settings.loaded.config.storage.tsdb.out_of_order_time_window;
+        self.ingest.db().head().set_out_of_order(promesh_model::time::ms_of(window));
     }
 
     /// Asks the process to stop.
