@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use hashbrown::HashMap;
 use promesh_api::backend::{
-    Alertmanagers, Backend, BackendError, BuildInfo, DroppedTarget, HeadStats, NamedCount, Push, PushOutcome, Readiness,
-    ReloadScope, RuleGroup, SeriesExemplars, Target, TargetMetadata, Targets, TsdbStatus,
+    Alertmanagers, Backend, BackendError, BuildInfo, DroppedTarget, HeadStats, NamedCount, Push, PushOutcome,
+    Readiness, ReloadScope, RuleGroup, SeriesExemplars, Target, TargetMetadata, Targets, TsdbStatus,
 };
 use promesh_model::ingest::{Batch, HistogramSample, IngestError, SeriesIndex};
 use promesh_model::shard::shard_of;
@@ -274,7 +274,11 @@ impl PeerBackend {
     /// Refuses what would be undone by copies from other peers until tombstones are replicated.
     fn alone(&self, what: &'static str) -> Result<(), BackendError> {
         let others = self.0.view.borrow().as_ref().is_some_and(|view| !view.peers.is_empty());
-        if others { Err(BackendError::Failed(format!("{what} is not built yet for a mesh of several peers"))) } else { Ok(()) }
+        if others {
+            Err(BackendError::Failed(format!("{what} is not built yet for a mesh of several peers")))
+        } else {
+            Ok(())
+        }
     }
 
     /// The newest `up` of every target of the mesh.
