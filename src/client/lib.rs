@@ -8,6 +8,7 @@
 mod auth;
 mod body;
 mod connect;
+mod gate;
 mod oauth2;
 mod proxy;
 mod redirect;
@@ -18,7 +19,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -29,6 +29,8 @@ use auth::Auth;
 use connect::Connector;
 
 pub use body::{BodyError, first_bytes, read_body};
+pub use gate::Gate;
+use gate::GatedBody;
 
 /// What a request is asked with.
 pub const USER_AGENT: &str = concat!("promesh/", env!("CARGO_PKG_VERSION"));
@@ -110,7 +112,7 @@ pub struct Response {
 pub struct HttpClient(Arc<Inner>);
 
 struct Inner {
-    pool: Client<Connector, Full<Bytes>>,
+    pool: Client<Connector, GatedBody>,
     auth: Auth,
     headers: Vec<(HeaderName, Header)>,
     follow_redirects: bool,
@@ -156,7 +158,7 @@ impl HttpClient {
     /// As [`ClientError`] says. A status of 400 or 500 is an answer, not an error.
     pub async fn send(&self, request: Request, timeout: Duration) -> Result<Response, ClientError> {
         let (method, url) = (go_method(&request.method), redacted(&request.url));
-        match tokio::time::timeout(timeout, self.follow(request)).await {
+        match tokio::time::timeout(timeout, self.follow(request, None)).await {
             Ok(answer) => answer,
             Err(_) => Err(ClientError::Timeout { method, url }),
         }
@@ -172,10 +174,25 @@ impl HttpClient {
         timeout: Duration,
         bytes_max: usize,
     ) -> Result<(StatusCode, HeaderMap, Vec<u8>), ClientError> {
+        self.fetch_gated(request, timeout, bytes_max, None).await
+    }
+
+    /// As [`HttpClient::fetch`], but once the connection is made, and its TLS, the gate is asked: if it is closed, no
+    /// request goes out and the answer is an error.
+    ///
+    /// # Errors
+    /// As [`HttpClient::fetch`].
+    pub async fn fetch_gated(
+        &self,
+        request: Request,
+        timeout: Duration,
+        bytes_max: usize,
+        gate: Option<Gate>,
+    ) -> Result<(StatusCode, HeaderMap, Vec<u8>), ClientError> {
         let (method, url) = (go_method(&request.method), redacted(&request.url));
         let transport = |cause: String| ClientError::Transport { method: method.clone(), url: url.clone(), cause };
         let whole = async {
-            let response = self.follow(request).await?;
+            let response = self.follow(request, gate).await?;
             let mut body = Vec::new();
             read_body(response.body, &response.headers, bytes_max, &mut body)
                 .await
@@ -188,11 +205,11 @@ impl HttpClient {
         }
     }
 
-    async fn follow(&self, mut request: Request) -> Result<Response, ClientError> {
+    async fn follow(&self, mut request: Request, gate: Option<Gate>) -> Result<Response, ClientError> {
         let origin = request.url.clone();
         for _ in 0..=redirect::REDIRECTS_MAX {
             let trusted = redirect::same_host(&origin, &request.url);
-            let response = self.once(&request, trusted).await?;
+            let response = self.once(&request, trusted, gate.clone()).await?;
             if !self.0.follow_redirects {
                 return Ok(response);
             }
@@ -205,7 +222,7 @@ impl HttpClient {
     }
 
     /// `trusted`: whether credentials and configured headers may go there.
-    async fn once(&self, request: &Request, trusted: bool) -> Result<Response, ClientError> {
+    async fn once(&self, request: &Request, trusted: bool, gate: Option<Gate>) -> Result<Response, ClientError> {
         let mut headers = request.headers.clone();
         headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
         if trusted {
@@ -224,7 +241,7 @@ impl HttpClient {
         let _ = url.set_username("");
         let _ = url.set_password(None);
         let uri: http::Uri = url.as_str().parse().map_err(|_| transport("unsupported URL".to_owned()))?;
-        let mut built = http::Request::new(Full::new(request.body.clone()));
+        let mut built = http::Request::new(GatedBody::new(request.body.clone(), gate));
         *built.method_mut() = request.method.clone();
         *built.uri_mut() = uri;
         *built.headers_mut() = headers;
