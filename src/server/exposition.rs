@@ -86,6 +86,18 @@ fn scraping(page: &mut Page, peer: &Peer) {
 fn mesh(page: &mut Page, peer: &Peer) {
     let telemetry = &peer.telemetry;
     let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
+    page.value(
+        "promesh_replication_sent_bytes_total",
+        "counter",
+        "Bytes of batches streamed to holders.",
+        peer.ingest.streamed_bytes() as f64,
+    );
+    page.value(
+        "promesh_replication_sent_samples_total",
+        "counter",
+        "Samples streamed to holders.",
+        peer.ingest.streamed_samples() as f64,
+    );
     page.value("promesh_split_slots_total", "counter", "Slots two writers wrote.", peer.ingest.split_slots() as f64);
     page.value("promesh_merge_conflicts_total", "counter", "Sealed slots whose holders differed.", 0.0);
     page.value(
@@ -141,6 +153,14 @@ fn mesh(page: &mut Page, peer: &Peer) {
             "Datagrams that were nothing of ours.",
             counters.datagrams_garbage as f64,
         );
+        let by_class = |bytes: [u64; 2]| -> Vec<(String, f64)> {
+            ["control", "bulk"].into_iter().zip(bytes).map(|(class, bytes)| (class.to_owned(), bytes as f64)).collect()
+        };
+        let (sent, received) = (by_class(counters.bytes_out), by_class(counters.bytes_in));
+        let name = "promesh_transport_sent_bytes_total";
+        page.labelled(name, "counter", "Bytes of frames and datagrams sent to peers.", "class", &sent);
+        let name = "promesh_transport_received_bytes_total";
+        page.labelled(name, "counter", "Bytes of frames and datagrams received from peers.", "class", &received);
     }
 }
 

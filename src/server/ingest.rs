@@ -65,6 +65,8 @@ pub struct Ingest {
     appended: Appended,
     /// Batches that found no room in a holder's stream.
     dropped: AtomicU64,
+    streamed_bytes: AtomicU64,
+    streamed_samples: AtomicU64,
 }
 
 /// The lanes, made before the log is read back, so that they remember what it says.
@@ -165,6 +167,8 @@ impl Ingest {
             subscribers: ArcSwap::default(),
             appended,
             dropped: AtomicU64::new(0),
+            streamed_bytes: AtomicU64::new(0),
+            streamed_samples: AtomicU64::new(0),
         }
     }
 
@@ -176,6 +180,16 @@ impl Ingest {
     /// Batches that found no room in a holder's stream, since the start.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of own batches streamed to holders, since the start.
+    pub fn streamed_bytes(&self) -> u64 {
+        self.streamed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Samples in them.
+    pub fn streamed_samples(&self) -> u64 {
+        self.streamed_samples.load(Ordering::Relaxed)
     }
 
     /// Makes the holders these. Streams in shards that a holder newly asks for begin with key frames.
@@ -243,7 +257,7 @@ impl Ingest {
                     {
                         lane.relay.forget(order.origin, own.source, shard);
                     }
-                    self.stream(shard, &payload);
+                    self.stream(shard, KIND_BATCH, &payload, batch.series.len() + batch.histograms.len());
                     drop(lane);
                     (self.appended)(header);
                     return Ok(written.outcome);
@@ -286,11 +300,7 @@ impl Ingest {
             frame::write(&mut bytes, KIND_PUSH, &payload);
             match self.db.write_as(&bytes, Intake::Append(&batch), Some(segment)) {
                 Ok(written) => {
-                    for subscriber in self.subscribers.load().iter().filter(|s| s.shards.contains(shard)) {
-                        if subscriber.stream.try_send(KIND_PUSH, &payload).is_err() {
-                            self.dropped.fetch_add(1, Ordering::Relaxed);
-                        }
-                    }
+                    self.stream(shard, KIND_PUSH, &payload, batch.series.len() + batch.histograms.len());
                     return Ok(written.outcome);
                 }
                 Err(WriteError::Log(LogError::SegmentCut { .. })) => {}
@@ -327,10 +337,13 @@ impl Ingest {
         }
     }
 
-    fn stream(&self, shard: ShardId, payload: &[u8]) {
+    fn stream(&self, shard: ShardId, kind: u8, payload: &[u8], samples: usize) {
         for subscriber in self.subscribers.load().iter().filter(|subscriber| subscriber.shards.contains(shard)) {
-            if subscriber.stream.try_send(KIND_BATCH, payload).is_err() {
+            if subscriber.stream.try_send(kind, payload).is_err() {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
+            } else {
+                self.streamed_bytes.fetch_add((payload.len() + frame::HEADER_BYTES) as u64, Ordering::Relaxed);
+                self.streamed_samples.fetch_add(samples as u64, Ordering::Relaxed);
             }
         }
     }
