@@ -90,10 +90,12 @@ pub fn serve(db: &Db, view: Option<&MeshView>, payload: &Bytes, responder: Respo
     if !piece.is_empty() && !send(&mut piece) {
         return;
     }
-    let open = view.iter().flat_map(|view| view.own.extents()).filter(|extent| extent.to == Timestamp::MAX);
-    let touching = open.filter(|extent| !extent.shards.intersection(&wanted.shards).is_empty());
-    let held_from = touching.map(|extent| extent.from).max().unwrap_or(Timestamp::MIN);
-    let whole_from = held_from.max(db.head().min_time());
+    let whole_from = match (view.and_then(|view| view.own.whole_from(&wanted.shards)), wanted.since) {
+        (Some(held_from), _) => held_from.max(db.head().min_time()),
+        // A part of the log is worth having from anybody; the open window only from one that holds it whole.
+        (None, Some(since)) => Timestamp(since),
+        (None, None) => return,
+    };
     let _ = runtime.block_on(frames.send(END, &codec::encode(&whole_from)));
 }
 

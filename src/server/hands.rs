@@ -138,11 +138,14 @@ impl Hands {
         let transport = self.transport.as_ref()?;
         let address = self.addresses.load().get(&from).copied()?;
         match copy::fetch(transport, address, shards, since, &self.ingest, &self.telemetry).await {
-            Ok(whole_from) => Some(whole_from),
+            Ok(whole_from) => {
+                // The mind will claim what came: it has to outlive a crash first.
+                let db = Arc::clone(self.ingest.db());
+                let synced = tokio::task::spawn_blocking(move || db.sync()).await;
+                matches!(synced, Ok(Ok(_))).then_some(whole_from)
+            }
             Err(error) => {
                 tracing::warn!(peer = %from, %error, "copying from a peer failed, it is tried again");
-                // The mind plans anew at once; an unreachable peer must not be asked in a tight loop.
-                tokio::time::sleep(Duration::from_secs(1)).await;
                 None
             }
         }
