@@ -2,5 +2,6 @@
 
 mod mesh;
 mod process;
+mod rules;
 mod support;
 mod tidy;

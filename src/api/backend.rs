@@ -11,7 +11,7 @@ use promesh_model::ingest::{Exemplar, HistogramValue, IngestError, Metadata};
 use promesh_model::storage::Queryable;
 use promesh_model::{Labels, Matcher, Now, Timestamp};
 use promesh_promql::Engine;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -115,7 +115,7 @@ pub struct TargetMetadata {
 }
 
 /// An alert that is pending or firing.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Alert {
     /// Its labels.
@@ -135,7 +135,7 @@ pub struct Alert {
 }
 
 /// What a rule is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum RuleKind {
     /// It fires alerts.
     Alerting {
@@ -155,7 +155,7 @@ pub enum RuleKind {
 }
 
 /// A rule.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rule {
     /// The alert's or the series' name.
     pub name: String,
@@ -176,7 +176,7 @@ pub struct Rule {
 }
 
 /// A rule group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RuleGroup {
     /// Its name.
     pub name: String,

@@ -118,7 +118,8 @@ impl Backend for PeerBackend {
     }
 
     async fn rule_groups(&self) -> Vec<RuleGroup> {
-        Vec::new()
+        let view = self.0.view.borrow().clone();
+        self.0.ruling.groups(view, self.0.transport.as_ref()).await
     }
 
     async fn alertmanagers(&self) -> Alertmanagers {

@@ -31,6 +31,7 @@ pub fn metrics(peer: &Peer) -> String {
     let mut page = Page(String::with_capacity(8 << 10));
     storage(&mut page, peer);
     scraping(&mut page, peer);
+    ruling(&mut page, peer);
     mesh(&mut page, peer);
     process(&mut page, peer);
     page.0
@@ -81,6 +82,15 @@ fn scraping(page: &mut Page, peer: &Peer) {
         "scrape_job",
         &pools,
     );
+}
+
+fn ruling(page: &mut Page, peer: &Peer) {
+    let [evaluated, missed] = peer.ruling.iterations();
+    let label = "rule_group";
+    let name = "prometheus_rule_group_iterations_total";
+    page.labelled(name, "counter", "Slots of a group that this peer evaluated.", label, &evaluated);
+    let name = "prometheus_rule_group_iterations_missed_total";
+    page.labelled(name, "counter", "Slots of a group that this peer began and could not evaluate.", label, &missed);
 }
 
 fn mesh(page: &mut Page, peer: &Peer) {

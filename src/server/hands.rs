@@ -26,6 +26,7 @@ use crate::ingest::Ingest;
 use crate::journal::Journal;
 use crate::live::{LIVE, Live};
 use crate::minds::{Addresses, Minds, Task};
+use crate::ruling::{RULES, Ruling};
 use crate::scraping::Scraping;
 use crate::telemetry::Telemetry;
 
@@ -57,6 +58,8 @@ pub struct Hands {
     pub live: Option<Live>,
     /// Scrapes.
     pub scraping: Arc<Scraping>,
+    /// Evaluations of rule groups.
+    pub ruling: Arc<Ruling>,
     /// The newest view, for readers.
     pub view: watch::Sender<Option<Arc<MeshView>>>,
     /// The newest changes.
@@ -101,7 +104,11 @@ impl Hands {
 
     fn mesh(self: &Arc<Self>, output: Output) {
         match output {
-            Output::Start { spec, slot, rank } => self.scraping.start(spec, slot, rank),
+            Output::Start { spec, slot, rank } => {
+                if !self.ruling.start(&spec, slot, rank) {
+                    self.scraping.start(spec, slot, rank);
+                }
+            }
             Output::Send { to, message } => {
                 let (kind, payload) = message.encode();
                 self.send(to, kind, payload);
@@ -267,6 +274,9 @@ impl Hands {
                     let view = hands.view.borrow().clone();
                     copy::serve(hands.ingest.db(), view.as_deref(), &bytes, responder, &runtime);
                 });
+            }
+            RULES => {
+                tokio::spawn(async move { hands.ruling.answer(responder.stream()).await });
             }
             kind if promesh_query::KINDS.contains(&kind) => {
                 let runtime = Handle::current();

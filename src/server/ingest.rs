@@ -177,6 +177,12 @@ impl Ingest {
         &self.db
     }
 
+    /// The newest slot of a source, and whether its batch is this life's own.
+    pub fn newest(&self, source: SourceId, shard: ShardId) -> Option<(Timestamp, bool)> {
+        let newest = self.lanes.of(source).lock().ledger.newest(source, shard);
+        newest.map(|(slot, order)| (slot, order.origin == self.origin))
+    }
+
     /// Batches that found no room in a holder's stream, since the start.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)

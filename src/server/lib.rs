@@ -19,6 +19,7 @@ mod live;
 pub mod logging;
 mod minds;
 pub mod options;
+mod ruling;
 pub mod run;
 mod scraping;
 mod settings;

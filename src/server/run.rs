@@ -14,7 +14,7 @@ use promesh_discovery::{Discovered, Manager};
 use promesh_model::storage::Queryable;
 use promesh_model::{Generation, PeerId};
 use promesh_node::{Input, Mesh, MeshConfig, MeshView};
-use promesh_promql::{Engine, EngineOptions};
+use promesh_promql::Engine;
 use promesh_query::MeshQueryable;
 use promesh_replication::Origin;
 use promesh_transport::{ClusterSecret, PeerKey, PkiFiles, TlsIdentity, Transport, TransportEvent, TransportOptions};
@@ -32,8 +32,9 @@ use crate::journal::Journal;
 use crate::live::Live;
 use crate::minds::{self, Addresses, Minds, ToMesh};
 use crate::options::{ClusterOptions, Options, TrustOptions};
+use crate::ruling::{Means, Ruling};
 use crate::scraping::Scraping;
-use crate::settings::{Current, Settings};
+use crate::settings::{self, Current, Settings};
 use crate::telemetry::Telemetry;
 
 /// How long a stopping peer waits for scrapes under way.
@@ -95,6 +96,7 @@ pub fn run(options: Options) -> ExitCode {
 }
 
 async fn live(options: Options) -> Result<(), StartError> {
+    settings::refuse_delivery(&options)?;
     let settings = Settings::load(&options.config_file)?;
     let mut stop = Signals::new()?;
     let listeners = listen(&options.web.listen).await?;
@@ -245,6 +247,8 @@ pub struct Peer {
     pub ingest: Arc<Ingest>,
     /// Its targets.
     pub scraping: Arc<Scraping>,
+    /// Its rule groups.
+    pub ruling: Arc<Ruling>,
     /// The mesh as it sees it.
     pub view: watch::Receiver<Option<Arc<MeshView>>>,
     /// The newest changes.
@@ -344,14 +348,28 @@ impl Peer {
         let live = transport
             .clone()
             .map(|transport| Live::new(transport, Arc::clone(&addresses), minds.clone(), Arc::clone(&ingest)));
+        let runtime = tokio::runtime::Handle::current();
+        let storage: Arc<dyn Queryable> =
+            Arc::new(MeshQueryable::new(Arc::clone(&local), view.clone(), transport.clone(), runtime));
+        let engine = Arc::new(Engine::new(settings::engine_options(&options, &settings)));
+        let ruling = Arc::new(Ruling::new(Means {
+            options: Arc::clone(&options),
+            external_url: settings::external_url(&options, web_address),
+            ingest: Arc::clone(&ingest),
+            engine: Arc::clone(&engine),
+            storage: Arc::clone(&storage),
+            view: view.clone(),
+        }));
+        ruling.apply(ruling.plan(&settings)?, |_| false);
         let hands = Arc::new(Hands {
             transport: transport.clone(),
             minds: minds.clone(),
             ingest: Arc::clone(&ingest),
-            local: Arc::clone(&local),
+            local,
             addresses,
             live: live.clone(),
             scraping: Arc::clone(&scraping),
+            ruling: Arc::clone(&ruling),
             view: view_sender,
             journal: Arc::clone(&journal),
             folder,
@@ -368,9 +386,6 @@ impl Peer {
             let known = known.into_iter().map(|member| member.address).collect();
             tokio::spawn(Arc::clone(&hands).seek(seeds, known, own));
         }
-        let storage: Arc<dyn Queryable> =
-            Arc::new(MeshQueryable::new(local, view.clone(), transport.clone(), tokio::runtime::Handle::current()));
-        let engine = Arc::new(Engine::new(engine_options(&options, &settings)));
         let discovery = Manager::new(peer_addresses(view.clone(), web_address));
         discovery.apply(settings.jobs.iter().map(|job| (job.job_name.as_str(), &job.discovery)))?;
         telemetry.reload_successful.store(1, Ordering::Relaxed);
@@ -380,6 +395,7 @@ impl Peer {
             settings: ArcSwap::from_pointee(settings),
             ingest,
             scraping,
+            ruling,
             view,
             journal,
             telemetry,
@@ -555,9 +571,15 @@ impl Peer {
 
     fn apply_targets(&self, discovered: &Discovered) {
         let jobs = self.settings.load().jobs.clone();
+        let mut sources = self.scraping.apply(&jobs, discovered, self.acting());
+        sources.extend(self.ruling.specs());
+        self.minds.tell(Input::Sources(sources));
+    }
+
+    /// Whether this peer acts for a shard, as of now.
+    fn acting(&self) -> impl Fn(promesh_model::ShardId) -> bool + use<> {
         let view = self.view.borrow().clone();
-        let acting = |shard| view.as_ref().is_some_and(|view| view.acting.contains(shard));
-        self.minds.tell(Input::Sources(self.scraping.apply(&jobs, discovered, acting)));
+        move |shard| view.as_ref().is_some_and(|view| view.acting.contains(shard))
     }
 
     /// Reads the configuration again; what is wrong leaves the old one in use.
@@ -569,14 +591,16 @@ impl Peer {
         let file = self.options.config_file.clone();
         let loaded = tokio::task::spawn_blocking(move || Settings::load(&file)).await;
         let applied = loaded.map_err(|error| error.to_string()).and_then(|loaded| loaded).and_then(|settings| {
+            let planned = self.ruling.plan(&settings)?;
             let jobs = settings.jobs.iter().map(|job| (job.job_name.as_str(), &job.discovery));
             self.discovery.apply(jobs).map_err(|error| error.to_string())?;
-            Ok(settings)
+            Ok((settings, planned))
         });
         match applied {
-            Ok(settings) => {
+            Ok((settings, planned)) => {
                 self.settings.store(Arc::new(settings));
                 self.apply_storage();
+                self.ruling.apply(planned, self.acting());
                 let found = Arc::clone(&self.discovery.subscribe().borrow());
                 self.apply_targets(&found);
                 self.telemetry.reload_successful.store(1, Ordering::Relaxed);
@@ -615,7 +639,7 @@ impl Peer {
         self.minds.tell(Input::Leave);
         let mut left = self.left.clone();
         let _ = tokio::time::timeout(LEAVE_MAX, left.wait_for(|left| *left)).await;
-        self.scraping.drain(DRAIN_MAX).await;
+        tokio::join!(self.scraping.drain(DRAIN_MAX), self.ruling.drain(DRAIN_MAX));
         // What was streamed last has to reach the holders before the connections end.
         let drained = async {
             while self.live.as_ref().is_some_and(|live| live.backlog().values().any(|bytes| *bytes > 0)) {
@@ -636,27 +660,6 @@ impl Peer {
         }
         self.threads.lock().clear();
         tracing::info!("See you next time!");
-    }
-}
-
-fn engine_options(options: &Options, settings: &Settings) -> EngineOptions {
-    let parse = promesh_promql::parser::ParseOptions {
-        experimental_functions: options.features.promql_experimental_functions,
-        extended_range_selectors: options.features.promql_extended_range_selectors,
-        fill_modifiers: options.features.promql_binop_fill_modifiers,
-        ..promesh_promql::parser::ParseOptions::default()
-    };
-    let features = promesh_promql::Features {
-        parse,
-        start_timestamps: options.features.use_start_timestamps,
-        type_and_unit_labels: options.features.type_and_unit_labels,
-    };
-    EngineOptions {
-        lookback_delta: options.query.lookback,
-        max_samples: options.query.samples_max,
-        default_step: settings.loaded.config.global.evaluation_interval,
-        delayed_name_removal: options.features.promql_delayed_name_removal,
-        features,
     }
 }
 

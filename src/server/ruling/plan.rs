@@ -1,0 +1,207 @@
+//! From rule files to groups: checked as a whole, so that a bad rule leaves all of the old ones in use.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use promesh_config::rules::{RuleFile, RuleGroup};
+use promesh_config::{ConfigErrors, Problem};
+use promesh_model::shard::shard_of_names;
+use promesh_model::{Labels, ShardId};
+use promesh_promql::Engine;
+use promesh_replication::SourceId;
+use promesh_rules::{AlertingSpec, GroupSpec, RecordingSpec, RuleSpec, Settings as GroupSettings};
+
+use crate::options::Options;
+use crate::settings::Settings;
+
+/// A group that is to be evaluated by whoever owns its shard.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// Its identity, alike on all peers.
+    pub source: SourceId,
+    /// Where it is owned.
+    pub shard: ShardId,
+    /// What it is.
+    pub spec: GroupSpec,
+    /// Its file as this peer found it, for people.
+    pub path: String,
+    /// The identity of each rule's batches, in order.
+    pub rule_sources: Vec<SourceId>,
+    /// What it shares with others.
+    pub settings: Arc<GroupSettings>,
+}
+
+impl Planned {
+    /// Whether nothing changed that an evaluation would notice.
+    pub fn is_same(&self, other: &Planned) -> bool {
+        self.spec == other.spec
+            && self.settings.external_labels == other.settings.external_labels
+            && self.settings.query_offset == other.settings.query_offset
+    }
+
+    pub(super) fn interval_ms(&self) -> i64 {
+        promesh_model::time::ms_of(self.spec.interval).max(1)
+    }
+}
+
+/// All groups of the settings.
+///
+/// # Errors
+/// Every expression and every template that does not parse, with its place.
+pub fn plan(
+    settings: &Settings,
+    options: &Options,
+    external_url: &str,
+    engine: &Engine,
+) -> Result<Vec<Planned>, String> {
+    let global = &settings.loaded.config.global;
+    let shared = Arc::new(GroupSettings {
+        external_labels: global.external_labels.clone(),
+        external_url: external_url.to_owned(),
+        resend_delay: options.rules.resend_delay,
+        query_offset: global.rule_query_offset,
+        for_grace_period: options.rules.grace_period,
+        for_outage_tolerance: options.rules.outage_tolerance,
+        incomplete_hold: options.rules.incomplete_hold,
+    });
+    let folder = options.config_file.path.parent().unwrap_or(Path::new(""));
+    let mut planned = Vec::new();
+    let mut problems = Vec::new();
+    for file in &settings.rules {
+        // Peers may keep their configuration in different folders, and agree all the same.
+        let relative = Path::new(&file.path).strip_prefix(folder).unwrap_or(Path::new(&file.path));
+        let relative = relative.to_string_lossy().into_owned();
+        for group in &file.groups {
+            problems.extend(problems_of(file, group, engine));
+            let spec = group_spec(group, &relative, global.evaluation_interval);
+            let source = source_of(&["rules", &relative, &group.name]);
+            planned.push(Planned {
+                source,
+                shard: shard_of_names(&[&relative, &group.name]),
+                rule_sources: rule_sources(source, &spec),
+                spec,
+                path: file.path.clone(),
+                settings: Arc::clone(&shared),
+            });
+        }
+    }
+    if problems.is_empty() { Ok(planned) } else { Err(ConfigErrors(problems).to_string()) }
+}
+
+fn problems_of(file: &RuleFile, group: &RuleGroup, engine: &Engine) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for rule in &group.rules {
+        if let Err(error) = engine.parse(&rule.expr.value) {
+            problems.push(file.problem(rule.expr.at, format!("could not parse expression: {error}")));
+        }
+        if let RuleSpec::Alerting(alerting) = rule_spec(rule, group)
+            && let Err(error) = alerting.check()
+        {
+            problems.push(file.problem(rule.alert.at, error.to_string()));
+        }
+    }
+    problems
+}
+
+fn group_spec(group: &RuleGroup, file: &str, default_interval: std::time::Duration) -> GroupSpec {
+    GroupSpec {
+        file: file.to_owned(),
+        name: group.name.clone(),
+        interval: if group.interval.is_zero() { default_interval } else { group.interval },
+        limit: group.limit,
+        query_offset: group.query_offset,
+        rules: group.rules.iter().map(|rule| rule_spec(rule, group)).collect(),
+    }
+}
+
+fn rule_spec(rule: &promesh_config::rules::Rule, group: &RuleGroup) -> RuleSpec {
+    let labels = merged(&group.labels, &rule.labels);
+    let expression = rule.expr.value.clone();
+    if rule.record.value.is_empty() {
+        RuleSpec::Alerting(AlertingSpec {
+            alert: rule.alert.value.clone(),
+            expression,
+            hold: rule.r#for,
+            keep_firing_for: rule.keep_firing_for,
+            labels,
+            annotations: rule.annotations.clone(),
+        })
+    } else {
+        RuleSpec::Recording(RecordingSpec { record: rule.record.value.clone(), expression, labels })
+    }
+}
+
+/// A rule's own labels win.
+fn merged(group: &Labels, rule: &Labels) -> Labels {
+    let mut labels = group.to_builder();
+    for (name, value) in rule.iter() {
+        labels.set(name, value);
+    }
+    labels.build()
+}
+
+/// A rule's batches are a source of their own: one slot has one batch of a source. Named by what the rule is, not by its
+/// place, so that a rule put before it does not take over its series.
+fn rule_sources(group: SourceId, spec: &GroupSpec) -> Vec<SourceId> {
+    let group = format!("{:032x}", group.0);
+    let mut seen: HashMap<(&str, &Labels), usize> = HashMap::new();
+    let source = |rule: &RuleSpec, ordinal: usize| {
+        source_of(&["rule", &group, rule.name(), &rule.labels().to_string(), &ordinal.to_string()])
+    };
+    let mut sources = Vec::with_capacity(spec.rules.len());
+    for rule in &spec.rules {
+        let ordinal = seen.entry((rule.name(), rule.labels())).or_default();
+        sources.push(source(rule, *ordinal));
+        *ordinal += 1;
+    }
+    sources
+}
+
+/// 0xff never occurs in UTF-8, so no two lists of texts are one.
+fn source_of(names: &[&str]) -> SourceId {
+    let mut bytes = Vec::new();
+    for name in names {
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.push(0xff);
+    }
+    SourceId(xxhash_rust::xxh3::xxh3_128(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::FileOption;
+
+    fn planned(text: &str) -> Result<Vec<Planned>, String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("prometheus.yml");
+        std::fs::write(&path, "rule_files: [rules.yml]\nglobal: {evaluation_interval: 7s}\n").expect("written");
+        std::fs::write(folder.path().join("rules.yml"), text).expect("written");
+        let settings = Settings::load(&FileOption { path: path.clone(), is_given: true }).expect("it loads");
+        let options = Options { config_file: FileOption { path, is_given: true }, ..Options::defaults() };
+        plan(&settings, &options, "http://here/", &Engine::default())
+    }
+
+    #[test]
+    fn peers_with_other_folders_agree_on_identities() {
+        let text = "groups: [{name: g, labels: {a: b, c: d}, rules: [{record: r, expr: up, labels: {a: x}}, {record: r, expr: up}, {record: r, expr: up}]}]";
+        let (one, other) = (planned(text).expect("it plans"), planned(text).expect("it plans"));
+        assert_eq!((one[0].source, one[0].shard), (other[0].source, other[0].shard));
+        assert_eq!(one[0].rule_sources, other[0].rule_sources);
+        assert!(one[0].is_same(&other[0]));
+        assert_ne!(one[0].rule_sources[1], one[0].rule_sources[2]);
+        assert_eq!(one[0].spec.file, "rules.yml");
+        assert_eq!(one[0].interval_ms(), 7_000);
+        assert_eq!(*one[0].spec.rules[0].labels(), Labels::from_pairs([("a", "x"), ("c", "d")]));
+    }
+
+    #[test]
+    fn what_does_not_parse_is_named_with_its_place() {
+        let error = planned(
+            "groups:\n- name: g\n  rules:\n  - {record: r, expr: 'sum('}\n  - {alert: A, expr: up, labels: {x: '{{ $y }}'}}\n",
+        );
+        let error = error.expect_err("both are wrong");
+        assert!(error.contains("rules.yml:4:") && error.contains("rules.yml:5:"), "{error}");
+    }
+}
