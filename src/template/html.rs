@@ -91,8 +91,9 @@ impl Escaper {
             self.out.push('<');
             return 1;
         }
-        let taken = rest[1..].find('<').map_or(rest.len(), |at| at + 1);
-        let taken = if rest.is_char_boundary(1) { taken } else { rest.find('<').unwrap_or(rest.len()) };
+        // The first character is text, whatever it is.
+        let first = rest.chars().next().map_or(0, char::len_utf8);
+        let taken = rest[first..].find('<').map_or(rest.len(), |at| at + first);
         self.out.push_str(&rest[..taken]);
         taken
     }
