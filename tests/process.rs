@@ -10,12 +10,11 @@ fn promesh() -> Command {
 }
 
 #[test]
-fn it_starts_in_an_empty_folder_and_scrapes_itself() {
+fn a_lone_peer_scrapes_itself_by_peer_discovery() {
     let root = tempfile::tempdir().expect("a folder");
     let absent = root.path().join("peer-0").join("prometheus.yml");
     let mut peer = Peer::new(root.path(), "peer-0", &absent, &[]);
     std::fs::create_dir_all(root.path().join("peer-0")).expect("a folder");
-    // As with no flag at all: the default file is not there.
     std::fs::write(&absent, "scrape_configs: [{job_name: promesh, scrape_interval: 1s, peer_sd_configs: [{}]}]")
         .expect("written");
     peer.start();
