@@ -5,3 +5,4 @@ mod process;
 mod rules;
 mod support;
 mod tidy;
+mod ui;

@@ -16,6 +16,7 @@ mod form;
 mod json;
 mod lifecycle;
 mod listing;
+mod pages;
 mod query;
 mod remote_write;
 mod respond;

@@ -9,6 +9,7 @@ use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, any, get, on};
 use axum::{Router, middleware};
 use http::StatusCode;
+use promesh_ui::Pages;
 use regex::Regex;
 use tokio::sync::Semaphore;
 use tower_http::CompressionLevel;
@@ -16,13 +17,17 @@ use tower_http::compression::CompressionLayer;
 
 use crate::backend::Backend;
 use crate::respond::{no_content, text};
-use crate::{admin, cors, federate, lifecycle, listing, query, remote_write, rules, status, targets};
+use crate::{admin, cors, federate, lifecycle, listing, pages, query, remote_write, rules, status, targets};
 
 /// What flags say about the API.
 #[derive(Clone, Debug)]
 pub struct ApiOptions {
     /// Prefix of all routes: `/`, or `/x` without a slash at its end.
     pub route_prefix: String,
+    /// The path of the external URL: where redirects between pages lead.
+    pub external_path: String,
+    /// The title of the pages.
+    pub page_title: String,
     /// Origins that CORS admits; anchored.
     pub cors_origin: Regex,
     /// POST /-/reload and /-/quit.
@@ -43,6 +48,8 @@ impl Default for ApiOptions {
     fn default() -> Self {
         ApiOptions {
             route_prefix: "/".to_owned(),
+            external_path: "/".to_owned(),
+            page_title: "promesh".to_owned(),
             cors_origin: Regex::new("^(?s:.*)$").expect("a valid expression"),
             enable_lifecycle: false,
             enable_admin_api: false,
@@ -60,16 +67,22 @@ pub(crate) struct Api {
     pub backend: Arc<dyn Backend>,
     pub options: Arc<ApiOptions>,
     pub queries: Arc<Semaphore>,
+    pub pages: Arc<Pages>,
 }
 
 /// All routes over a peer.
 pub fn router(backend: Arc<dyn Backend>, options: ApiOptions) -> Router {
     let queries = Arc::new(Semaphore::new(options.query_concurrency.max(1)));
     let prefix = options.route_prefix.clone();
-    let api = Api { backend, options: Arc::new(options), queries };
-    let routes = ungated(&api).merge(gated(&api)).fallback(not_found).with_state(api);
+    let pages = Arc::new(Pages::new(&options.page_title, &options.external_path));
+    let api = Api { backend, options: Arc::new(options), queries, pages };
+    let routes = ungated(&api).merge(gated(&api)).merge(pages::routes()).fallback(not_found).with_state(api.clone());
     let routes = routes.layer(CompressionLayer::new().quality(CompressionLevel::Fastest));
-    if prefix == "/" { routes } else { Router::new().nest(&prefix, routes).fallback(not_found) }
+    if prefix == "/" {
+        routes
+    } else {
+        pages::outside(&prefix).with_state(api).nest(&prefix, routes).fallback(not_found)
+    }
 }
 
 /// What answers from the first moment on.
@@ -139,7 +152,7 @@ fn methods<T: 'static>(filter: MethodFilter, handler: impl Handler<T, Api>) -> M
     on(filter, handler).options(options).fallback(method_not_allowed)
 }
 
-fn only_get<T: 'static>(handler: impl Handler<T, Api>) -> MethodRouter<Api> {
+pub(crate) fn only_get<T: 'static>(handler: impl Handler<T, Api>) -> MethodRouter<Api> {
     methods(MethodFilter::GET, handler)
 }
 
@@ -163,6 +176,6 @@ async fn method_not_allowed() -> Response {
     text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
 }
 
-async fn not_found() -> Response {
+pub(crate) async fn not_found() -> Response {
     text(StatusCode::NOT_FOUND, "404 page not found")
 }

@@ -1,6 +1,7 @@
 //! The whole router over a fixture, against answers recorded from a real Prometheus.
 
 mod fixture;
+mod pages;
 mod push;
 mod table;
 

@@ -532,6 +532,8 @@ impl Peer {
         let web = &self.options.web;
         promesh_api::ApiOptions {
             route_prefix: web.route_prefix.clone(),
+            external_path: web.external_url.as_ref().map_or("/", |url| url.path()).to_owned(),
+            page_title: web.page_title.clone(),
             cors_origin: web.cors_origin.clone(),
             enable_lifecycle: web.enable_lifecycle,
             enable_admin_api: web.enable_admin_api,
