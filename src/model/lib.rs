@@ -4,6 +4,7 @@
 //! Floor 0: no IO, no clock, no randomness. Everything here is a value.
 
 pub mod codec;
+pub mod digest;
 pub mod duration;
 pub mod frame;
 pub mod histogram;

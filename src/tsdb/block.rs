@@ -345,6 +345,20 @@ impl Block {
         Ok((labels, metas))
     }
 
+    /// Appends the samples of a series within `start ..= end`, without what was deleted.
+    pub fn read_span(
+        &self,
+        series: u32,
+        chunks: &[ChunkMeta],
+        start: i64,
+        end: i64,
+        columns: &mut SeriesColumns,
+        warnings: &mut Vec<String>,
+    ) {
+        self.read_chunks(chunks, start, end, columns, warnings);
+        self.tombstones().apply(self.index.series_ref(series), columns);
+    }
+
     /// A chunk's bytes.
     ///
     /// # Errors

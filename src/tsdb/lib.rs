@@ -12,6 +12,7 @@ pub mod chunk;
 mod columns;
 mod compact;
 pub mod db;
+mod digest;
 pub mod fs;
 pub mod head;
 mod import;
@@ -22,6 +23,7 @@ mod replay;
 
 pub use blocks::{SetAside, open_blocks_read_only};
 pub use db::{Db, DbOptions, Intake, OpenError, OpenReport, WriteError, Written};
+pub use digest::{DigestError, SEAL_AFTER, Window};
 pub use head::{AppendOutcome, HeadChunk, HeadCounts, HeadOptions, Rejected, SampleIndex, TsdbStats};
 pub use import::ImportReport;
 pub use log::{Log, LogError, LogPosition};

@@ -13,7 +13,7 @@
 
 mod segment;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -107,8 +107,11 @@ struct State {
     dirty_tail: bool,
     /// The name of the present segment is not durable yet.
     new_name: bool,
-    /// Closed segments that are not durable yet.
-    closing: Vec<Arc<dyn SyncHandle>>,
+    /// Closed segments that are not durable yet, by number.
+    closing: Vec<(u64, Arc<dyn SyncHandle>)>,
+    /// Segments whose sync failed. The system may since have forgotten which of their bytes never reached the disk, so
+    /// that a later sync of the same file says nothing: they are written anew.
+    suspect: BTreeSet<u64>,
     handle: Arc<dyn SyncHandle>,
     segments: BTreeMap<u64, SegmentState>,
 }
@@ -146,7 +149,7 @@ impl Log {
             segments.insert(number, SegmentState { bytes, newest: Timestamp::MIN });
             // The process that wrote it may have died before it synced.
             let handle = fs.open_append(&segment_path(dir, number)).and_then(|file| file.sync_handle());
-            closing.push(Arc::from(handle.map_err(disk(number))?));
+            closing.push((number, Arc::from(handle.map_err(disk(number))?)));
         }
         let number = numbers.last().map_or(1, |last| last + 1);
         let (writer, handle) = begin_segment(&*fs, dir, number).map_err(disk(number))?;
@@ -159,6 +162,7 @@ impl Log {
             dirty_tail: false,
             new_name: true,
             closing,
+            suspect: BTreeSet::new(),
             handle,
             segments,
         };
@@ -202,35 +206,75 @@ impl Log {
     ///
     /// # Errors
     /// `Disk`: what was appended since the last success may not survive a power cut. A new segment is begun, because
-    /// after a failed sync the system forgets which bytes it could not write.
+    /// after a failed sync the system forgets which bytes it could not write; the next call writes the segment anew
+    /// from what can still be read of it, and only then counts it as durable.
     pub fn sync(&self) -> Result<LogPosition, LogError> {
         let wanted = self.end();
         let _one_at_a_time = self.syncing.lock();
         if *self.synced.lock() >= wanted {
             return Ok(wanted);
         }
-        let (position, closing, handle, new_name) = {
+        self.mend_suspects()?;
+        let (position, closing, new_name) = {
             let mut state = self.state.lock();
             let position = LogPosition { segment: state.segment, offset: state.bytes };
-            let handle = Arc::clone(&state.handle);
-            (position, std::mem::take(&mut state.closing), handle, std::mem::take(&mut state.new_name))
+            let mut closing = std::mem::take(&mut state.closing);
+            closing.push((state.segment, Arc::clone(&state.handle)));
+            (position, closing, std::mem::take(&mut state.new_name))
         };
-        let done = closing
-            .iter()
-            .try_for_each(|handle| handle.sync())
-            .and_then(|()| handle.sync())
-            .and_then(|()| if new_name { self.fs.sync_dir(&self.dir) } else { Ok(()) });
-        if let Err(source) = done {
+        let mut failed = None;
+        for (index, (segment, handle)) in closing.iter().enumerate() {
+            if let Err(source) = handle.sync() {
+                failed = Some((index, *segment, source));
+                break;
+            }
+        }
+        if failed.is_none()
+            && new_name
+            && let Err(source) = self.fs.sync_dir(&self.dir)
+        {
+            self.state.lock().new_name = true;
+            return Err(LogError::Disk { segment: position.segment, source });
+        }
+        if let Some((index, segment, source)) = failed {
             let mut state = self.state.lock();
             state.new_name |= new_name;
-            state.closing.extend(closing);
+            state.suspect.insert(segment);
+            // The present segment is not among the closed ones; `cut` puts it there.
+            let present = state.segment;
+            state.closing.extend(closing.into_iter().skip(index + 1).filter(|(number, _)| *number != present));
             drop(state);
             let _ = self.cut();
-            return Err(LogError::Disk { segment: position.segment, source });
+            return Err(LogError::Disk { segment, source });
         }
         let mut synced = self.synced.lock();
         *synced = (*synced).max(position);
         Ok(position)
+    }
+
+    /// Writes the segments anew whose sync failed: read back, checked frame by frame, written beside, put in place.
+    fn mend_suspects(&self) -> Result<(), LogError> {
+        loop {
+            let (segment, bytes) = {
+                let state = self.state.lock();
+                let Some(&segment) = state.suspect.first() else { return Ok(()) };
+                match state.segments.get(&segment) {
+                    Some(known) => (segment, Some(known.bytes)),
+                    None => (segment, None),
+                }
+            };
+            if let Some(bytes) = bytes {
+                if segment == self.segment() {
+                    // It is still being written, because no new one could be begun when its sync failed.
+                    self.cut()?;
+                }
+                segment::rewrite(&*self.fs, &self.dir, segment, bytes)
+                    .map_err(|source| LogError::Disk { segment, source })?;
+            }
+            let mut state = self.state.lock();
+            state.suspect.remove(&segment);
+            state.closing.retain(|(number, _)| *number != segment);
+        }
     }
 
     /// Everything before this is durable.
@@ -250,7 +294,7 @@ impl Log {
     /// `Disk` when the new file cannot be made; the old one goes on.
     pub fn cut(&self) -> Result<u64, LogError> {
         let mut state = self.state.lock();
-        if state.bytes == SEGMENT_HEADER.len() as u64 && !state.dirty_tail {
+        if state.bytes == SEGMENT_HEADER.len() as u64 && !state.dirty_tail && !state.suspect.contains(&state.segment) {
             return Ok(state.segment);
         }
         let number = state.segment + 1;
@@ -262,7 +306,8 @@ impl Log {
             let _ = state.writer.truncate(bytes);
         }
         let closed = std::mem::replace(&mut state.handle, handle);
-        state.closing.push(closed);
+        let closed_number = state.segment;
+        state.closing.push((closed_number, closed));
         state.writer = writer;
         state.segment = number;
         state.bytes = SEGMENT_HEADER.len() as u64;

@@ -6,4 +6,5 @@ mod support;
 mod blocks;
 mod conformance;
 mod damage;
+mod digests;
 mod reopen;

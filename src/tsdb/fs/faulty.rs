@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,6 +36,9 @@ struct Names {
 struct Content {
     bytes: Vec<u8>,
     synced: Vec<u8>,
+    /// Bytes that a failed sync could not write. They are read back as written, and a later sync, which finds nothing
+    /// left to do, does not make them durable: that is how Linux behaves.
+    forgotten: Vec<Range<usize>>,
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +73,10 @@ impl FaultyFs {
             if let Some(tail) = content.bytes.strip_prefix(content.synced.as_slice()) {
                 bytes.extend_from_slice(&tail[..keep(tail.len()).min(tail.len())]);
             }
-            files.insert(path.clone(), Arc::new(Mutex::new(Content { synced: bytes.clone(), bytes })));
+            files.insert(
+                path.clone(),
+                Arc::new(Mutex::new(Content { synced: bytes.clone(), bytes, forgotten: Vec::new() })),
+            );
         }
         state.live = Names { files, dirs: state.durable.dirs.clone() };
         state.durable = state.live.clone();
@@ -104,6 +111,7 @@ impl FaultyFs {
             let mut content = content.lock();
             change(&mut content.bytes);
             content.synced = content.bytes.clone();
+            content.forgotten.clear();
         }
     }
 
@@ -322,6 +330,8 @@ impl FileWriter for FaultyFile {
         let mut content = self.content.lock();
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         content.bytes.truncate(length);
+        content.forgotten.iter_mut().for_each(|lost| lost.end = lost.end.min(length));
+        content.forgotten.retain(|lost| lost.start < lost.end);
         // A cut may reach the disk at any time; the pessimist lets it be there at once.
         content.synced.truncate(length);
         Ok(())
@@ -344,9 +354,18 @@ impl SyncHandle for FaultySync {
 }
 
 fn sync_content(fs: &FaultyFs, content: &Mutex<Content>) -> io::Result<()> {
-    fs.0.lock().change()?;
+    let changed = fs.0.lock().change();
     let mut content = content.lock();
-    content.synced = content.bytes.clone();
+    if changed.is_err() {
+        let lost = content.synced.len()..content.bytes.len();
+        content.forgotten.push(lost);
+        return changed;
+    }
+    let mut synced = content.bytes.clone();
+    for lost in &content.forgotten {
+        synced[lost.clone()].fill(0);
+    }
+    content.synced = synced;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use promesh_model::ShardId;
 use promesh_model::labels::Labels;
 
 use super::pages::PAGE_SLOTS;
@@ -25,6 +26,18 @@ pub struct SortedSeries {
     pub symbols: Vec<Arc<str>>,
     /// Slots and their generations.
     slots: Vec<(u32, u32)>,
+}
+
+impl SortedSeries {
+    /// How many series.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
 }
 
 /// Which samples a cut takes.
@@ -65,6 +78,20 @@ impl Head {
         let ranks_of = |entry: &(u32, u32, u32, u32)| &arena[entry.2 as usize..entry.3 as usize];
         series.sort_unstable_by(|a, b| ranks_of(a).cmp(ranks_of(b)));
         SortedSeries { symbols, slots: series.into_iter().map(|(slot, generation, _, _)| (slot, generation)).collect() }
+    }
+
+    /// The slot and the labels of the series at a place of that order, if it is still there and its shard is wanted.
+    pub fn sorted_at(
+        &self,
+        sorted: &SortedSeries,
+        place: usize,
+        wanted: impl Fn(ShardId) -> bool,
+    ) -> Option<(u32, Labels)> {
+        let (slot, generation) = *sorted.slots.get(place)?;
+        let page = self.pages.page(slot)?.lock();
+        let found = &page[slot as usize % PAGE_SLOTS];
+        let series = found.series.as_ref().filter(|series| found.generation == generation && wanted(series.shard))?;
+        Some((slot, labels_of(&self.index.read().symbols, &series.labels)))
     }
 
     /// Calls `each` with the labels and chunks of every series that has samples in `start .. end`, in label order.

@@ -155,6 +155,23 @@ impl Head {
             && self.oldest.load(Ordering::Acquire) <= end
     }
 
+    /// Appends the samples within `start ..= end` of the series with these labels, if it is still in that slot.
+    pub fn read_slot(
+        &self,
+        slot: u32,
+        labels: &Labels,
+        start: i64,
+        end: i64,
+        columns: &mut SeriesColumns,
+        warnings: &mut Vec<String>,
+    ) {
+        self.with_series(slot, |series| {
+            if super::same_labels(&self.index.read().symbols, &series.labels, labels) {
+                self.read_series(series, start, end, columns, warnings);
+            }
+        });
+    }
+
     /// Appends a series' samples within `start ..= end` that are not in blocks.
     pub(super) fn read_series(
         &self,

@@ -52,6 +52,26 @@ pub fn segment_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:016}"))
 }
 
+/// Writes a closed segment of `bytes` bytes anew and makes it durable, from what can be read of it now.
+///
+/// # Errors
+/// As the system says, and when what is read is not whole any more; the old file stays.
+pub fn rewrite(fs: &dyn Fs, dir: &Path, number: u64, bytes: u64) -> io::Result<()> {
+    let path = segment_path(dir, number);
+    let length = usize::try_from(bytes).map_err(io::Error::other)?;
+    let content = fs.read_at(&path, 0, length)?;
+    let mut at = SEGMENT_HEADER.len();
+    if content.len() != length || !content.starts_with(&SEGMENT_HEADER) {
+        return Err(io::Error::other("what was not written to the disk cannot be read back"));
+    }
+    while at < length {
+        let (_, taken) = frame::read(&content[at..], FRAME_BYTES_MAX)
+            .map_err(|error| io::Error::other(format!("what was not written to the disk is damaged: {error}")))?;
+        at += taken;
+    }
+    crate::fs::replace_file(fs, &path, &content)
+}
+
 /// The numbers of the segments in a folder, rising.
 pub fn list(fs: &dyn Fs, dir: &Path) -> io::Result<Vec<u64>> {
     let mut numbers: Vec<u64> = fs

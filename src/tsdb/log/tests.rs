@@ -67,6 +67,44 @@ fn a_full_disk_refuses_and_forgets_nothing() {
 }
 
 #[test]
+fn a_failed_sync_is_not_made_good_by_the_next() {
+    let fs = FaultyFs::new();
+    let (log, _, _) = open(&fs);
+    log.append(&frame_of(b"one"), Timestamp(1), None).expect("appends");
+    let before = log.sync().expect("syncs");
+    let lost = log.append(&frame_of(b"two"), Timestamp(2), None).expect("appends");
+    fs.fail_after(1, Fault::Io);
+    assert!(log.sync().is_err());
+    assert_eq!(log.synced_to(), before);
+    // The system reports a lost write once: a second sync of the same file would say that all is well.
+    log.sync().expect("the segment is written anew");
+    assert!(log.synced_to() > lost);
+    log.append(&frame_of(b"six"), Timestamp(3), None).expect("appends");
+    log.sync().expect("syncs");
+    drop(log);
+    fs.crash(|_| 0);
+    assert_eq!(open(&fs).2, [b"one".to_vec(), b"two".to_vec(), b"six".to_vec()]);
+}
+
+#[test]
+fn bytes_that_cannot_be_read_back_are_never_called_durable() {
+    let fs = FaultyFs::new();
+    let (log, _, _) = open(&fs);
+    let lost = log.append(&frame_of(b"one"), Timestamp(1), None).expect("appends");
+    fs.fail_after(1, Fault::Io);
+    assert!(log.sync().is_err());
+    fs.damage(&segment_path(Path::new("log"), lost.segment), |bytes| bytes[8 + HEADER_BYTES] ^= 1);
+    log.append(&frame_of(b"two"), Timestamp(2), None).expect("appends");
+    for _ in 0..3 {
+        assert!(log.sync().is_err());
+        assert!(log.synced_to() <= lost);
+    }
+    // Its samples are in a block now: nothing waits for it any more.
+    log.remove_through(lost.segment).expect("removes");
+    assert_eq!(log.sync().expect("syncs"), log.end());
+}
+
+#[test]
 fn a_flipped_bit_costs_one_frame() {
     let fs = FaultyFs::new();
     let (log, _, _) = open(&fs);
