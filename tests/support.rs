@@ -1,5 +1,7 @@
 //! Real processes and the little that is needed to talk to them.
 
+pub mod hook;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -177,6 +179,41 @@ impl Peer {
         }
     }
 
+    /// Whether it has a TCP socket with this local port.
+    pub fn holds_port(&self, port: u16) -> bool {
+        self.has_socket(|local, _, _| local == port)
+    }
+
+    /// Whether it waits for a connection to this port to be accepted.
+    pub fn connects_to(&self, port: u16) -> bool {
+        const SYN_SENT: &str = "02";
+        self.has_socket(|_, remote, state| remote == port && state == SYN_SENT)
+    }
+
+    /// Whether one of its TCP sockets, by local port, remote port and state, is so.
+    fn has_socket(&self, wanted: impl Fn(u16, u16, &str) -> bool) -> bool {
+        let Some(child) = &self.child else { return false };
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+        let port = |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap_or(""), 16).unwrap_or(0);
+        let inodes: Vec<String> = table
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .filter(|fields| fields.len() > 9 && wanted(port(fields[1]), port(fields[2]), fields[3]))
+            .map(|fields| format!("socket:[{}]", fields[9]))
+            .collect();
+        let open = std::fs::read_dir(format!("/proc/{}/fd", child.id()));
+        let links = open.into_iter().flatten().flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        links.into_iter().any(|link| inodes.iter().any(|inode| link.to_string_lossy() == *inode))
+    }
+
+    /// Sends it a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let child = self.child.as_ref().expect("it was started");
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
     /// SIGTERM; answers its exit code.
     pub fn terminate(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("it was started");
@@ -250,12 +287,27 @@ pub fn post(port: u16, path: &str) -> (u16, String) {
     request(port, "POST", path)
 }
 
+/// DELETE.
+pub fn delete(port: u16, path: &str) -> (u16, String) {
+    request(port, "DELETE", path)
+}
+
+/// POST of JSON.
+pub fn send_json(port: u16, path: &str, body: &Value) -> (u16, String) {
+    exchange(port, "POST", path, "Content-Type: application/json\r\n", &body.to_string())
+}
+
 fn request(port: u16, method: &str, path: &str) -> (u16, String) {
+    exchange(port, method, path, "", "")
+}
+
+fn exchange(port: u16, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
     let exchange = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        let head = format!("{method} {path} HTTP/1.0\r\nHost: test\r\nContent-Length: 0\r\n\r\n");
-        stream.write_all(head.as_bytes())?;
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.0\r\nHost: test\r\n{headers}Content-Length: {length}\r\n\r\n");
+        stream.write_all((head + body).as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
@@ -268,12 +320,18 @@ fn request(port: u16, method: &str, path: &str) -> (u16, String) {
 
 /// A mesh of peers over one configuration, all ready.
 pub fn mesh(root: &Path, count: usize, config: &str) -> Vec<Peer> {
+    mesh_with(root, count, config, &[])
+}
+
+/// The same, each peer with some more flags.
+pub fn mesh_with(root: &Path, count: usize, config: &str, flags: &[String]) -> Vec<Peer> {
     let path = root.join("prometheus.yml");
     std::fs::write(&path, config).expect("written");
     let mut peers: Vec<Peer> = Vec::new();
     for number in 0..count {
         let seeds: Vec<&Peer> = peers.iter().take(1).collect();
         let mut peer = Peer::new(root, &format!("peer-{number}"), &path, &seeds);
+        peer.arguments.extend_from_slice(flags);
         peer.start();
         peers.push(peer);
     }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use promesh_config::alertmanager::Receiver;
 use promesh_config::alertmanager::matchers::{MatcherMode, parse};
 use promesh_model::regexp::Regexp;
 use promesh_model::{Labels, MatchOp, Matcher, Now, Timestamp};
@@ -27,6 +28,9 @@ impl Serialize for ApiTime {
 /// A receiver's name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ReceiverView {
+    /// What it is called by besides; in the list of receivers only.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
     /// The name.
     pub name: String,
 }
@@ -64,7 +68,7 @@ pub struct GettableAlert {
     /// When it was last heard of.
     pub updated_at: ApiTime,
     /// Where it came from.
-    #[serde(rename = "generatorURL")]
+    #[serde(rename = "generatorURL", skip_serializing_if = "String::is_empty")]
     pub generator_url: String,
     /// Its labels.
     pub labels: Labels,
@@ -81,6 +85,7 @@ pub struct AlertGroupView {
     /// Who is told.
     pub receiver: ReceiverView,
     /// Labels that the route adds.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
     pub route_labels: Labels,
 }
 
@@ -115,16 +120,12 @@ impl AlertFilter {
     pub fn parse<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<AlertFilter, String> {
         let mut filter = AlertFilter::default();
         for (name, value) in parameters {
-            let flag = || match value {
-                "true" | "1" => Ok(true),
-                "false" | "0" => Ok(false),
-                _ => Err(format!("{name} in query must be of type boolean: {value:?}")),
-            };
+            let flag = || is_true(value);
             match name {
-                "active" => filter.active = flag()?,
-                "silenced" => filter.silenced = flag()?,
-                "inhibited" => filter.inhibited = flag()?,
-                "muted" => filter.muted = flag()?,
+                "active" => filter.active = flag(),
+                "silenced" => filter.silenced = flag(),
+                "inhibited" => filter.inhibited = flag(),
+                "muted" => filter.muted = flag(),
                 "filter" => filter.matchers.extend(parse_filter(value)?),
                 "receiver" => {
                     let regexp = Regexp::new(value);
@@ -149,8 +150,14 @@ impl AlertFilter {
     }
 }
 
+/// What go-openapi takes for true; everything else is false.
+fn is_true(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    matches!(text.as_str(), "true" | "1" | "yes" | "ok" | "y" | "on" | "selected" | "checked" | "t" | "enabled")
+}
+
 fn parse_filter(text: &str) -> Result<Vec<Matcher>, String> {
-    parse(text, MatcherMode::Fallback).map_err(|reason| format!("bad matcher format: {reason}"))
+    parse(text, MatcherMode::Fallback)
 }
 
 /// An alert as a client posts it.
@@ -462,7 +469,7 @@ impl Alerting {
         for node in self.tree().matching(&value.labels) {
             let name = self.tree().node(node).receiver.clone();
             if !receivers.iter().any(|receiver| receiver.name == name) {
-                receivers.push(ReceiverView { name });
+                receivers.push(ReceiverView { labels: Labels::empty(), name });
             }
         }
         let grace = self.grace();
@@ -519,7 +526,7 @@ impl Alerting {
             views.push(AlertGroupView {
                 alerts,
                 labels: labels.clone(),
-                receiver: ReceiverView { name: route.receiver.clone() },
+                receiver: ReceiverView { labels: Labels::empty(), name: route.receiver.clone() },
                 route_labels: route.labels.clone(),
             });
         }
@@ -529,7 +536,12 @@ impl Alerting {
 
     /// `GET /api/v2/receivers`
     pub fn receivers_view(&self) -> Vec<ReceiverView> {
-        self.tree().receivers().map(|name| ReceiverView { name: name.to_owned() }).collect()
+        let shown = |receiver: &Receiver| {
+            let name = ("name", receiver.name.as_str());
+            let labels = receiver.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            ReceiverView { labels: labels.chain([name]).collect(), name: receiver.name.clone() }
+        };
+        self.config().receivers.iter().map(shown).collect()
     }
 
     /// `GET /api/v2/silences`: active ones by end, pending ones by beginning, expired ones by end, the last first.
@@ -556,6 +568,37 @@ impl Alerting {
             SilenceState::Expired => (2, -view.ends_at.0.ms(), view.id.clone()),
         });
         Ok(views.into_iter().map(|(_, view)| view).collect())
+    }
+
+    /// Firing alerts: those that are heard, and those that are silenced or inhibited.
+    pub fn alert_counts(&self, now: Now) -> [usize; 2] {
+        let firing = self.alerts.iter().filter(|(_, value)| value.is_firing(now.wall, self.grace()));
+        firing.fold([0, 0], |[active, quiet], (_, value)| {
+            if self.is_quiet(&value.labels, now.wall) { [active, quiet + 1] } else { [active + 1, quiet] }
+        })
+    }
+
+    /// Silences: active, expired, pending.
+    pub fn silence_counts(&self, now: Now) -> [usize; 3] {
+        self.silences.iter().fold([0; 3], |mut counts, (_, value)| {
+            let at = match value.state(now.wall) {
+                SilenceState::Active => 0,
+                SilenceState::Expired => 1,
+                SilenceState::Pending => 2,
+            };
+            counts[at] += 1;
+            counts
+        })
+    }
+
+    /// Groups, those without a firing alert among them.
+    pub fn group_count(&self) -> usize {
+        self.dispatcher.groups().count()
+    }
+
+    /// Entries of the notification log.
+    pub fn log_count(&self) -> usize {
+        self.log.len()
     }
 
     /// `GET /api/v2/silence/{id}`
@@ -620,6 +663,6 @@ mod tests {
         let (id, body) = parse_silence(silence).unwrap();
         assert_eq!((id, body.check()), (None, Ok(())));
         assert!(parse_silence(b"{}").is_err());
-        assert!(AlertFilter::parse([("active", "maybe")]).is_err());
+        assert!(!AlertFilter::parse([("active", "maybe")]).unwrap().active);
     }
 }

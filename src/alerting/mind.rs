@@ -323,8 +323,8 @@ pub struct Alerting {
     next_claim: u64,
     waiting: BTreeMap<u64, Waiting>,
     next_request: u64,
-    /// The request of a forwarded post whose acknowledgement is asked for next in the same message.
-    forwarded_just_now: Option<u64>,
+    /// By peer, the request of a forwarded post whose acknowledgement it asks for next.
+    forwarded_just_now: BTreeMap<PeerId, u64>,
     disk: Vec<DiskRecord>,
     after_disk: Vec<Deferred>,
     deferred: VecDeque<(u64, Deferred)>,
@@ -397,7 +397,7 @@ impl Alerting {
             next_claim: 0,
             waiting: BTreeMap::new(),
             next_request: 0,
-            forwarded_just_now: None,
+            forwarded_just_now: BTreeMap::new(),
             disk: Vec::new(),
             after_disk: Vec::new(),
             deferred: VecDeque::new(),

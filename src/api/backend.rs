@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::pager::Pager;
+
 /// Whether a peer answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
@@ -363,7 +365,12 @@ pub trait Backend: Send + Sync + 'static {
     fn wal_replay(&self) -> [u64; 3];
 
     /// This peer's own metrics, in text format 0.0.4.
-    fn metrics(&self) -> String;
+    async fn metrics(&self) -> String;
+
+    /// The alerting half, for `/api/v2`.
+    fn pager(&self) -> Option<Arc<dyn Pager>> {
+        None
+    }
 
     /// Labels that federated series get.
     fn external_labels(&self) -> Labels;

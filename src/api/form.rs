@@ -82,7 +82,7 @@ pub(crate) fn parse_bool(text: &str) -> Result<bool, String> {
 }
 
 /// `a=b&c=d`, in order. Pairs that are not decodable are left out, as Go does when nobody asks for the error.
-fn parse_pairs(bytes: &[u8]) -> Vec<(String, String)> {
+pub(crate) fn parse_pairs(bytes: &[u8]) -> Vec<(String, String)> {
     let decode = |part: &[u8]| {
         let spaced: Vec<u8> = part.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
         percent_decode(&spaced).decode_utf8().ok().map(std::borrow::Cow::into_owned)

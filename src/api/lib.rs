@@ -16,6 +16,7 @@ mod form;
 mod json;
 mod lifecycle;
 mod listing;
+pub mod pager;
 mod pages;
 mod query;
 mod remote_write;
@@ -28,9 +29,11 @@ mod targets;
 #[cfg(test)]
 mod tests;
 mod time;
+mod v2;
 
 pub use backend::Backend;
 pub use error::{ApiError, ErrorType};
 pub use json::{write_float, write_timestamp};
+pub use pager::Pager;
 pub use router::{ApiOptions, router};
 pub use serve::{ServeOptions, serve};

@@ -17,7 +17,7 @@ use tower_http::compression::CompressionLayer;
 
 use crate::backend::Backend;
 use crate::respond::{no_content, text};
-use crate::{admin, cors, federate, lifecycle, listing, pages, query, remote_write, rules, status, targets};
+use crate::{admin, cors, federate, lifecycle, listing, pages, query, remote_write, rules, status, targets, v2};
 
 /// What flags say about the API.
 #[derive(Clone, Debug)]
@@ -104,14 +104,19 @@ fn ungated(api: &Api) -> Router<Api> {
 fn gated(api: &Api) -> Router<Api> {
     let gate = middleware::from_fn_with_state(api.clone(), lifecycle::gate);
     let cors = middleware::from_fn_with_state(api.clone(), cors::allow_origin);
-    let enveloped = Router::new().nest("/api/v1", reads().merge(admin_routes())).layer(cors);
+    let enveloped = Router::new().nest("/api/v1", reads().merge(admin_routes())).layer(cors.clone());
     // Remote write bounds its bodies itself.
     let push = Router::new().route("/api/v1/write", only_post(remote_write::write)).layer(DefaultBodyLimit::disable());
+    let alerts = match api.backend.pager() {
+        Some(pager) => Router::new().nest("/api/v2", v2::router(pager)).layer(cors.clone()),
+        None => Router::new(),
+    };
     Router::new()
         .route("/-/ready", only_get(lifecycle::ready))
         .route("/federate", only_get(federate::federate))
         .route("/version", only_get(status::version))
         .merge(enveloped)
+        .merge(alerts)
         .merge(push)
         .layer(gate)
 }

@@ -60,7 +60,7 @@ pub(crate) async fn version(State(api): State<Api>) -> Response {
 }
 
 pub(crate) async fn metrics(State(api): State<Api>) -> Response {
-    with_type(api.backend.metrics(), TEXT_FORMAT)
+    with_type(api.backend.metrics().await, TEXT_FORMAT)
 }
 
 pub(crate) fn with_type(text: String, content_type: &'static str) -> Response {

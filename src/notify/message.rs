@@ -1,6 +1,6 @@
 //! A notification as templates and receivers see it.
 
-use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 use promesh_alerting::Notification;
 use promesh_alerting::alert::fingerprint;
@@ -19,7 +19,7 @@ pub struct Message<'a> {
     value: Value,
     template: &'a Template,
     /// What went wrong in templates.
-    errors: RefCell<Vec<String>>,
+    errors: Mutex<Vec<String>>,
 }
 
 impl<'a> Message<'a> {
@@ -43,7 +43,7 @@ impl<'a> Message<'a> {
             external_url: external_url.to_owned(),
         };
         let mut message =
-            Message { notification, value: data.to_value(), data, template, errors: RefCell::new(Vec::new()) };
+            Message { notification, value: data.to_value(), data, template, errors: Mutex::new(Vec::new()) };
         message.render_route_labels();
         message
     }
@@ -78,7 +78,7 @@ impl<'a> Message<'a> {
         });
         rendered.unwrap_or_else(|error| {
             let fallback = format!("[template failed: {error}] {}", self.fallback());
-            self.errors.borrow_mut().push(error.to_string());
+            self.errors.lock().unwrap_or_else(PoisonError::into_inner).push(error.to_string());
             if html { promesh_template::html::escape_html(&fallback) } else { fallback }
         })
     }
@@ -103,7 +103,7 @@ impl<'a> Message<'a> {
 
     /// What went wrong in templates so far.
     pub fn errors(&self) -> Vec<String> {
-        self.errors.borrow().clone()
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What the notification is about, without any template.

@@ -190,8 +190,12 @@ impl Backend for PeerBackend {
         [0, segment, segment]
     }
 
-    fn metrics(&self) -> String {
-        exposition::metrics(&self.0)
+    async fn metrics(&self) -> String {
+        exposition::metrics(&self.0).await
+    }
+
+    fn pager(&self) -> Option<Arc<dyn promesh_api::Pager>> {
+        Some(Arc::clone(&self.0.paging) as Arc<dyn promesh_api::Pager>)
     }
 
     fn external_labels(&self) -> Labels {

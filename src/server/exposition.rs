@@ -6,19 +6,44 @@ use std::sync::atomic::Ordering;
 use crate::clock;
 use crate::run::Peer;
 
-struct Page(String);
+/// A page of metrics as it grows.
+pub struct Page(String);
 
 impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
+    /// A family's head.
+    pub fn family(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn value(&mut self, name: &str, kind: &str, help: &str, value: f64) {
+    /// A family of one sample.
+    pub fn value(&mut self, name: &str, kind: &str, help: &str, value: f64) {
         self.family(name, kind, help);
         let _ = writeln!(self.0, "{name} {value}");
     }
 
-    fn labelled(&mut self, name: &str, kind: &str, help: &str, label: &str, values: &[(String, f64)]) {
+    /// One sample of the family that was begun last.
+    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let pairs: Vec<String> =
+            labels.iter().map(|(name, value)| format!("{name}={}", promesh_model::labels::quoted(value))).collect();
+        let labels = if pairs.is_empty() { String::new() } else { format!("{{{}}}", pairs.join(",")) };
+        let _ = writeln!(self.0, "{name}{labels} {value}");
+    }
+
+    /// One histogram of the family that was begun last; the last bucket has no bound.
+    pub fn histogram(&mut self, name: &str, labels: &[(&str, &str)], bounds: &[String], buckets: &[u64], sum: f64) {
+        let mut count = 0;
+        let bounds = bounds.iter().map(String::as_str).chain(["+Inf"]);
+        for (bound, bucket) in bounds.zip(buckets) {
+            count += bucket;
+            let with_bound: Vec<(&str, &str)> = labels.iter().copied().chain([("le", bound)]).collect();
+            self.sample(&format!("{name}_bucket"), &with_bound, count as f64);
+        }
+        self.sample(&format!("{name}_sum"), labels, sum);
+        self.sample(&format!("{name}_count"), labels, count as f64);
+    }
+
+    /// A family of samples that differ in one label.
+    pub fn labelled(&mut self, name: &str, kind: &str, help: &str, label: &str, values: &[(String, f64)]) {
         self.family(name, kind, help);
         for (of, value) in values {
             let _ = writeln!(self.0, "{name}{{{label}={}}} {value}", promesh_model::labels::quoted(of));
@@ -27,11 +52,13 @@ impl Page {
 }
 
 /// The page.
-pub fn metrics(peer: &Peer) -> String {
+pub async fn metrics(peer: &Peer) -> String {
     let mut page = Page(String::with_capacity(8 << 10));
     storage(&mut page, peer);
     scraping(&mut page, peer);
     ruling(&mut page, peer);
+    peer.paging.metrics(&mut page).await;
+    alertmanager_configuration(&mut page, peer);
     mesh(&mut page, peer);
     process(&mut page, peer);
     page.0
@@ -82,6 +109,21 @@ fn scraping(page: &mut Page, peer: &Peer) {
         "scrape_job",
         &pools,
     );
+}
+
+/// Both files are loaded or neither.
+fn alertmanager_configuration(page: &mut Page, peer: &Peer) {
+    let telemetry = &peer.telemetry;
+    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
+    let help = "Whether the last attempt to load the configuration succeeded.";
+    let loaded = load(&telemetry.reload_successful);
+    page.value("alertmanager_config_last_reload_successful", "gauge", help, loaded);
+    let help = "When the configuration was last loaded.";
+    let at = load(&telemetry.reload_success_at);
+    page.value("alertmanager_config_last_reload_success_timestamp_seconds", "gauge", help, at);
+    // 48 bits of the digest: what a float holds, as upstream has it.
+    let hash = (peer.paging.configuration().digest & 0xffff_ffff_ffff) as f64;
+    page.value("alertmanager_config_hash", "gauge", "Hash of the configuration of delivery.", hash);
 }
 
 fn ruling(page: &mut Page, peer: &Peer) {

@@ -26,6 +26,7 @@ use crate::ingest::Ingest;
 use crate::journal::Journal;
 use crate::live::{LIVE, Live};
 use crate::minds::{Addresses, Minds, Task};
+use crate::paging::{ALERTING, ASK, Paging};
 use crate::ruling::{RULES, Ruling};
 use crate::scraping::Scraping;
 use crate::telemetry::Telemetry;
@@ -60,6 +61,8 @@ pub struct Hands {
     pub scraping: Arc<Scraping>,
     /// Evaluations of rule groups.
     pub ruling: Arc<Ruling>,
+    /// Alerts.
+    pub paging: Arc<Paging>,
     /// The newest view, for readers.
     pub view: watch::Sender<Option<Arc<MeshView>>>,
     /// The newest changes.
@@ -246,6 +249,10 @@ impl Hands {
                     let hands = Arc::clone(&self);
                     tokio::spawn(async move { hands.listen(peer, frames).await });
                 }
+                TransportEvent::Stream { peer, kind: ALERTING, frames, .. } => {
+                    let paging = Arc::clone(&self.paging);
+                    tokio::spawn(async move { paging.listen(peer, frames).await });
+                }
                 TransportEvent::Stream { frames, .. } => frames.stop(),
                 TransportEvent::Connected { peer, addr, class } => tracing::debug!(%peer, %addr, ?class, "connected"),
                 TransportEvent::Disconnected { peer, addr, class, reason } => {
@@ -274,6 +281,9 @@ impl Hands {
                     let view = hands.view.borrow().clone();
                     copy::serve(hands.ingest.db(), view.as_deref(), &bytes, responder, &runtime);
                 });
+            }
+            ASK => {
+                tokio::spawn(async move { hands.paging.answer(bytes, responder).await });
             }
             RULES => {
                 tokio::spawn(async move { hands.ruling.answer(responder.stream()).await });

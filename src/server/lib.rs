@@ -19,6 +19,8 @@ mod live;
 pub mod logging;
 mod minds;
 pub mod options;
+mod outgoing;
+mod paging;
 mod ruling;
 pub mod run;
 mod scraping;

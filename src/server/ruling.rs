@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ingest::Ingest;
 use crate::options::Options;
+use crate::outgoing::Outgoing;
 use crate::settings::Settings;
 
 pub use pages::{RULES, Shown};
@@ -79,6 +80,8 @@ pub struct Means {
     pub storage: Arc<dyn Queryable>,
     /// The mesh as it is seen here.
     pub view: watch::Receiver<Option<Arc<MeshView>>>,
+    /// Where alerts go.
+    pub outgoing: Arc<Outgoing>,
 }
 
 /// All rule groups of the configuration, and the evaluations of those that this peer acts for.
@@ -131,10 +134,6 @@ impl Ruling {
                 self.under_way.spawn_blocking(move || ruling.end_series(&entry));
             }
         }
-        let has_alerts = |table: &Table| table.entries.values().any(|entry| entry.has_alerts());
-        if has_alerts(&table) && !has_alerts(&before) {
-            tracing::warn!("alerts of rules are shown and stored, but not delivered: delivery is not built");
-        }
         self.table.store(Arc::new(table));
     }
 
@@ -160,6 +159,11 @@ impl Ruling {
             }
         });
         true
+    }
+
+    /// Whether any rule fires alerts.
+    pub fn has_alerts(&self) -> bool {
+        self.table.load().entries.values().any(|entry| entry.has_alerts())
     }
 
     /// Lets the evaluations that were started end.

@@ -25,6 +25,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::backend::PeerBackend;
 use crate::clock;
 use crate::facts::Facts;
+use crate::files::Disk;
 use crate::hands::Hands;
 use crate::identity::PeerFolder;
 use crate::ingest::{Ingest, Lanes, LogDecoder};
@@ -32,6 +33,8 @@ use crate::journal::Journal;
 use crate::live::Live;
 use crate::minds::{self, Addresses, Minds, ToMesh};
 use crate::options::{ClusterOptions, Options, TrustOptions};
+use crate::outgoing::Outgoing;
+use crate::paging::{self, Configuration, Paging};
 use crate::ruling::{Means, Ruling};
 use crate::scraping::Scraping;
 use crate::settings::{self, Current, Settings};
@@ -96,8 +99,8 @@ pub fn run(options: Options) -> ExitCode {
 }
 
 async fn live(options: Options) -> Result<(), StartError> {
-    settings::refuse_delivery(&options)?;
     let settings = Settings::load(&options.config_file)?;
+    let delivery = Configuration::load(&options.alertmanager.config_file, &Disk)?;
     let mut stop = Signals::new()?;
     let listeners = listen(&options.web.listen).await?;
     let web_address = listeners[0].local_addr()?;
@@ -109,7 +112,16 @@ async fn live(options: Options) -> Result<(), StartError> {
         None => None,
     };
     let options = Arc::new(options);
-    let peer = Arc::new(Peer::start(options, settings, db, lanes, folder, (id, generation), cluster, web_address)?);
+    let peer = Arc::new(Peer::start(
+        options,
+        (settings, delivery),
+        db,
+        lanes,
+        folder,
+        (id, generation),
+        cluster,
+        web_address,
+    )?);
     peer.tell_facts().await;
     let served = peer.serve(listeners);
     tracing::info!(peer = %id, generation = generation.0, web = %web_address, "Server is ready to receive web requests.");
@@ -249,6 +261,10 @@ pub struct Peer {
     pub scraping: Arc<Scraping>,
     /// Its rule groups.
     pub ruling: Arc<Ruling>,
+    /// Where their alerts go.
+    outgoing: Arc<Outgoing>,
+    /// Its alerting half.
+    pub paging: Arc<Paging>,
     /// The mesh as it sees it.
     pub view: watch::Receiver<Option<Arc<MeshView>>>,
     /// The newest changes.
@@ -289,7 +305,7 @@ impl Peer {
     #[allow(clippy::too_many_arguments)] // each is made before the next and none belongs to another
     fn start(
         options: Arc<Options>,
-        settings: Settings,
+        (settings, delivery): (Settings, Configuration),
         db: Arc<Db>,
         lanes: Arc<Lanes>,
         folder: PeerFolder,
@@ -352,15 +368,33 @@ impl Peer {
         let storage: Arc<dyn Queryable> =
             Arc::new(MeshQueryable::new(Arc::clone(&local), view.clone(), transport.clone(), runtime));
         let engine = Arc::new(Engine::new(settings::engine_options(&options, &settings)));
+        let external_url = settings::external_url(&options, web_address);
+        let means = paging::Means {
+            options: &options,
+            data: db.dir(),
+            who: (id, generation),
+            external_url: &external_url,
+            transport: transport.clone(),
+            addresses: Arc::clone(&addresses),
+            own_address,
+            view: view.clone(),
+        };
+        let (paging, paging_threads) = Paging::start(means, delivery, now)?;
+        let outgoing = Arc::new(Outgoing::new(&external_url));
+        outgoing.apply(&settings.loaded.config);
+        let pager = Arc::clone(&paging);
+        outgoing.to(Box::new(move |alerts| pager.take(alerts)));
         let ruling = Arc::new(Ruling::new(Means {
             options: Arc::clone(&options),
-            external_url: settings::external_url(&options, web_address),
+            external_url,
+            outgoing: Arc::clone(&outgoing),
             ingest: Arc::clone(&ingest),
             engine: Arc::clone(&engine),
             storage: Arc::clone(&storage),
             view: view.clone(),
         }));
         ruling.apply(ruling.plan(&settings)?, |_| false);
+        settings::warn_of_delivery(&settings, &paging.configuration(), ruling.has_alerts());
         let hands = Arc::new(Hands {
             transport: transport.clone(),
             minds: minds.clone(),
@@ -370,6 +404,7 @@ impl Peer {
             live: live.clone(),
             scraping: Arc::clone(&scraping),
             ruling: Arc::clone(&ruling),
+            paging: Arc::clone(&paging),
             view: view_sender,
             journal: Arc::clone(&journal),
             folder,
@@ -396,6 +431,8 @@ impl Peer {
             ingest,
             scraping,
             ruling,
+            outgoing,
+            paging,
             view,
             journal,
             telemetry,
@@ -415,7 +452,7 @@ impl Peer {
             stage: AtomicU8::new(STARTING),
             left,
             quit: tokio::sync::Notify::new(),
-            threads: Mutex::new(threads),
+            threads: Mutex::new(threads.into_iter().chain(paging_threads).collect()),
             reloading: tokio::sync::Mutex::new(()),
         };
         peer.apply_storage();
@@ -590,19 +627,26 @@ impl Peer {
     /// Everything wrong with the new one.
     pub async fn reload(&self) -> Result<(), String> {
         let _one_at_a_time = self.reloading.lock().await;
-        let file = self.options.config_file.clone();
-        let loaded = tokio::task::spawn_blocking(move || Settings::load(&file)).await;
-        let applied = loaded.map_err(|error| error.to_string()).and_then(|loaded| loaded).and_then(|settings| {
+        let (file, alerts) = (self.options.config_file.clone(), self.options.alertmanager.config_file.clone());
+        let load = move || Ok((Settings::load(&file)?, Configuration::load(&alerts, &Disk)?));
+        let loaded = tokio::task::spawn_blocking(load).await;
+        let loaded = loaded.map_err(|error| error.to_string()).and_then(|loaded| loaded);
+        let applied = loaded.and_then(|(settings, delivery)| {
             let planned = self.ruling.plan(&settings)?;
+            let notifiers = self.paging.prepare(&delivery)?;
             let jobs = settings.jobs.iter().map(|job| (job.job_name.as_str(), &job.discovery));
             self.discovery.apply(jobs).map_err(|error| error.to_string())?;
-            Ok((settings, planned))
+            Ok((settings, planned, delivery, notifiers))
         });
         match applied {
-            Ok((settings, planned)) => {
+            Ok((settings, planned, delivery, notifiers)) => {
+                self.outgoing.apply(&settings.loaded.config);
+                self.paging.apply(delivery, notifiers);
                 self.settings.store(Arc::new(settings));
                 self.apply_storage();
                 self.ruling.apply(planned, self.acting());
+                let settings = self.settings.load();
+                settings::warn_of_delivery(&settings, &self.paging.configuration(), self.ruling.has_alerts());
                 let found = Arc::clone(&self.discovery.subscribe().borrow());
                 self.apply_targets(&found);
                 self.telemetry.reload_successful.store(1, Ordering::Relaxed);
@@ -641,7 +685,7 @@ impl Peer {
         self.minds.tell(Input::Leave);
         let mut left = self.left.clone();
         let _ = tokio::time::timeout(LEAVE_MAX, left.wait_for(|left| *left)).await;
-        tokio::join!(self.scraping.drain(DRAIN_MAX), self.ruling.drain(DRAIN_MAX));
+        tokio::join!(self.scraping.drain(DRAIN_MAX), self.ruling.drain(DRAIN_MAX), self.paging.drain(DRAIN_MAX));
         // What was streamed last has to reach the holders before the connections end.
         let drained = async {
             while self.live.as_ref().is_some_and(|live| live.backlog().values().any(|bytes| *bytes > 0)) {
@@ -652,6 +696,7 @@ impl Peer {
         self.minds.tell_membership(MembershipInput::Leave);
         tokio::time::sleep(Duration::from_millis(150)).await;
         let _ = self.minds.mesh.send(ToMesh::Stop);
+        self.paging.stop();
         let db = Arc::clone(self.ingest.db());
         let synced = tokio::task::spawn_blocking(move || db.sync()).await;
         if let Ok(Err(error)) = synced {

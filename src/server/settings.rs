@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use promesh_config::prometheus::{self, Loaded, ScrapeConfig};
+use promesh_config::prometheus::{self, Discovery, Loaded, ScrapeConfig};
 use promesh_config::rules::{self, RuleFile};
 use promesh_promql::EngineOptions;
 
 use crate::files::Disk;
 use crate::options::{FileOption, Options};
+use crate::paging::Configuration;
 
 /// What a peer scrapes that was given no configuration: all peers, itself among them.
 const BUILT_IN: &str = "scrape_configs:\n- job_name: promesh\n  peer_sd_configs: [{}]\n";
@@ -47,19 +48,30 @@ impl Settings {
     }
 }
 
-/// Delivery from inside is not built: a configuration for it must not look as if it were in force.
-///
-/// # Errors
-/// When there is one.
-pub fn refuse_delivery(options: &Options) -> Result<(), String> {
-    let file = &options.alertmanager.config_file;
-    if file.is_given || file.path.exists() {
-        let path = file.path.display();
-        return Err(format!(
-            "{path} (--alertmanager.config.file): delivery of alerts is not built: start without this file"
-        ));
+/// Says where alerts go when that is not what somebody might think.
+pub fn warn_of_delivery(settings: &Settings, delivery: &Configuration, has_alerts: bool) {
+    let outside: Vec<String> = settings.loaded.config.alerting.alertmanagers.iter().map(described).collect();
+    match (delivery.is_given, outside.is_empty()) {
+        (true, false) => tracing::warn!(
+            inside = %delivery.file.display(),
+            outside = outside.join(", "),
+            "alerts are delivered from inside and sent to Alertmanagers outside: receivers of both are told twice"
+        ),
+        (false, true) if has_alerts => tracing::warn!(
+            "alerts of rules are shown and stored, and nobody is told: there is no alertmanager.yml \
+             (--alertmanager.config.file) and no alerting section with Alertmanagers"
+        ),
+        _ => {}
     }
-    Ok(())
+}
+
+/// Where Alertmanagers outside are: their addresses if they are written down, else how they are found.
+fn described(outside: &prometheus::AlertmanagerConfig) -> String {
+    let targets = |discovery: &Discovery| match discovery {
+        Discovery::Static(groups) => groups.iter().flat_map(|group| group.targets.clone()).collect(),
+        _ => vec!["discovered ones".to_owned()],
+    };
+    outside.discovery.0.iter().flat_map(targets).collect::<Vec<String>>().join(", ")
 }
 
 /// The URL under which people reach this peer.

@@ -220,8 +220,8 @@ impl Alerting {
             return;
         };
         if value.state(now.wall) == SilenceState::Expired {
-            let error = SilenceError::Invalid(format!("silence {id} already expired"));
-            self.outputs.push_back(Output::SilencePut { token, result: Err(error) });
+            // As upstream: it is what was asked for.
+            self.outputs.push_back(Output::SilencePut { token, result: Ok(id) });
             return;
         }
         value.expired_at = Some(now.wall);

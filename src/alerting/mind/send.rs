@@ -208,7 +208,7 @@ impl Alerting {
     }
 
     /// Whether an alert is silenced or inhibited.
-    fn is_quiet(&self, labels: &Labels, now: Timestamp) -> bool {
+    pub(crate) fn is_quiet(&self, labels: &Labels, now: Timestamp) -> bool {
         self.inhibitor.inhibited_by(labels, |key| self.alerts.get(&key).map(|value| &value.labels)).is_some()
             || self.silences.iter().any(|(_, silence)| silence.silences(labels, now))
     }

@@ -171,7 +171,7 @@ impl Alerting {
             Part::Done(key, done) => self.keep_done(key, &done, now),
             Part::Forward(alerts) => {
                 // The request that follows asks for the acknowledgement.
-                self.forwarded_just_now = Some(self.next_request + 1);
+                self.forwarded_just_now.insert(from, self.next_request + 1);
                 self.accept_post(Waiter::Nobody, alerts, now);
             }
             Part::AckWanted(request) => self.ack(from, request),
@@ -192,7 +192,7 @@ impl Alerting {
     /// Acknowledges what came before in the message, once it is durable. A forwarded post is acknowledged once another
     /// elector has it too.
     fn ack(&mut self, from: PeerId, request: u64) {
-        if let Some(post) = self.forwarded_just_now.take()
+        if let Some(post) = self.forwarded_just_now.remove(&from)
             && let Some(waiting) = self.waiting.get_mut(&post)
         {
             waiting.whose = Waiter::Forwarded(from, request);

@@ -229,7 +229,7 @@ impl Backend for Fixture {
         [0, 1, 1]
     }
 
-    fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
         "# TYPE x gauge\nx 1\n".into()
     }
 

@@ -78,8 +78,7 @@ impl Ruling {
                 let result = self.append(entry, rule, slot, &samples, state.is_whole);
                 state.group.appended(token, &result, clock::now());
             }
-            // Nobody takes them yet; a WARN at the start says so.
-            Output::Alerts(_) => {}
+            Output::Alerts(alerts) => self.means.outgoing.send(&alerts),
             Output::Finished { evaluated: true, .. } => {
                 self.write_end(entry, slot);
                 state.evaluated = slot.at;

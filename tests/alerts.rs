@@ -1,0 +1,397 @@
+//! Alerts as an on-call engineer gets them: from a rule or a post to a webhook, once, whoever dies on the way.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::support::hook::{ClogEnd, Hook, Manner};
+use crate::support::{Exporter, Peer, get, mesh_with, one_mesh_at_a_time, pause, post, send_json, wall};
+
+/// What the route of most tests says.
+const ROUTE: &str = "group_by: [alertname], group_wait: 1s, group_interval: 2s, repeat_interval: 4h";
+/// Nothing is sent so long after the last thing that should be: a second sender would have had its turn.
+const QUIET_MS: u64 = 8_000;
+
+fn write(path: PathBuf, text: &str) -> PathBuf {
+    std::fs::write(&path, text).expect("written");
+    path
+}
+
+/// So many peers without targets that deliver to a webhook.
+fn pagers(root: &Path, count: usize, hook: &Hook, route: &str) -> Vec<Peer> {
+    let file = write(root.join("alertmanager.yml"), &hook.config(route));
+    let flag = format!("--alertmanager.config.file={}", file.display());
+    let peers = mesh_with(root, count, "scrape_configs: []\n", &[flag]);
+    for peer in &peers {
+        peer.wait("all peers vote", 30_000, || (electors(peer) == count).then_some(()));
+    }
+    peers
+}
+
+fn status(peer: &Peer) -> Value {
+    serde_json::from_str(&get(peer.web, "/api/v2/status").1).unwrap_or(Value::Null)
+}
+
+fn electors(peer: &Peer) -> usize {
+    status(peer)["electorate"]["members"].as_array().map_or(0, Vec::len)
+}
+
+/// An alert as a Prometheus would post it.
+fn alert(name: &str, ended: bool) -> Value {
+    let now = wall();
+    let end = if ended { now - 1.0 } else { now + 3600.0 };
+    json!({"labels": {"alertname": name, "severity": "page"}, "endsAt": instant(end)})
+}
+
+/// RFC 3339, of seconds.
+fn instant(at: f64) -> String {
+    let seconds = at as i64;
+    let days = seconds.div_euclid(86_400);
+    // Source: H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
+    let z = days + 719_468;
+    let (era, doe) = (z.div_euclid(146_097), z.rem_euclid(146_097));
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+    let year = yoe + era * 400 + i64::from(month <= 2);
+    let rest = seconds.rem_euclid(86_400);
+    let ms = (at.fract() * 1000.0) as i64;
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+fn post_alert(peer: &Peer, name: &str, ended: bool) {
+    let (status, body) = send_json(peer.web, "/api/v2/alerts", &json!([alert(name, ended)]));
+    assert_eq!(status, 200, "{body}\n{}", peer.log());
+}
+
+fn firing(name: &str) -> String {
+    format!("firing {{\"alertname\":\"{name}\"}}")
+}
+
+fn resolved(name: &str) -> String {
+    format!("resolved {{\"alertname\":\"{name}\"}}")
+}
+
+/// Who sends for a group: it fires and ends once, and whoever told is asked for.
+fn learn_sender(peers: &[Peer], hook: &Hook, name: &str) -> usize {
+    let before = hook.told().len();
+    hook.answer(Manner::Holding);
+    post_alert(&peers[0], name, false);
+    let told = hook.wait_for(before + 1, 15.0);
+    let sender = peers.iter().position(|peer| peer.holds_port(told[before].from.port()));
+    hook.answer(Manner::Kind);
+    post_alert(&peers[0], name, true);
+    hook.wait_for(before + 2, 15.0);
+    assert_eq!(hook.taken()[before..], [firing(name), resolved(name)]);
+    sender.expect("the sender is one of ours")
+}
+
+/// Somebody who is not that one.
+fn other_than(peers: &[Peer], one: usize) -> &Peer {
+    &peers[(one + 1) % peers.len()]
+}
+
+/// Ends the alert, and checks that from `since` on it was told once, and its end once.
+fn ends_once(peers: &[Peer], one: usize, hook: &Hook, since: usize, name: &str) {
+    pause(QUIET_MS);
+    assert_eq!(hook.taken()[since..], [firing(name)], "{}", other_than(peers, one).log());
+    post_alert(other_than(peers, one), name, true);
+    hook.wait_for(since + 2, 15.0);
+    pause(QUIET_MS);
+    assert_eq!(hook.taken()[since..], [firing(name), resolved(name)]);
+}
+
+#[test]
+fn a_lone_peer_tells_within_two_seconds_of_its_start() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let hook = Hook::start();
+    let rules = "groups: [{name: g, rules: [{alert: Always, expr: vector(1), labels: {severity: page}, annotations: \
+                 {summary: 'is {{ $value }}'}}]}]\n";
+    write(root.path().join("rules.yml"), rules);
+    let config = "global: {evaluation_interval: 1s, external_labels: {dc: x}}\nrule_files: [rules.yml]\n";
+    let file = write(root.path().join("am.yml"), &hook.config("group_by: [alertname], group_wait: 0s"));
+    let config = write(root.path().join("prometheus.yml"), config);
+    let flag = format!("--alertmanager.config.file={}", file.display());
+    let mut peer = Peer::new(root.path(), "peer-0", &config, &[]).with(flag);
+    let began = wall();
+    peer.start();
+    let told = &hook.wait_for(1, 30.0)[0];
+    let took = told.at - began;
+    assert!(took <= 2.0, "it took {took:.2} s\n{}", peer.log());
+    let body = &told.body;
+    assert_eq!((&body["version"], &body["receiver"]), (&json!("4"), &json!("hook")));
+    assert_eq!(body["groupKey"], "{}:{alertname=\"Always\"}");
+    assert_eq!(body["alerts"][0]["labels"], json!({"alertname": "Always", "dc": "x", "severity": "page"}));
+    assert_eq!(body["alerts"][0]["annotations"]["summary"], "is 1");
+    let link = format!("http://127.0.0.1:{}/graph?g0.expr=vector%281%29&g0.tab=1", peer.web);
+    assert_eq!(body["alerts"][0]["generatorURL"], link);
+    assert_eq!(told.key.len(), 32, "{told:?}");
+    peer.wait("it counts", 5_000, || {
+        (peer.metric("promesh_notifications_sent_total{integration=\"webhook\"}") == 1.0).then_some(())
+    });
+}
+
+#[test]
+fn a_bad_alertmanager_file_is_named_and_the_old_one_stays() {
+    let root = tempfile::tempdir().expect("a folder");
+    let hook = Hook::start();
+    let peers = pagers(root.path(), 1, &hook, ROUTE);
+    let file = write(root.path().join("alertmanager.yml"), "route:\n  reciever: hook\nreceivers: [{name: hook}]\n");
+    let (status, body) = post(peers[0].web, "/-/reload");
+    assert_eq!(status, 500);
+    assert!(body.contains("alertmanager.yml:2:3") && body.contains("reciever"), "{body}");
+    assert_eq!(peers[0].metric("alertmanager_config_last_reload_successful"), 0.0);
+    post_alert(&peers[0], "Old", false);
+    hook.wait_for(1, 10.0);
+    let flag = format!("--alertmanager.config.file={}", file.display());
+    let mut second = Peer::new(root.path(), "peer-9", &root.path().join("prometheus.yml"), &[]).with(flag);
+    second.start();
+    assert_eq!(second.wait_end(), Some(1));
+    assert!(second.log().contains("alertmanager.yml:2:3"), "{}", second.log());
+
+    write(file, &hook.config("group_by: [severity], group_wait: 0s"));
+    assert_eq!(post(peers[0].web, "/-/reload").0, 200);
+    post_alert(&peers[0], "New", false);
+    hook.wait_for(2, 10.0);
+    assert_eq!(hook.told()[1].body["groupLabels"], json!({"severity": "page"}));
+}
+
+#[test]
+fn a_sender_killed_before_its_intent_or_after_its_done_tells_nobody_twice() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let hook = Hook::start();
+    let mut peers = pagers(root.path(), 3, &hook, &ROUTE.replace("group_wait: 1s", "group_wait: 3s"));
+    let sender = learn_sender(&peers, &hook, "A");
+    // Before the flush: nobody wants to send yet.
+    post_alert(other_than(&peers, sender), "A", false);
+    pause(1_000);
+    let posted = wall() - 1.0;
+    peers[sender].kill();
+    let told = hook.wait_for(3, 30.0);
+    let late = told[2].at - posted - 3.0;
+    assert!(late <= 5.0, "{late:.1} s late");
+    ends_once(&peers, sender, &hook, 2, "A");
+    // After it was told and logged.
+    peers[sender].start();
+    peers[sender].wait_ready();
+    peers[sender].wait("it votes again", 30_000, || (electors(&peers[sender]) == 3).then_some(()));
+    pause(6_000);
+    let before = hook.told().len();
+    post_alert(other_than(&peers, sender), "A", false);
+    let told = hook.wait_for(before + 1, 15.0);
+    pause(1_500);
+    let second = peers.iter().position(|peer| peer.holds_port(told[before].from.port())).unwrap_or(sender);
+    peers[second].kill();
+    ends_once(&peers, second, &hook, before, "A");
+}
+
+#[test]
+fn a_sender_killed_between_its_intent_and_its_connection_tells_nobody_twice() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let hook = Hook::start();
+    let clog = ClogEnd::start(hook.clone());
+    let config = hook.config(ROUTE).replace(&hook.address.to_string(), &clog.address.to_string());
+    let file = write(root.path().join("am.yml"), &config);
+    let flag = format!("--alertmanager.config.file={}", file.display());
+    let mut peers = mesh_with(root.path(), 3, "scrape_configs: []\n", &[flag]);
+    for peer in &peers {
+        peer.wait("all peers vote", 30_000, || (electors(peer) == 3).then_some(()));
+    }
+    // Nobody accepts connections: whoever connects has its claim, and not told yet.
+    post_alert(&peers[0], "B", false);
+    let connecting = |peer: &Peer| peer.connects_to(clog.address.port());
+    let sender = peers[0].wait("somebody connects", 15_000, || peers.iter().position(connecting));
+    peers[sender].kill();
+    clog.open();
+    hook.wait_for(1, 30.0);
+    ends_once(&peers, sender, &hook, 0, "B");
+}
+
+#[test]
+fn a_sender_killed_before_its_done_is_repeated_at_most_once_and_recognisably() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let hook = Hook::start();
+    let mut peers = pagers(root.path(), 3, &hook, ROUTE);
+    hook.answer(Manner::Holding);
+    post_alert(&peers[0], "C", false);
+    let told = hook.wait_for(1, 15.0);
+    let port = told[0].from.port();
+    let sender = peers.iter().position(|peer| peer.holds_port(port)).expect("the sender is one of ours");
+    // The receiver has it; its 200 will find nobody.
+    peers[sender].kill();
+    hook.answer(Manner::Kind);
+    pause(15_000);
+    let told = hook.told();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[0].key, told[1].key);
+    post_alert(other_than(&peers, sender), "C", true);
+    hook.wait_for(3, 15.0);
+    pause(QUIET_MS);
+    assert_eq!(hook.taken(), [firing("C"), firing("C"), resolved("C")]);
+}
+
+#[test]
+fn all_killed_and_restarted_tell_nothing_again_and_every_end() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let hook = Hook::start();
+    let mut peers = pagers(root.path(), 3, &hook, ROUTE);
+    let names: Vec<String> = (0..20).map(|n| format!("D{n:02}")).collect();
+    for (n, name) in names.iter().enumerate() {
+        post_alert(&peers[n % 3], name, false);
+    }
+    hook.wait_for(20, 20.0);
+    pause(3_000);
+    peers.iter_mut().for_each(Peer::kill);
+    peers.iter_mut().for_each(Peer::start);
+    peers.iter().for_each(Peer::wait_ready);
+    pause(QUIET_MS + 4_000);
+    let mut taken = hook.taken();
+    taken.sort();
+    assert_eq!(taken, names.iter().map(|name| firing(name)).collect::<Vec<_>>());
+    for (n, name) in names.iter().enumerate() {
+        post_alert(&peers[n % 3], name, true);
+    }
+    hook.wait_for(40, 30.0);
+    pause(QUIET_MS);
+    let mut taken = hook.taken().split_off(20);
+    taken.sort();
+    assert_eq!(taken, names.iter().map(|name| resolved(name)).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_alert_posted_to_a_peer_that_dies_is_told_and_two_survive_as_one() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let hook = Hook::start();
+    let mut peers = pagers(root.path(), 2, &hook, ROUTE);
+    post_alert(&peers[0], "E", false);
+    // It was acknowledged, so somebody else has it.
+    peers[0].kill();
+    let began = wall();
+    let told = hook.wait_for(1, 40.0);
+    // Detection, the hold without a majority, and a look every second.
+    assert!(told[0].at - began <= 16.0, "{:.1} s", told[0].at - began);
+    pause(QUIET_MS);
+    assert_eq!(hook.taken(), [firing("E")]);
+    assert!(told[0].degraded, "{told:?}");
+    peers[0].start();
+    peers[0].wait_ready();
+    pause(QUIET_MS);
+    post_alert(&peers[0], "E", true);
+    hook.wait_for(2, 20.0);
+    pause(QUIET_MS);
+    assert_eq!(hook.taken(), [firing("E"), resolved("E")]);
+}
+
+#[test]
+fn five_thousand_groups_at_once_are_five_thousand_notifications() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let hook = Hook::start();
+    let peers = pagers(root.path(), 3, &hook, ROUTE);
+    let began = wall();
+    for part in 0..10 {
+        let alerts: Vec<Value> = (0..500).map(|n| alert(&format!("F{:04}", part * 500 + n), false)).collect();
+        let (status, body) = send_json(peers[part % 3].web, "/api/v2/alerts", &json!(alerts));
+        assert_eq!(status, 200, "{body}");
+    }
+    let told = hook.wait_for(5_000, 120.0);
+    let took = told.iter().map(|told| told.at).fold(0.0, f64::max) - began;
+    println!("5,000 groups: {took:.1} s");
+    pause(2 * QUIET_MS);
+    let mut taken = hook.taken();
+    taken.sort();
+    assert_eq!(taken, (0..5_000).map(|n| firing(&format!("F{n:04}"))).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_rules_alert_is_told_on_time_though_its_evaluator_is_killed() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let (hook, exporter) = (Hook::start(), Exporter::start());
+    let file = write(root.path().join("am.yml"), &hook.config("group_by: [alertname], group_wait: 0s"));
+    write(root.path().join("rules.yml"), "groups: []\n");
+    let config = exporter.config(1, "1s", "900ms");
+    let config = config.replace("global: {", "rule_files: [rules.yml]\nglobal: {evaluation_interval: 1s, ");
+    let flag = format!("--alertmanager.config.file={}", file.display());
+    let mut peers = mesh_with(root.path(), 3, &config, &[flag]);
+    for peer in &peers {
+        peer.wait("all peers vote", 30_000, || (electors(peer) == 3).then_some(()));
+    }
+    let rules = "groups: [{name: g, rules: [{alert: High, expr: 'level{kind=\"a\"} > 1', for: 15s}]}]\n";
+    write(root.path().join("rules.yml"), rules);
+    for peer in &peers {
+        assert_eq!(post(peer.web, "/-/reload").0, 200);
+    }
+    let since = peers[0].wait("the alert is pending", 15_000, || {
+        let series = peers[0].query("ALERTS_FOR_STATE{alertname=\"High\"}");
+        series.first()?["value"][1].as_str()?.parse::<f64>().ok()
+    });
+    let iterations = |peer: &Peer| peer.metric("prometheus_rule_group_iterations_total");
+    let evaluator = peers.iter().position(|peer| iterations(peer) >= 2.0);
+    let evaluator = evaluator.unwrap_or_else(|| {
+        pause(2_000);
+        peers.iter().position(|peer| iterations(peer) >= 2.0).expect("somebody evaluates")
+    });
+    peers[evaluator].kill();
+    let told = hook.wait_for(1, 40.0);
+    let late = told[0].at - since - 15.0;
+    assert!((-1.0..=2.0).contains(&late), "{late:.2} s late");
+    pause(QUIET_MS);
+    assert_eq!(hook.taken(), [firing("High")]);
+}
+
+#[test]
+fn a_receiver_that_fails_for_a_while_is_told_once() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let hook = Hook::start();
+    let peers = pagers(root.path(), 3, &hook, ROUTE);
+    hook.answer(Manner::Failing);
+    post_alert(&peers[0], "G", false);
+    hook.wait_for(2, 20.0);
+    pause(4_000);
+    hook.answer(Manner::Kind);
+    peers[0].wait("it is told", 30_000, || (hook.taken().len() == 1).then_some(()));
+    pause(QUIET_MS);
+    assert_eq!(hook.taken(), [firing("G")]);
+    let keys: Vec<String> = hook.told().into_iter().map(|told| told.key).collect();
+    assert!(keys.windows(2).all(|pair| pair[0] == pair[1]), "{keys:?}");
+}
+
+#[test]
+fn silences_and_groups_are_the_same_on_every_peer() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let hook = Hook::start();
+    let peers = pagers(root.path(), 3, &hook, &ROUTE.replace("group_wait: 1s", "group_wait: 4s"));
+    let now = wall();
+    let silence = json!({
+        "matchers": [{"name": "alertname", "value": "H.*", "isRegex": true, "isEqual": true}],
+        "startsAt": instant(now), "endsAt": instant(now + 600.0), "createdBy": "me", "comment": "quiet",
+    });
+    let (status, body) = send_json(peers[0].web, "/api/v2/silences", &silence);
+    assert_eq!(status, 200, "{body}");
+    let id = serde_json::from_str::<Value>(&body).expect("JSON")["silenceID"].as_str().expect("a name").to_owned();
+    post_alert(&peers[1], "H", false);
+    post_alert(&peers[2], "I", false);
+    hook.wait_for(1, 15.0);
+    pause(3_000);
+    assert_eq!(hook.taken(), [firing("I")]);
+    let lists: Vec<Vec<Value>> = peers
+        .iter()
+        .map(|peer| serde_json::from_str(&get(peer.web, "/api/v2/alerts/groups").1).expect("JSON"))
+        .collect();
+    assert!(lists[0].len() == 2 && lists.iter().all(|list| *list == lists[0]), "{lists:?}");
+    assert_eq!(lists[0][0]["alerts"][0]["status"]["silencedBy"], json!([id]));
+    let gone = crate::support::delete(peers[2].web, &format!("/api/v2/silence/{id}"));
+    assert_eq!(gone.0, 200, "{}", gone.1);
+    hook.wait_for(2, 15.0);
+    assert_eq!(hook.taken(), [firing("I"), firing("H")]);
+}
