@@ -91,6 +91,8 @@ fn ungated(api: &Api) -> Router<Api> {
     let always = Router::new()
         .route("/api/v1/status/walreplay", only_get(status::wal_replay))
         .route("/api/v1/notifications", only_get(status::notifications))
+        // A peer that is not ready yet is when one wants to know how the mesh is.
+        .route("/api/v1/cluster", only_get(status::cluster))
         .layer(cors);
     Router::new()
         .route("/-/healthy", only_get(lifecycle::healthy))
@@ -143,7 +145,6 @@ fn reads() -> Router<Api> {
         .route("/status/buildinfo", only_get(status::build_info))
         .route("/status/runtimeinfo", only_get(status::runtime_info))
         .route("/status/tsdb", only_get(status::tsdb))
-        .route("/cluster", only_get(status::cluster))
 }
 
 fn admin_routes() -> Router<Api> {

@@ -74,12 +74,12 @@ fn over_with(options: ApiOptions) -> Router {
 async fn a_peer_that_is_not_ready_says_so() {
     for (readiness, stopping) in [(Readiness::Starting, "false"), (Readiness::Stopping, "true")] {
         let router = over(Fixture { readiness, ..Fixture::default() });
-        for path in ["/api/v1/query?query=1", "/-/ready", "/federate", "/api/v1/cluster"] {
+        for path in ["/api/v1/query?query=1", "/-/ready", "/federate", "/api/v1/status/flags"] {
             let reply = get(&router, path).await;
             assert_eq!((reply.status, reply.text().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"));
             assert_eq!(reply.header("x-prometheus-stopping"), stopping);
         }
-        for path in ["/-/healthy", "/metrics", "/api/v1/status/walreplay"] {
+        for path in ["/-/healthy", "/metrics", "/api/v1/status/walreplay", "/api/v1/cluster"] {
             assert_eq!(get(&router, path).await.status, StatusCode::OK, "{path}");
         }
     }

@@ -35,7 +35,12 @@ const MORE = [
 const ALIASES = { graph: 'query', 'alertmanager-discovery': 'status' };
 const ALL = [...PAGES, ...MORE];
 
-const meta = (name) => document.querySelector(`meta[name="promesh-${name}"]`)?.content ?? '';
+/** What `--web.page-title` is when nobody gave one: Prometheus' own name says nothing here. */
+const TITLE_UNSET = 'Prometheus Time Series Collection and Processing Server';
+const title = () => {
+  const given = document.querySelector('meta[name="promesh-title"]')?.content;
+  return !given || given === TITLE_UNSET ? 'promesh' : given;
+};
 const currentPath = () => {
   const last = location.pathname.split('/').pop();
   return ALIASES[last] ?? last;
@@ -161,9 +166,8 @@ function App() {
   const [help, setHelp] = useState(false);
   useKeys(() => setHelp(true));
   const [, name, Page] = ALL.find(([page]) => page === path) ?? PAGES[0];
-  const title = meta('title');
   useEffect(() => {
-    document.title = `${name} · ${title}`;
+    document.title = `${name} · ${title()}`;
   }, [name]);
   return (
     <>
@@ -171,7 +175,7 @@ function App() {
       <header>
         <a class="brand" href="query">
           <img src={document.querySelector('link[rel=icon]').href} alt="" width="22" height="22" />
-          {title}
+          <span>{title()}</span>
         </a>
         <nav aria-label="Pages">
           {PAGES.map(([page, text]) => <a key={page} href={page} aria-current={page === path ? 'page' : undefined}>{text}</a>)}

@@ -98,7 +98,7 @@ export function Loaded({ polled, children }) {
     <>
       {error && (
         <Banner kind={error.starting ? 'info' : 'bad'}>
-          {error.message} {data !== undefined && at && <span class="muted">Below is what it said <Ago ms={at} />.</span>}
+          {error.message} {error.starting && <><a href="cluster">The cluster page</a> shows how far it is. </>}{data !== undefined && at && <span class="muted">Below is what it said <Ago ms={at} />.</span>}
         </Banner>
       )}
       {data === undefined ? !error && <p class="muted waiting">Asking the peer…</p> : children(data)}

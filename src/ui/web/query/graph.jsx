@@ -8,7 +8,7 @@ import { axisNumber, columns, legendNumber, stacked } from './points.js';
 
 /** More lines than this say nothing and cost much: the first are drawn, and the page says so. */
 const DRAWN_MAX = 400;
-const LEGEND_MAX = 60;
+const LEGEND_MAX = 24;
 const HEIGHT = 380;
 
 export function Graph({ answer, mode, onZoom }) {
