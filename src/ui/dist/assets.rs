@@ -1,8 +1,8 @@
 // Written by web/build.mjs. Names carry a hash of what is in them.
 &[
-    ("app-BK55C2XG.js", include_bytes!("app-BK55C2XG.js")),
+    ("app-LOLBDCG7.js", include_bytes!("app-LOLBDCG7.js")),
     ("editor-ORDUTEXK.js", include_bytes!("editor-ORDUTEXK.js")),
     ("licences-642E51DD.txt", include_bytes!("licences-642E51DD.txt")),
     ("mark-10AA1244.svg", include_bytes!("mark-10AA1244.svg")),
-    ("style-AL3EUJWZ.css", include_bytes!("style-AL3EUJWZ.css")),
+    ("style-JIVISEKC.css", include_bytes!("style-JIVISEKC.css")),
 ]

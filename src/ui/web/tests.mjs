@@ -75,7 +75,7 @@ test('the mesh is judged as an operator would', () => {
   };
   check(mesh([member('a', 'ready')]), 'ok', /alone and ready/);
   check(mesh([member('a', 'ready'), member('b', 'ready')]), 'ok', /All 2 peers are ready, every shard has an owner and 2 copies/);
-  check(mesh([member('a', 'ready'), member('b', 'unreachable'), member('c', 'down')]), 'bad', /b is unreachable\. c is down\. .*1 copy/);
+  check(mesh([member('a', 'ready'), member('b', 'unreachable'), member('c', 'down')]), 'bad', /b is unreachable: TCP .*\. c is down\. .*1 copy/);
   check(mesh([member('a', 'ready'), member('b', 'suspect')]), 'warn', /b is suspect/);
   check(mesh([member('a', 'ready')], { shards: { total: 16_384, underReplicated: 5, unowned: 3 } }), 'bad', /3 shards have no owner.*5 of 16,384 shards have fewer copies/);
   check(mesh([member('a', 'ready'), member('b', 'ready', { configDiffers: ['job node'] })]), 'warn', /b runs another configuration/);

@@ -3,6 +3,17 @@
 const BAD = new Set(['unreachable', 'down']);
 const GOOD = new Set(['ready']);
 
+/** What a state means for whoever has to do something about it. */
+export const MEANINGS = {
+  joining: 'looking for the others',
+  syncing: 'copying what it should hold; it owns nothing until then',
+  leaving: 'giving its shards away',
+  skewed: 'its clock is off from the others\', so it owns and sends nothing until it is right',
+  full: 'its disk is full, so it answers and owns nothing new',
+  suspect: 'it has not been heard for a moment',
+  unreachable: 'TCP to it works and UDP does not; look at firewalls and at --cluster.advertise-address',
+};
+
 /** `ok`, `warn` or `bad` for a member's state. */
 export function stateKind(state) {
   return GOOD.has(state) ? 'ok' : BAD.has(state) ? 'bad' : 'warn';
@@ -41,8 +52,9 @@ export function verdict(cluster) {
   const sentences = [];
   const list = (some) => some.map((member) => names.get(member.id)).join(', ');
   const byState = (some) => groupBy(some, ({ state }) => state);
-  for (const [state, some] of byState(bad)) sentences.push(['bad', `${list(some)} ${some.length === 1 ? 'is' : 'are'} ${state}.`]);
-  for (const [state, some] of byState(odd)) sentences.push(['warn', `${list(some)} ${some.length === 1 ? 'is' : 'are'} ${state}.`]);
+  const say = (state, some) => `${list(some)} ${some.length === 1 ? 'is' : 'are'} ${state}${MEANINGS[state] ? `: ${MEANINGS[state]}` : ''}.`;
+  for (const [state, some] of byState(bad)) sentences.push(['bad', say(state, some)]);
+  for (const [state, some] of byState(odd)) sentences.push(['warn', say(state, some)]);
   if (cluster.split) sentences.push(['bad', 'The mesh is split: this side does not see a majority.']);
   if (shards.unowned) sentences.push(['bad', `${shards.unowned.toLocaleString('en')} shards have no owner: their targets are not scraped.`]);
   if (cluster.targets?.unscraped) sentences.push(['bad', `${cluster.targets.unscraped} targets are not scraped.`]);
@@ -54,6 +66,7 @@ export function verdict(cluster) {
   if (members.length > 1 && members.length < wanted) sentences.push(['warn', `${wanted} copies are wanted and ${members.length} peers are there.`]);
   const differing = members.filter(({ configDiffers }) => configDiffers?.length);
   if (differing.length) sentences.push(['warn', `${list(differing)} ${differing.length === 1 ? 'runs another' : 'run other'} configuration than the majority.`]);
+  if (!members.length) sentences.push(['warn', 'This peer has not found its place in the mesh yet.']);
   const kind = sentences.some(([one]) => one === 'bad') ? 'bad' : sentences.length ? 'warn' : 'ok';
   if (bad.length && ready.length && !shards.unowned && !shards.underReplicated) {
     sentences.push(['info', `The others do ${bad.length === 1 ? 'its' : 'their'} work: every shard has an owner and ${Math.min(wanted, ready.length)} ${Math.min(wanted, ready.length) === 1 ? 'copy' : 'copies'}.`]);
@@ -62,5 +75,5 @@ export function verdict(cluster) {
     const who = members.length === 1 ? 'This peer is alone and ready' : `All ${members.length} peers are ready`;
     sentences.push(['ok', `${who}, every shard has an owner${members.length > 1 ? ` and ${copies} ${copies === 1 ? 'copy' : 'copies'}` : ''}.`]);
   }
-  return { kind, short: members.length === 1 ? 'one peer' : `${ready.length}/${members.length} ready`, sentences };
+  return { kind, short: !members.length ? 'starting' : members.length === 1 ? 'one peer' : `${ready.length}/${members.length} ready`, sentences };
 }

@@ -1,6 +1,6 @@
 // Who is in the mesh, who owns and holds what, what changed last.
 import { ask, usePolled } from '../lib/api.js';
-import { memberNames, stateKind, verdict } from '../lib/mesh.js';
+import { MEANINGS, memberNames, stateKind, verdict } from '../lib/mesh.js';
 import { Ago, Banner, bytes, Figures, Loaded, State } from '../lib/parts.jsx';
 import { Table } from '../lib/table.jsx';
 import { coarse, formatInstant, instant, shortSeconds } from '../lib/time.js';
@@ -38,13 +38,13 @@ function Shown({ cluster }) {
         ['Targets', number(targets.total)],
         targets.unscraped !== undefined && ['Not scraped', number(targets.unscraped), targets.unscraped ? 'bad' : ''],
         ['Split slots', number(cluster.splitSlots), '', 'Slots that two peers scraped: the better ranked one\'s batch stands'],
-        ['Conflicts', number(cluster.conflicts), cluster.conflicts ? 'warn' : '', 'Samples of one instant with two values'],
+        cluster.conflicts !== undefined && ['Conflicts', number(cluster.conflicts), cluster.conflicts ? 'warn' : '', 'Samples of one instant with two values'],
         ['View', cluster.view ?? '–', '', 'How often this peer\'s picture of the mesh has changed'],
       ]} />
       {copying ? <Banner kind="info">{copyText(copies)}</Banner> : null}
       <h2>Members</h2>
       <Members members={members} self={cluster.self} names={names} total={shards.total} />
-      <Differences members={members} names={names} />
+      <Differences members={members} names={names} contests={cluster.configContests} />
       <h2>Last changes, as this peer saw them</h2>
       <Changes changes={cluster.lastChanges ?? []} names={names} />
     </>
@@ -62,7 +62,7 @@ function Share({ part, total, title }) {
   return (
     <span class="share" title={title}>
       <span class="share-bar"><span style={{ width: `${percent}%` }} /></span>
-      {number(part)}
+      <span class="share-count">{number(part)}</span>
     </span>
   );
 }
@@ -73,13 +73,13 @@ function Members({ members, self, names, total }) {
   const mark = (value, over, text) => <span class={value > over ? 'over' : ''}>{text}</span>;
   const columns = [
     { name: 'Peer', key: (m) => names.get(m.id), cell: (m) => <><PeerLink member={m} name={names.get(m.id)} self={self} /><span class="sub mono" title="The peer's identity, kept in its data directory">{m.id.slice(0, 8)}</span></> },
-    { name: 'State', key: (m) => m.state, cell: (m) => <><State kind={stateKind(m.state)}>{m.state}</State>{m.elector && <span class="tag" title="Votes on who sends notifications">elector</span>}</> },
+    { name: 'State', key: (m) => m.state, cell: (m) => <><span title={MEANINGS[m.state]}><State kind={stateKind(m.state)}>{m.state}</State></span>{m.elector && <span class="tag" title="Votes on who sends notifications">elector</span>}</> },
     { name: 'Since', key: (m) => instant(m.since) ?? 0, cell: (m) => <Ago ms={instant(m.since)} /> },
     zones && { name: 'Zone', key: (m) => m.zone, cell: (m) => m.zone || '–' },
-    { name: 'Shards owned', kind: 'number', key: (m) => m.shardsOwned, cell: (m) => <Share part={m.shardsOwned} total={total} title="Shards whose targets it scrapes" /> },
-    { name: 'Held', kind: 'number', key: (m) => m.shardsHeld, cell: (m) => <Share part={m.shardsHeld} total={total} title="Shards it holds whole, for the open window" /> },
-    { name: 'Targets', kind: 'number', key: (m) => m.targetsOwned, cell: (m) => number(m.targetsOwned) },
-    { name: 'Series', kind: 'number', key: (m) => m.series, cell: (m) => number(m.series) },
+    { name: 'Shards owned', kind: 'number', key: (m) => m.shardsOwned, cell: (m) => m.state === 'down' ? '–' : <Share part={m.shardsOwned} total={total} title="Shards whose targets it scrapes" /> },
+    { name: 'Held', kind: 'number', key: (m) => m.shardsHeld, cell: (m) => m.state === 'down' ? '–' : <Share part={m.shardsHeld} total={total} title="Shards it holds whole, for the open window" /> },
+    { name: 'Targets', kind: 'number', key: (m) => m.targetsOwned, cell: (m) => (m.state === 'down' ? '–' : number(m.targetsOwned)) },
+    { name: 'Series', kind: 'number', key: (m) => m.series, cell: (m) => (m.state === 'down' ? '–' : number(m.series)) },
     { name: 'Lag', kind: 'number', key: (m) => m.replicationLagSeconds, cell: (m) => (unknown(m) ? '–' : mark(m.replicationLagSeconds, LAG_WARN_S, shortSeconds(m.replicationLagSeconds))) },
     { name: 'Round trip', kind: 'number', key: (m) => m.rttSeconds, cell: (m) => (unknown(m) ? '–' : shortSeconds(m.rttSeconds)) },
     { name: 'Clock', kind: 'number', key: (m) => Math.abs(m.clockOffsetSeconds), cell: (m) => (unknown(m) ? '–' : mark(Math.abs(m.clockOffsetSeconds), CLOCK_WARN_S, `${m.clockOffsetSeconds > 0 ? '+' : ''}${shortSeconds(m.clockOffsetSeconds)}`)) },
@@ -95,17 +95,21 @@ export function PeerLink({ member, name, self }) {
   return <a class="peer" href={`${location.protocol}//${member.webAddress}${location.pathname}`} title={`The same page of ${member.webAddress}`}>{name}</a>;
 }
 
-function Differences({ members, names }) {
-  const rows = members.flatMap((member) => (member.configDiffers ?? []).map((what) => ({ member, what })));
+/** Which piece, what the mesh runs, and who has something else. Without contests: what each peer says of itself. */
+function Differences({ members, names, contests }) {
+  const rows = contests ?? members.flatMap(({ id, configDiffers }) => (configDiffers ?? []).map((piece) => ({ piece, differentOn: [id] })));
   if (!rows.length) return null;
-  const text = (what) => (typeof what === 'string' ? what : Object.entries(what).map(([key, value]) => `${key} ${value}`).join(', '));
+  const list = (ids) => (ids ?? []).map((id) => names.get(id) ?? id.slice(0, 8)).join(', ');
+  const votes = ({ present, votes: n }) => (n === undefined ? 'what most have' : `${present === false ? 'nothing of it' : 'one version'}, by ${n} ${n === 1 ? 'vote' : 'votes'}`);
   return (
     <>
       <h2>Configuration differences</h2>
-      <p class="muted">The mesh runs what most ready peers have. These peers have something else, and leave it to the others.</p>
+      <p class="muted">The mesh runs what most ready peers have. The others leave these pieces to them, hold copies and answer.</p>
       <Table rows={rows} columns={[
-        { name: 'Peer', cell: ({ member }) => names.get(member.id) },
-        { name: 'What differs', kind: 'wide', cell: ({ what }) => <span class="mono">{text(what)}</span> },
+        { name: 'Piece', kind: 'wide', cell: ({ piece }) => <span class="mono">{piece}</span> },
+        { name: 'The mesh runs', cell: votes },
+        { name: 'Different on', cell: ({ differentOn }) => list(differentOn) },
+        { name: 'Absent on', cell: ({ absentOn }) => list(absentOn) },
       ]} />
     </>
   );
