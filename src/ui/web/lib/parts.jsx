@@ -178,6 +178,9 @@ export function Figures({ items }) {
   );
 }
 
+/** An address that others gave, if it is one of the web: anybody may post an alert. */
+export const webAddress = (text) => (/^https?:\/\//i.test(text ?? '') ? text : undefined);
+
 export const queryLink = (expr, tab = 'table') => `query?g0.expr=${encodeURIComponent(expr)}&g0.tab=${tab}`;
 
 /** Every word must occur somewhere in the text. */

@@ -1,7 +1,7 @@
 // Alerts as notifications group them.
 import { useState } from 'preact/hooks';
 import { askAlertmanager, usePolled, useSettled } from '../lib/api.js';
-import { Ago, Banner, count, Labels, Loaded, State } from '../lib/parts.jsx';
+import { Ago, Banner, count, Labels, Loaded, State, webAddress } from '../lib/parts.jsx';
 import { formatMatcher, formatMatchers, parseMatchers } from '../lib/matchers.js';
 import { instant } from '../lib/time.js';
 import { filterOf, linked } from './alerts.jsx';
@@ -80,7 +80,7 @@ function Alert({ alert, omit, onPick }) {
         <Labels labels={labels} omit={omit} onPick={onPick} />
         <span class="right">
           <span class="muted"><Ago ms={instant(startsAt)} /></span>
-          {generatorURL && <a class="small" href={generatorURL} rel="noreferrer">Source</a>}
+          {webAddress(generatorURL) && <a class="small" href={generatorURL} rel="noreferrer">Source</a>}
           <a class="small" href={`#/silences/new?filter=${encodeURIComponent(filterOf(labels))}`}>Silence</a>
         </span>
       </div>

@@ -2,7 +2,7 @@
 import { useState } from 'preact/hooks';
 import { ask, usePolled } from '../lib/api.js';
 import { memberNames } from '../lib/mesh.js';
-import { Ago, Banner, count, found, Labels, Loaded, Search, State, Toggles } from '../lib/parts.jsx';
+import { Ago, Banner, count, found, Labels, Loaded, Search, State, Toggles, webAddress } from '../lib/parts.jsx';
 import { useParam } from '../lib/settings.js';
 import { Table } from '../lib/table.jsx';
 import { instant, shortSeconds } from '../lib/time.js';
@@ -80,7 +80,7 @@ function Pool({ name, all, shown, scraper, open: first }) {
   const up = all.filter((target) => target.health === 'up').length;
   const kind = !all.length ? 'idle' : up === all.length ? 'ok' : all.some((target) => target.health === 'down') ? 'bad' : 'idle';
   const columns = [
-    { name: 'Endpoint', key: (t) => t.scrapeUrl, cell: (t) => <a class="mono" href={t.globalUrl} rel="noreferrer">{t.scrapeUrl}</a> },
+    { name: 'Endpoint', key: (t) => t.scrapeUrl, cell: (t) => <a class="mono" href={webAddress(t.globalUrl)} rel="noreferrer">{t.scrapeUrl}</a> },
     { name: 'State', key: (t) => t.health, cell: (t) => <State kind={HEALTH[t.health] ?? 'idle'}>{t.health}</State> },
     { name: 'Labels', kind: 'wide', key: (t) => t.labels.instance ?? '', cell: (t) => <Labels labels={t.labels} omit={['job']} /> },
     { name: 'Scraped by', key: scraper, cell: (t) => <span title={t.peer}>{scraper(t) || '–'}</span> },

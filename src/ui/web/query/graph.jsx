@@ -57,11 +57,12 @@ function Plot({ answer, mode, onZoom }) {
   const latest = useRef({});
   latest.current = { lines, exemplars };
   useEffect(() => {
-    const options = plotOptions({ width: box.current.clientWidth, mode, result, latest, onHover: setHover, onZoom: (from, to) => zoom.current(from, to) });
-    const made = new uPlot(options, drawn, box.current);
+    const place = box.current;
+    const options = plotOptions({ width: place.clientWidth, mode, result, latest, onHover: setHover, onZoom: (from, to) => zoom.current(from, to) });
+    const made = new uPlot(options, drawn, place);
     plot.current = made;
-    const observer = new ResizeObserver(() => made.setSize({ width: box.current.clientWidth, height: HEIGHT }));
-    observer.observe(box.current);
+    const observer = new ResizeObserver(() => made.setSize({ width: place.clientWidth, height: HEIGHT }));
+    observer.observe(place);
     return () => {
       observer.disconnect();
       made.destroy();
@@ -137,7 +138,7 @@ function plotOptions({ width, mode, result, latest, onHover, onZoom }) {
     padding: [12, 12, 0, 0],
     cursor: { drag: { x: true, y: false, setScale: false }, focus: { prox: 24 }, points: { size: 7 } },
     focus: { alpha: 0.25 },
-    scales: { x: { time: true }, y: { range: (_, low, high) => yRange(low, high, mode) } },
+    scales: { x: { time: true }, y: { range: (_, low, high) => yRange(low, high, mode, latest.current.exemplars) } },
     axes: [
       { ...axis, values: TIMES },
       { ...axis, size: 64, values: (_, ticks) => ticks.map(axisNumber) },
@@ -175,9 +176,11 @@ const TIMES = [
   [0.001, '{HH}:{mm}:{ss}.{fff}', '\n{YYYY}-{MM}-{DD}', null, '\n{MM}-{DD}', null, null, null, 1],
 ];
 
-/** Room above and below; a stack begins at zero; a flat line lies in the middle. */
-function yRange(low, high, mode) {
-  if (low === null || high === null) return [0, 1];
+/** Room above and below, exemplars within; a stack begins at zero; a flat line lies in the middle. */
+function yRange(lowest, highest, mode, exemplars) {
+  if (lowest === null || highest === null) return [0, 1];
+  const low = exemplars.reduce((least, { value }) => Math.min(least, value), lowest);
+  const high = exemplars.reduce((most, { value }) => Math.max(most, value), highest);
   const bottom = mode === 'stacked' ? Math.min(0, low) : low;
   if (bottom === high) {
     const around = Math.abs(high) * 0.1 || 1;

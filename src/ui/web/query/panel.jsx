@@ -64,6 +64,7 @@ export function Panel({ panel, tick, first, onChange, onRemove }) {
     if (query === expr) setAgain((n) => n + 1);
     else onChange({ expr: query });
   };
+  const layOut = () => ask('api/v1/format_query', { params: { query: text } }).then(({ data }) => setText(data), (error) => set({ answer: null, error: Object.assign(error, { expr: text }), busy: false }));
   const { answer, error, busy } = state;
   const fresh = answer && answer.tab === tab;
   return (
@@ -71,6 +72,7 @@ export function Panel({ panel, tick, first, onChange, onRemove }) {
       <div class="ask">
         <Expression value={text} onChange={setText} onRun={execute} focus={first && !panel.expr} />
         <div class="ask-ends">
+          <button type="button" class="quiet" title="Lay the expression out" disabled={!text.trim()} onClick={layOut}>Format</button>
           <History onPick={(query) => { setText(query); execute(query); }} />
           {busy
             ? <button type="button" class="primary" onClick={() => aborter.current?.abort()}>Cancel</button>
@@ -83,7 +85,7 @@ export function Panel({ panel, tick, first, onChange, onRemove }) {
         {tab === 'table' ? <Moment panel={panel} onChange={onChange} /> : <Controls panel={panel} onChange={onChange} />}
         {fresh && <Stats answer={answer} />}
       </div>
-      {error && <Failure error={error} expr={expr} />}
+      {error && <Failure error={error} expr={error.expr ?? expr} />}
       {fresh && <Remarks answer={answer} />}
       {!expr.trim() && !error && <p class="muted">Write an expression and press Enter. <kbd>Ctrl</kbd> <kbd>Space</kbd> shows what could stand here.</p>}
       {fresh && tab === 'table' && <Result data={answer.data} />}

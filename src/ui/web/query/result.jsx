@@ -68,16 +68,16 @@ function Histogram({ value }) {
   const right = [0, 3];
   return (
     <div class="histogram mono">
-      <div>count {value.count}, sum {value.sum}</div>
+      <div title={`count ${value.count}, sum ${value.sum}`}>count {short(value.count)}, sum {short(value.sum)}</div>
       {buckets.map(([kind, from, to, n]) => (
         <div class="bucket" key={`${from} ${to}`}>
           <span>{left.includes(kind) ? '[' : '('}{short(from)}, {short(to)}{right.includes(kind) ? ']' : ')'}</span>
           <span class="bucket-bar"><span style={{ width: `${most ? (100 * Number(n)) / most : 0}%` }} /></span>
-          <span>{n}</span>
+          <span title={n}>{short(n)}</span>
         </div>
       ))}
     </div>
   );
 }
 
-const short = (text) => (Number.isFinite(Number(text)) ? String(Number(Number(text).toPrecision(5))) : text);
+const short = (text) => (Number.isFinite(Number(text)) ? String(Number(Number(text).toPrecision(6))) : text);
