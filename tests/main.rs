@@ -3,6 +3,7 @@
 mod alerts;
 mod mesh;
 mod process;
+mod push;
 mod rules;
 mod support;
 mod tidy;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{Exporter, Peer, mesh, one_mesh_at_a_time, pause, wall};
+use crate::support::{Exporter, Peer, get, mesh, mesh_with, one_mesh_at_a_time, pause, post, wall};
 
 type Samples = BTreeMap<String, Vec<(i64, String)>>;
 
@@ -166,4 +166,42 @@ fn facts_of_one_peer_are_seen_on_another_within_two_seconds() {
     peers[0]
         .wait("the other's facts are here", 2_500, || (fact("version")? == env!("CARGO_PKG_VERSION")).then_some(()));
     peers[0].wait("the other's figures are here", 5_000, || (fact("series")?.as_u64()? > 0).then_some(()));
+}
+
+#[test]
+fn any_peer_shows_how_every_target_fared_and_a_delete_reaches_whoever_was_away() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let config = exporter.config(6, "1s", "900ms");
+    let mut peers = mesh_with(root.path(), 3, &config, &["--web.enable-admin-api"]);
+    pause(3_000);
+    for peer in &peers {
+        let (_, body) = get(peer.web, "/api/v1/targets");
+        let answer: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        let targets = answer["data"]["activeTargets"].as_array().cloned().unwrap_or_default();
+        assert_eq!(targets.len(), 6);
+        // Each was scraped by one peer, and all of them know how long it took.
+        assert!(targets.iter().all(|target| target["lastScrapeDuration"].as_f64() > Some(0.0)), "{body}");
+        let (_, body) = get(peer.web, "/api/v1/targets/metadata?metric=level");
+        let answer: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(answer["data"].as_array().map(Vec::len), Some(6), "{body}");
+    }
+    peers[2].kill();
+    pause(2_000);
+    let deleted_at = now_ms();
+    let path = "/api/v1/admin/tsdb/delete_series?match[]=level%7Binstance%3D%22t1%22%7D";
+    assert_eq!(post(peers[0].web, path).0, 204);
+    peers[2].start();
+    peers[2].wait_ready();
+    pause(6_000);
+    for peer in &peers {
+        // Deleted samples stay away, whoever is asked; later ones survive.
+        for (name, values) in peer.samples("level{instance=\"t1\"}", 60) {
+            let old: Vec<_> = values.iter().filter(|(at, _)| *at < deleted_at).collect();
+            assert!(old.is_empty(), "{name}: {old:?}\n{}", peer.log());
+            assert!(!values.is_empty());
+        }
+        assert_eq!(peer.query("count_over_time(level{instance=\"t2\"}[60s])").len(), 2);
+    }
 }

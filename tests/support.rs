@@ -320,18 +320,18 @@ fn exchange(port: u16, method: &str, path: &str, headers: &str, body: &str) -> (
 
 /// A mesh of peers over one configuration, all ready.
 pub fn mesh(root: &Path, count: usize, config: &str) -> Vec<Peer> {
-    mesh_with(root, count, config, &[])
+    mesh_with(root, count, config, &[] as &[&str])
 }
 
 /// The same, each peer with some more flags.
-pub fn mesh_with(root: &Path, count: usize, config: &str, flags: &[String]) -> Vec<Peer> {
+pub fn mesh_with(root: &Path, count: usize, config: &str, flags: &[impl AsRef<str>]) -> Vec<Peer> {
     let path = root.join("prometheus.yml");
     std::fs::write(&path, config).expect("written");
     let mut peers: Vec<Peer> = Vec::new();
     for number in 0..count {
         let seeds: Vec<&Peer> = peers.iter().take(1).collect();
         let mut peer = Peer::new(root, &format!("peer-{number}"), &path, &seeds);
-        peer.arguments.extend_from_slice(flags);
+        peer.arguments.extend(flags.iter().map(|flag| flag.as_ref().to_owned()));
         peer.start();
         peers.push(peer);
     }

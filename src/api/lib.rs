@@ -13,6 +13,7 @@ mod cors;
 mod error;
 mod federate;
 mod form;
+pub mod guard;
 mod json;
 mod lifecycle;
 mod listing;
@@ -33,7 +34,9 @@ mod v2;
 
 pub use backend::Backend;
 pub use error::{ApiError, ErrorType};
+pub use guard::Guard;
 pub use json::{write_float, write_timestamp};
 pub use pager::Pager;
 pub use router::{ApiOptions, router};
 pub use serve::{ServeOptions, serve};
+pub use time::parse_time;

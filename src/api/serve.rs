@@ -9,10 +9,16 @@ use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
+
+use crate::guard::{Admission, Guard};
+
+/// How long a TLS handshake may take.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
 /// Limits of the HTTP side.
 #[derive(Clone, Debug)]
@@ -23,19 +29,25 @@ pub struct ServeOptions {
     pub read_timeout: Duration,
     /// How long running requests may take to end once it stops.
     pub stop_grace: Duration,
+    /// Who may come in; everybody, in the clear, without one.
+    pub guard: Option<Guard>,
 }
 
 impl ServeOptions {
     /// Limits with so many connections.
     pub fn new(connections_max: usize, read_timeout: Duration) -> ServeOptions {
         let connections = Arc::new(Semaphore::new(connections_max.max(1)));
-        ServeOptions { connections, read_timeout, stop_grace: Duration::from_secs(5) }
+        ServeOptions { connections, read_timeout, stop_grace: Duration::from_secs(5), guard: None }
     }
 }
 
 /// Serves until `stop` is done, then lets running requests end within the grace.
 pub async fn serve(listener: TcpListener, router: Router, options: ServeOptions, stop: impl Future<Output = ()>) {
     let (stopping, watcher) = watch::channel(false);
+    let router = match &options.guard {
+        Some(guard) => router.layer(axum::middleware::from_fn_with_state(guard.clone(), crate::guard::admit)),
+        None => router,
+    };
     let mut stop = pin!(stop);
     loop {
         // A place first: what cannot be served waits in the kernel's queue.
@@ -49,9 +61,10 @@ pub async fn serve(listener: TcpListener, router: Router, options: ServeOptions,
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = run(stream, router.clone(), options.read_timeout, watcher.clone());
+                let (router, watcher, read_timeout) = (router.clone(), watcher.clone(), options.read_timeout);
+                let guard = options.guard.clone();
                 tokio::spawn(async move {
-                    connection.await;
+                    take(stream, guard.as_ref(), router, read_timeout, watcher).await;
                     drop(place);
                 });
             }
@@ -68,9 +81,32 @@ pub async fn serve(listener: TcpListener, router: Router, options: ServeOptions,
     let _ = timeout(options.stop_grace, stopping.closed()).await;
 }
 
-async fn run(stream: TcpStream, router: Router, read_timeout: Duration, mut stopping: watch::Receiver<bool>) {
+/// Serves one connection, after a handshake where one is wanted.
+async fn take(
+    stream: TcpStream,
+    guard: Option<&Guard>,
+    router: Router,
+    read_timeout: Duration,
+    stopping: watch::Receiver<bool>,
+) {
     // An answer in several writes must not wait for the other side's acknowledgement.
     let _ = stream.set_nodelay(true);
+    match guard.map_or(Admission::Clear, Guard::admission) {
+        Admission::Clear => run(stream, router, read_timeout, stopping).await,
+        Admission::Tls(secured) => match timeout(HANDSHAKE_MAX.min(read_timeout), secured.accept(stream)).await {
+            Ok(Ok(stream)) => run(stream, router, read_timeout, stopping).await,
+            Ok(Err(error)) => debug!(error, "TLS handshake failed"),
+            Err(_) => debug!("TLS handshake took too long"),
+        },
+    }
+}
+
+async fn run<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    router: Router,
+    read_timeout: Duration,
+    mut stopping: watch::Receiver<bool>,
+) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(read_timeout);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(read_timeout);

@@ -16,7 +16,7 @@ const MAX_TIME: &str = "292277025-08-18T07:12:54.999999999Z";
 ///
 /// # Errors
 /// With upstream's text.
-pub(crate) fn parse_time(text: &str) -> Result<Timestamp, String> {
+pub fn parse_time(text: &str) -> Result<Timestamp, String> {
     if let Some(seconds) = text.parse::<f64>().ok().filter(|seconds| seconds.is_finite()) {
         let ms = (seconds.trunc() * 1000.0) as i64;
         return Ok(Timestamp(ms.saturating_add((seconds.fract() * 1000.0).round() as i64)));

@@ -13,6 +13,7 @@ pub mod http;
 pub mod prometheus;
 pub mod rules;
 pub mod source;
+pub mod web;
 pub mod yaml;
 
 pub use source::Source;

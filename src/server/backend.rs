@@ -10,26 +10,19 @@ use promesh_api::backend::{
     Alertmanagers, Backend, BackendError, BuildInfo, DroppedTarget, HeadStats, NamedCount, Push, PushOutcome,
     Readiness, ReloadScope, RuleGroup, SeriesExemplars, Target, TargetMetadata, Targets, TsdbStatus,
 };
-use promesh_model::ingest::{Batch, HistogramSample, IngestError, SeriesIndex};
-use promesh_model::shard::shard_of;
 use promesh_model::storage::Queryable;
 use promesh_model::{Labels, Matcher, Now, ShardId, Timestamp, duration};
 use promesh_promql::Engine;
-use promesh_replication::SourceId;
-use promesh_tsdb::SampleIndex;
 use serde_json::Value;
 
+use crate::asking::{ExemplarNews, MetadataNews, Question, TargetNews, join_exemplars};
 use crate::clock;
 use crate::cluster_view;
 use crate::exposition;
-use crate::ingest::StoreError;
 use crate::run::{Peer, READY, STARTING};
 
 /// A [`Peer`], for the API.
 pub struct PeerBackend(pub Arc<Peer>);
-
-/// Refused samples that are named in an answer.
-const REFUSED_MAX: usize = 100;
 
 #[async_trait]
 impl Backend for PeerBackend {
@@ -61,22 +54,30 @@ impl Backend for PeerBackend {
             let owner = if view.acting.contains(shard) { Some(view.me) } else { view.placement.owner(shard) };
             owner.map(|owner| owner.to_string())
         };
-        let health = self.newest_up().await;
+        let (health, others) = tokio::join!(self.newest_up(), self.0.gather::<TargetNews>(&Question::Targets));
+        let mut news: HashMap<(String, Labels), TargetNews> = HashMap::new();
+        for one in others.into_iter().chain(self.0.own_target_news()) {
+            let key = (one.pool.clone(), one.labels.clone());
+            if news.get(&key).is_none_or(|known| known.at < one.at) {
+                news.insert(key, one);
+            }
+        }
         let mut active: Vec<Target> = scraping
             .targets()
             .into_iter()
-            .map(|(target, status)| {
+            .map(|(target, _)| {
                 let up = health.get(&target.labels).copied();
-                let last = status.at.or(up.map(|(at, _)| at));
+                let news = news.get(&(target.pool().to_owned(), target.labels.clone()));
+                let last = news.map(|news| Timestamp(news.at)).or(up.map(|(at, _)| at));
                 Target {
                     discovered_labels: target.discovered_labels.clone(),
                     labels: target.labels.clone(),
                     scrape_pool: target.pool().to_owned(),
                     scrape_url: promesh_client::redacted(&target.url),
                     global_url: promesh_client::redacted(&target.url),
-                    last_error: status.error.clone(),
+                    last_error: news.map(|news| news.error.clone()).unwrap_or_default(),
                     last_scrape: last.map_or_else(|| "0001-01-01T00:00:00Z".to_owned(), |at| at.to_string()),
-                    last_scrape_duration: status.duration.as_secs_f64(),
+                    last_scrape_duration: news.map_or(0.0, |news| news.duration),
                     health: match up {
                         Some((_, value)) if value > 0.0 => "up",
                         Some(_) => "down",
@@ -104,17 +105,18 @@ impl Backend for PeerBackend {
     }
 
     async fn metadata(&self) -> Vec<TargetMetadata> {
-        let targets = self.0.scraping.targets().into_iter();
-        targets
-            .flat_map(|(target, status)| {
-                let families = status.metadata.into_iter();
-                families.map(move |(metric, metadata)| TargetMetadata {
-                    target: target.labels.clone(),
-                    metric,
-                    metadata,
-                })
-            })
-            .collect()
+        let mut newest: BTreeMap<Labels, MetadataNews> = BTreeMap::new();
+        for news in self.0.gather::<MetadataNews>(&Question::Metadata).await.into_iter().chain(self.0.own_metadata()) {
+            if newest.get(&news.labels).is_none_or(|known| known.at < news.at) {
+                newest.insert(news.labels.clone(), news);
+            }
+        }
+        let families = newest.into_values().flat_map(|news| {
+            let target = news.labels;
+            let one = move |(metric, metadata)| TargetMetadata { target: target.clone(), metric, metadata };
+            news.families.into_iter().map(one)
+        });
+        families.collect()
     }
 
     async fn rule_groups(&self) -> Vec<RuleGroup> {
@@ -205,7 +207,10 @@ impl Backend for PeerBackend {
     async fn reload(&self, scope: ReloadScope) -> Result<(), BackendError> {
         match scope {
             ReloadScope::Peer => self.0.reload().await.map_err(BackendError::Failed),
-            ReloadScope::Cluster => Err(BackendError::Unbuilt("reloading all peers at once (scope=cluster)")),
+            ReloadScope::Cluster => {
+                let (own, others) = tokio::join!(self.0.reload(), self.0.have_all(&Question::Reload));
+                own.and(others).map_err(BackendError::Failed)
+            }
         }
     }
 
@@ -214,24 +219,22 @@ impl Backend for PeerBackend {
     }
 
     async fn push(&self, push: Push) -> Result<PushOutcome, BackendError> {
-        let peer = Arc::clone(&self.0);
-        let stored = tokio::task::spawn_blocking(move || store_push(&peer, push)).await;
-        stored.map_err(|error| BackendError::Failed(error.to_string()))?
+        self.0.pushing.push(push).await
     }
 
-    /// Those of this peer; without the feature nothing is kept, and nothing found.
+    /// Without the feature nothing is kept, and nothing found.
     async fn exemplars(
         &self,
         selectors: Vec<Vec<Matcher>>,
         start: Timestamp,
         end: Timestamp,
     ) -> Result<Vec<SeriesExemplars>, BackendError> {
-        self.blocking(move |peer| {
-            let found = peer.ingest.db().head().exemplars(&selectors, start.ms(), end.ms());
-            let series = found.into_iter().map(|one| SeriesExemplars { labels: one.labels, exemplars: one.exemplars });
-            Ok(series.collect())
-        })
-        .await
+        let question = Question::Exemplars { selectors: selectors.clone(), start: start.ms(), end: end.ms() };
+        let (own, others) = tokio::join!(
+            self.0.own_exemplars(selectors, start.ms(), end.ms()),
+            self.0.gather::<ExemplarNews>(&question)
+        );
+        Ok(join_exemplars(own.into_iter().chain(others.into_iter().map(ExemplarNews::into_series)).collect()))
     }
 
     async fn delete_series(
@@ -240,20 +243,12 @@ impl Backend for PeerBackend {
         start: Timestamp,
         end: Timestamp,
     ) -> Result<(), BackendError> {
-        self.alone("delete_series")?;
-        self.blocking(move |peer| {
-            let deleted = peer.ingest.db().delete_series(&[matchers], start.ms(), end.ms());
-            deleted.map_err(|error| BackendError::Failed(error.to_string()))
-        })
-        .await
+        self.0.delete_everywhere(matchers, start, end).await.map_err(BackendError::Failed)
     }
 
     async fn clean_tombstones(&self) -> Result<(), BackendError> {
-        self.blocking(|peer| {
-            let cleaned = peer.ingest.db().clean_tombstones(clock::now());
-            cleaned.map_err(|error| BackendError::Failed(error.to_string()))
-        })
-        .await
+        let (own, others) = tokio::join!(self.0.clean_here(), self.0.have_all(&Question::CleanTombstones));
+        own.and(others).map_err(BackendError::Failed)
     }
 
     async fn snapshot(&self, skip_head: bool) -> Result<String, BackendError> {
@@ -276,16 +271,6 @@ impl PeerBackend {
         ran.map_err(|error| BackendError::Failed(error.to_string()))?
     }
 
-    /// Refuses what would be undone by copies from other peers until tombstones are replicated.
-    fn alone(&self, what: &'static str) -> Result<(), BackendError> {
-        let others = self.0.view.borrow().as_ref().is_some_and(|view| !view.peers.is_empty());
-        if others {
-            Err(BackendError::Failed(format!("{what} is not built yet for a mesh of several peers")))
-        } else {
-            Ok(())
-        }
-    }
-
     /// The newest `up` of every target of the mesh.
     async fn newest_up(&self) -> HashMap<Labels, (Timestamp, f64)> {
         let (engine, storage) = (Arc::clone(&self.0.engine), Arc::clone(&self.0.storage));
@@ -306,84 +291,4 @@ impl PeerBackend {
             })
             .collect()
     }
-}
-
-/// Stores pushed samples, a batch for each shard, each shard a source of its own.
-fn store_push(peer: &Peer, push: Push) -> Result<PushOutcome, BackendError> {
-    let db = peer.ingest.db();
-    let mut outcome = PushOutcome::default();
-    let mut batches: BTreeMap<ShardId, Batch> = BTreeMap::new();
-    for pushed in &push.series {
-        let series = match db.resolve(&pushed.labels) {
-            Ok(series) => series,
-            Err(error @ IngestError::Disk(_)) => return Err(BackendError::Unavailable(error.to_string())),
-            Err(error) => {
-                if outcome.refused.len() < REFUSED_MAX {
-                    outcome.refused.push((pushed.labels.clone(), error));
-                }
-                continue;
-            }
-        };
-        let batch = batches.entry(shard_of(&pushed.labels)).or_default();
-        for &(at, value) in &push.samples[pushed.samples.clone()] {
-            let place = batch.series.len() as u32;
-            batch.timestamps.push((place, at));
-            if pushed.start.ms() != 0 {
-                batch.start_timestamps.push((place, pushed.start));
-            }
-            batch.series.push(series);
-            batch.values.push(value);
-            batch.slot = batch.slot.max(at);
-        }
-        for (at, value) in &push.histograms[pushed.histograms.clone()] {
-            let (timestamp, start) = (*at, pushed.start);
-            batch.histograms.push(HistogramSample { series, timestamp, value: value.clone(), start });
-            batch.slot = batch.slot.max(timestamp);
-        }
-        for exemplar in &push.exemplars[pushed.exemplars.clone()] {
-            batch.exemplars.push((series, exemplar.clone()));
-        }
-    }
-    for (shard, mut batch) in batches {
-        batch.metadata = push.metadata.clone();
-        write_pushed(peer, shard, batch, &mut outcome)?;
-    }
-    Ok(outcome)
-}
-
-fn write_pushed(peer: &Peer, shard: ShardId, batch: Batch, outcome: &mut PushOutcome) -> Result<(), BackendError> {
-    let (floats, histograms, exemplars) = (batch.series.clone(), batch.histograms.len(), batch.exemplars.len());
-    let histogram_series: Vec<_> = batch.histograms.iter().map(|sample| sample.series).collect();
-    let written = peer.ingest.write_pushed(pushed_source(shard), shard, batch).map_err(|error| match error {
-        StoreError::Series(error) => BackendError::Failed(error.to_string()),
-        StoreError::Write(error) => BackendError::Unavailable(error.to_string()),
-    })?;
-    let (mut floats_refused, mut histograms_refused) = (0, 0);
-    for rejected in &written.rejected {
-        let series = match rejected.index {
-            SampleIndex::Float(place) => {
-                floats_refused += 1;
-                floats.get(place as usize)
-            }
-            SampleIndex::Histogram(place) => {
-                histograms_refused += 1;
-                histogram_series.get(place as usize)
-            }
-            SampleIndex::Exemplar(_) => None,
-        };
-        if outcome.refused.len() < REFUSED_MAX
-            && let Some(labels) = series.and_then(|series| peer.ingest.db().labels(*series))
-        {
-            outcome.refused.push((labels, rejected.reason.clone()));
-        }
-    }
-    outcome.samples += floats.len() - floats_refused;
-    outcome.histograms += histograms - histograms_refused;
-    outcome.exemplars += exemplars;
-    Ok(())
-}
-
-/// Pushed samples of a shard are one source; the high half keeps it apart from targets' hashes.
-fn pushed_source(shard: ShardId) -> SourceId {
-    SourceId(u128::from_be_bytes(*b"promesh pushed\0\0") | u128::from(shard.0))
 }

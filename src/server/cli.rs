@@ -8,6 +8,7 @@ mod query;
 mod test;
 #[cfg(test)]
 mod tests;
+mod unit;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -100,7 +101,9 @@ fn run_command(name: &str, matches: &ArgMatches) -> u8 {
     match result {
         Ok(()) => 0,
         Err(failure) => {
-            eprintln!("promesh: {}", failure.message);
+            if !failure.message.is_empty() {
+                eprintln!("promesh: {}", failure.message);
+            }
             failure.exit_code
         }
     }
@@ -116,6 +119,11 @@ pub(crate) struct Failure {
 impl Failure {
     fn new(message: impl Into<String>) -> Failure {
         Failure { message: message.into(), exit_code: EXIT_FAILURE }
+    }
+
+    /// A failure of which everything has been said.
+    fn quiet() -> Failure {
+        Failure { message: String::new(), exit_code: EXIT_FAILURE }
     }
 
     fn usage(message: impl Into<String>) -> Failure {

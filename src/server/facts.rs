@@ -17,6 +17,7 @@ use promesh_transport::chitchat::{ChitchatInbox, ChitchatTransport};
 use tokio::sync::watch;
 
 use crate::hands::CHITCHAT;
+use crate::run::Peer;
 
 /// How often facts are gossiped: known everywhere within two seconds.
 const GOSSIP_PERIOD: Duration = Duration::from_millis(500);
@@ -104,5 +105,42 @@ impl Facts {
             }
             known = living;
         }
+    }
+}
+
+impl Peer {
+    /// Begins to gossip facts for people; a peer goes on without.
+    pub(crate) async fn tell_facts(self: &Arc<Self>) {
+        let (Some(transport), Some(own), Some(cluster)) = (&self.transport, self.own_address, &self.options.cluster)
+        else {
+            return;
+        };
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let constant = vec![
+            ("name".to_owned(), name),
+            ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ("started".to_owned(), self.started_at.to_string()),
+        ];
+        let who = (self.id, self.generation);
+        let (facts, inbox) = match Facts::start(transport.clone(), own, who, &cluster.label, constant).await {
+            Ok(started) => started,
+            Err(error) => {
+                tracing::warn!(error, "facts for people are not gossiped: chitchat did not start");
+                return;
+            }
+        };
+        *self.hands.chitchat.lock() = Some(inbox);
+        let facts = Arc::new(facts);
+        tokio::spawn(Arc::clone(&facts).follow(self.view.clone()));
+        let _ = self.facts.set(Arc::clone(&facts));
+        let peer = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                let series = peer.ingest.db().head().series_count().to_string();
+                let owned = peer.targets_owned().to_string();
+                facts.state(&[("series", series), ("targetsOwned", owned)]).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
     }
 }

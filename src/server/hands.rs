@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,20 +14,24 @@ use promesh_model::shard::ShardSet;
 use promesh_model::storage::Queryable;
 use promesh_node::{Input, MeshMessage, MeshView, Output};
 use promesh_replication::framing::{KIND_BATCH, KIND_PUSH};
-use promesh_replication::{Framing, FramingError};
+use promesh_replication::{Decoded, Framing, FramingError};
 use promesh_transport::chitchat::ChitchatInbox;
 use promesh_transport::{Class, FrameReceiver, Responder, Transport, TransportEvent};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
+use crate::asking;
 use crate::copy;
+use crate::deletes::Deletes;
 use crate::identity::{KnownMember, PeerFolder};
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, StoreError};
 use crate::journal::Journal;
 use crate::live::{LIVE, Live};
 use crate::minds::{Addresses, Minds, Task};
 use crate::paging::{ALERTING, ASK, Paging};
+use crate::pushing::{self, Pushing};
 use crate::ruling::{RULES, Ruling};
+use crate::run::Peer;
 use crate::scraping::Scraping;
 use crate::telemetry::Telemetry;
 
@@ -63,6 +67,12 @@ pub struct Hands {
     pub ruling: Arc<Ruling>,
     /// Alerts.
     pub paging: Arc<Paging>,
+    /// Pushed samples.
+    pub pushing: Arc<Pushing>,
+    /// What was deleted.
+    pub deletes: Arc<Deletes>,
+    /// The whole, once it is made: for questions about all of it.
+    pub peer: OnceLock<Weak<Peer>>,
     /// The newest view, for readers.
     pub view: watch::Sender<Option<Arc<MeshView>>>,
     /// The newest changes.
@@ -150,8 +160,12 @@ impl Hands {
         match copy::fetch(transport, address, shards, since, &self.ingest, &self.telemetry).await {
             Ok(whole_from) => {
                 // The mind will claim what came: it has to outlive a crash first.
-                let db = Arc::clone(self.ingest.db());
-                let synced = tokio::task::spawn_blocking(move || db.sync()).await;
+                let (db, deletes) = (Arc::clone(self.ingest.db()), Arc::clone(&self.deletes));
+                let synced = tokio::task::spawn_blocking(move || {
+                    deletes.apply_again(&db);
+                    db.sync()
+                });
+                let synced = synced.await;
                 matches!(synced, Ok(Ok(_))).then_some(whole_from)
             }
             Err(error) => {
@@ -285,6 +299,17 @@ impl Hands {
             ASK => {
                 tokio::spawn(async move { hands.paging.answer(bytes, responder).await });
             }
+            pushing::PUSH | pushing::COPY => {
+                tokio::spawn(async move { Arc::clone(&hands.pushing).answer(kind, bytes, responder).await });
+            }
+            asking::ASK => {
+                tokio::spawn(async move {
+                    match hands.peer.get().and_then(Weak::upgrade) {
+                        Some(peer) => peer.answer(bytes, responder).await,
+                        None => drop(responder.refuse("not started yet").await),
+                    }
+                });
+            }
             RULES => {
                 tokio::spawn(async move { hands.ruling.answer(responder.stream()).await });
             }
@@ -314,14 +339,20 @@ impl Hands {
         let mut asked_at = None;
         let why = loop {
             match frames.recv().await {
+                Ok(Some((KIND_PUSH, payload))) if self.receive_push(peer, &mut framing, &payload).await => {}
                 Ok(Some((kind @ (KIND_BATCH | KIND_PUSH), payload))) => {
-                    if !self.receive_batch(kind, &mut framing, &payload) {
+                    if kind == KIND_PUSH || !self.receive_batch(&mut framing, &payload) {
                         let now = crate::clock::monotonic();
                         if asked_at.is_none_or(|at| now.since(at) > KEY_PATIENCE) {
                             asked_at = Some(now);
                             Telemetry::count(&self.telemetry.key_frames_wanted);
                             self.minds.tell(Input::StreamLost { from: peer });
                         }
+                    }
+                }
+                Ok(Some((pushing::ACKNOWLEDGED, payload))) => {
+                    if let Ok(sequence) = codec::decode::<u64, RPC_BYTES_MAX>(&payload) {
+                        self.ingest.acks.acknowledged(sequence, peer);
                     }
                 }
                 Ok(Some((SUBSCRIBE, payload))) => {
@@ -347,26 +378,42 @@ impl Hands {
         }
     }
 
+    /// Stores a pushed batch from a stream and says so to its writer; false when a key frame is needed.
+    async fn receive_push(&self, from: PeerId, framing: &mut Framing, payload: &[u8]) -> bool {
+        let Some(decoded) = self.decode(framing, payload) else { return false };
+        let sequence = decoded.header.sequence;
+        match self.ingest.write_received_push(decoded) {
+            Ok(_) if self.pushing.before_acknowledging().await => {
+                self.send(from, pushing::ACKNOWLEDGED, codec::encode(&sequence));
+            }
+            Ok(_) => {}
+            Err(error) => self.not_stored(&error),
+        }
+        true
+    }
+
     /// Stores a batch from a stream; false when a key frame is needed.
-    fn receive_batch(&self, kind: u8, framing: &mut Framing, payload: &[u8]) -> bool {
+    fn receive_batch(&self, framing: &mut Framing, payload: &[u8]) -> bool {
+        let Some(decoded) = self.decode(framing, payload) else { return false };
+        if let Err(error) = self.ingest.write_received(decoded) {
+            self.not_stored(&error);
+        }
+        true
+    }
+
+    fn not_stored(&self, error: &StoreError) {
+        Telemetry::count(&self.telemetry.append_failures);
+        tracing::error!(%error, "a received batch could not be stored");
+    }
+
+    fn decode(&self, framing: &mut Framing, payload: &[u8]) -> Option<Decoded> {
         Telemetry::count(&self.telemetry.batches_received);
         match framing.decode(payload, &**self.ingest.db()) {
-            Ok(decoded) => {
-                let stored = if kind == KIND_PUSH {
-                    self.ingest.write_received_push(decoded)
-                } else {
-                    self.ingest.write_received(decoded)
-                };
-                if let Err(error) = stored {
-                    Telemetry::count(&self.telemetry.append_failures);
-                    tracing::error!(%error, "a received batch could not be stored");
-                }
-                true
-            }
-            Err(FramingError::NoBase { .. } | FramingError::Checksum) => false,
+            Ok(decoded) => Some(decoded),
+            Err(FramingError::NoBase { .. } | FramingError::Checksum) => None,
             Err(error) => {
                 tracing::warn!(%error, "a received batch is unreadable");
-                false
+                None
             }
         }
     }

@@ -16,8 +16,11 @@ use promesh_model::{PeerId, ShardId, Timestamp};
 use promesh_replication::framing::{self, KIND_BATCH, KIND_COPY, KIND_PUSH};
 use promesh_replication::{BatchHeader, Decoded, Disposition, Framing, Ledger, Order, Origin, SourceId};
 use promesh_transport::FrameSender;
-use promesh_tsdb::{AppendOutcome, Db, Intake, LogError, ReplayDecoder, Replayed, WriteError};
+use promesh_tsdb::{AppendOutcome, Db, Intake, LogError, Rejected, ReplayDecoder, Replayed, SampleIndex, WriteError};
 use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::pushing::acks::Acks;
 
 const LANES: usize = 32;
 
@@ -67,6 +70,16 @@ pub struct Ingest {
     dropped: AtomicU64,
     streamed_bytes: AtomicU64,
     streamed_samples: AtomicU64,
+    /// Which pushed batches others have.
+    pub acks: Acks,
+}
+
+/// What became of a pushed batch.
+pub struct WrittenPush {
+    /// What was refused, by its place in the batch as it came.
+    pub rejected: Vec<Rejected>,
+    /// What is in the log, and whoever says that another log has it too; none when all was refused.
+    pub written: Option<(BatchHeader, Batch, Option<oneshot::Receiver<PeerId>>)>,
 }
 
 /// The lanes, made before the log is read back, so that they remember what it says.
@@ -169,6 +182,7 @@ impl Ingest {
             dropped: AtomicU64::new(0),
             streamed_bytes: AtomicU64::new(0),
             streamed_samples: AtomicU64::new(0),
+            acks: Acks::default(),
         }
     }
 
@@ -283,7 +297,8 @@ impl Ingest {
     }
 
     /// Stores and streams pushed samples of one shard. Their instants follow no slots, so the ledger is not asked: each
-    /// sample finds its own place.
+    /// sample finds its own place. What is refused is not even logged: others take whatever comes from here. With
+    /// `wants_copies` the holders' word can be waited for.
     ///
     /// # Errors
     /// As [`StoreError`] says.
@@ -292,8 +307,16 @@ impl Ingest {
         source: SourceId,
         shard: ShardId,
         mut batch: Batch,
-    ) -> Result<AppendOutcome, StoreError> {
+        wants_copies: bool,
+    ) -> Result<WrittenPush, StoreError> {
         let mut lane = self.lanes.of(source).lock();
+        let rejected = self.db.head().refusals(&batch);
+        if !rejected.is_empty() {
+            batch = without(batch, &rejected);
+            if batch.series.is_empty() && batch.histograms.is_empty() && batch.exemplars.is_empty() {
+                return Ok(WrittenPush { rejected, written: None });
+            }
+        }
         let order = Order { failed: false, rank: 0, origin: self.origin };
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
         let header = BatchHeader { source, shard, slot: batch.slot, order, sequence };
@@ -305,9 +328,11 @@ impl Ingest {
             let mut bytes = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
             frame::write(&mut bytes, KIND_PUSH, &payload);
             match self.db.write_as(&bytes, Intake::Append(&batch), Some(segment)) {
-                Ok(written) => {
+                Ok(_) => {
+                    let streams = wants_copies && self.subscribers.load().iter().any(|one| one.shards.contains(shard));
+                    let confirmed = streams.then(|| self.acks.expect(sequence));
                     self.stream(shard, KIND_PUSH, &payload, batch.series.len() + batch.histograms.len());
-                    return Ok(written.outcome);
+                    return Ok(WrittenPush { rejected, written: Some((header, batch, confirmed)) });
                 }
                 Err(WriteError::Log(LogError::SegmentCut { .. })) => {}
                 Err(error) => {
@@ -482,4 +507,27 @@ fn split(batch: Batch, home: ShardId, shard: impl Fn(&SeriesRef) -> ShardId) -> 
     }
     parts.entry(home).or_insert_with(fresh).metadata = batch.metadata;
     parts.into_iter().collect()
+}
+
+/// A batch without the samples that were refused.
+fn without(batch: Batch, refused: &[Rejected]) -> Batch {
+    let refused: hashbrown::HashSet<SampleIndex> = refused.iter().map(|one| one.index).collect();
+    let timestamps: hashbrown::HashMap<u32, Timestamp> = batch.timestamps.into_iter().collect();
+    let starts: hashbrown::HashMap<u32, Timestamp> = batch.start_timestamps.into_iter().collect();
+    let mut rest = Batch { slot: batch.slot, exemplars: batch.exemplars, metadata: batch.metadata, ..Batch::default() };
+    for (index, (series, value)) in batch.series.into_iter().zip(batch.values).enumerate() {
+        let index = index as u32;
+        if refused.contains(&SampleIndex::Float(index)) {
+            continue;
+        }
+        let place = rest.series.len() as u32;
+        rest.timestamps.extend(timestamps.get(&index).map(|at| (place, *at)));
+        rest.start_timestamps.extend(starts.get(&index).map(|at| (place, *at)));
+        rest.series.push(series);
+        rest.values.push(value);
+    }
+    let histograms = batch.histograms.into_iter().enumerate();
+    let kept = histograms.filter(|(index, _)| !refused.contains(&SampleIndex::Histogram(*index as u32)));
+    rest.histograms = kept.map(|(_, sample)| sample).collect();
+    rest
 }

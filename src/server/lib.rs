@@ -3,15 +3,18 @@
 //! [`run()`] is a peer's life; [`run::Peer`] is what it consists of. The minds run on threads of their own ([`minds`]),
 //! [`hands`] does what they want done, [`ingest`] is the way of every batch.
 
+mod asking;
 mod backend;
 pub mod cli;
 pub mod clock;
 mod cluster_view;
 mod copy;
+mod deletes;
 mod exposition;
 mod facts;
 pub mod files;
 mod hands;
+mod house;
 mod identity;
 mod ingest;
 mod journal;
@@ -21,6 +24,7 @@ mod minds;
 pub mod options;
 mod outgoing;
 mod paging;
+mod pushing;
 mod ruling;
 pub mod run;
 mod scraping;

@@ -87,6 +87,8 @@ pub struct WebOptions {
     pub enable_remote_write_receiver: bool,
     /// Which messages remote write accepts.
     pub remote_write_messages: Vec<String>,
+    /// TLS, users, headers, request rate; nothing: none of it.
+    pub config_file: Option<PathBuf>,
     /// Title of the pages.
     pub page_title: String,
     /// Origins that CORS admits.
@@ -353,6 +355,7 @@ fn web(values: &Values, features: &Features) -> Result<WebOptions, OptionsError>
         enable_remote_write_receiver: values.switch("web.enable-remote-write-receiver")
             || features.remote_write_receiver,
         remote_write_messages: remote_write_messages(values)?,
+        config_file: Some(values.text("web.config.file")).filter(|path| !path.is_empty()).map(PathBuf::from),
         page_title: values.text("web.page-title").to_owned(),
         cors_origin: Regex::new(&format!("^(?s:{cors})$")).map_err(cors_error)?,
     })

@@ -30,8 +30,9 @@ use crate::options::Options;
 use crate::outgoing::Outgoing;
 use crate::settings::Settings;
 
+pub use evaluate::query_sample;
 pub use pages::{RULES, Shown};
-pub use plan::Planned;
+pub use plan::{Planned, group_spec};
 
 /// Groups evaluated at once: each takes a thread that may block, and its queries take more.
 const EVALUATIONS_MAX: usize = 64;

@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::backend::PeerBackend;
 use crate::clock;
+use crate::deletes::Deletes;
 use crate::facts::Facts;
 use crate::files::Disk;
 use crate::hands::Hands;
@@ -32,9 +33,10 @@ use crate::ingest::{Ingest, Lanes, LogDecoder};
 use crate::journal::Journal;
 use crate::live::Live;
 use crate::minds::{self, Addresses, Minds, ToMesh};
-use crate::options::{ClusterOptions, Options, TrustOptions};
+use crate::options::{ClusterOptions, Options, TrustOptions, WalSync};
 use crate::outgoing::Outgoing;
 use crate::paging::{self, Configuration, Paging};
+use crate::pushing::Pushing;
 use crate::ruling::{Means, Ruling};
 use crate::scraping::Scraping;
 use crate::settings::{self, Current, Settings};
@@ -44,10 +46,6 @@ use crate::telemetry::Telemetry;
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How long it waits for its shards to be taken, at most; the mind waits a little less.
 const LEAVE_MAX: Duration = Duration::from_secs(12);
-/// How often the log is synced.
-const SYNC_PERIOD: Duration = Duration::from_millis(400);
-/// How often storage looks for work, and the disk for room.
-const MAINTENANCE_PERIOD: Duration = Duration::from_secs(2);
 
 /// Where the process stands.
 pub const STARTING: u8 = 0;
@@ -101,6 +99,7 @@ pub fn run(options: Options) -> ExitCode {
 async fn live(options: Options) -> Result<(), StartError> {
     let settings = Settings::load(&options.config_file)?;
     let delivery = Configuration::load(&options.alertmanager.config_file, &Disk)?;
+    let guard = settings::guard(&options)?;
     let mut stop = Signals::new()?;
     let listeners = listen(&options.web.listen).await?;
     let web_address = listeners[0].local_addr()?;
@@ -123,7 +122,7 @@ async fn live(options: Options) -> Result<(), StartError> {
         web_address,
     )?);
     peer.tell_facts().await;
-    let served = peer.serve(listeners);
+    let served = peer.serve(listeners, guard.as_ref());
     tracing::info!(peer = %id, generation = generation.0, web = %web_address, "Server is ready to receive web requests.");
     loop {
         tokio::select! {
@@ -265,6 +264,10 @@ pub struct Peer {
     outgoing: Arc<Outgoing>,
     /// Its alerting half.
     pub paging: Arc<Paging>,
+    /// Pushed samples.
+    pub pushing: Arc<Pushing>,
+    /// What was deleted.
+    pub deletes: Arc<Deletes>,
     /// The mesh as it sees it.
     pub view: watch::Receiver<Option<Arc<MeshView>>>,
     /// The newest changes.
@@ -291,8 +294,8 @@ pub struct Peer {
     pub storage: Arc<dyn Queryable>,
     /// What peers tell about themselves to people.
     pub facts: tokio::sync::OnceCell<Arc<Facts>>,
-    hands: Arc<Hands>,
-    minds: Minds,
+    pub(crate) hands: Arc<Hands>,
+    pub(crate) minds: Minds,
     discovery: Manager,
     stage: AtomicU8,
     left: watch::Receiver<bool>,
@@ -364,6 +367,9 @@ impl Peer {
         let live = transport
             .clone()
             .map(|transport| Live::new(transport, Arc::clone(&addresses), minds.clone(), Arc::clone(&ingest)));
+        let deletes = Arc::new(Deletes::open(db.dir()).map_err(context("the list of deletes"))?);
+        let sync_each = options.storage.wal_sync == WalSync::Always;
+        let pushing = Arc::new(Pushing::new(Arc::clone(&ingest), view.clone(), transport.clone(), sync_each));
         let runtime = tokio::runtime::Handle::current();
         let storage: Arc<dyn Queryable> =
             Arc::new(MeshQueryable::new(Arc::clone(&local), view.clone(), transport.clone(), runtime));
@@ -405,6 +411,9 @@ impl Peer {
             scraping: Arc::clone(&scraping),
             ruling: Arc::clone(&ruling),
             paging: Arc::clone(&paging),
+            pushing: Arc::clone(&pushing),
+            deletes: Arc::clone(&deletes),
+            peer: std::sync::OnceLock::new(),
             view: view_sender,
             journal: Arc::clone(&journal),
             folder,
@@ -433,6 +442,8 @@ impl Peer {
             ruling,
             outgoing,
             paging,
+            pushing,
+            deletes,
             view,
             journal,
             telemetry,
@@ -460,41 +471,6 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Begins to gossip facts for people; a peer goes on without.
-    async fn tell_facts(self: &Arc<Self>) {
-        let (Some(transport), Some(own), Some(cluster)) = (&self.transport, self.own_address, &self.options.cluster)
-        else {
-            return;
-        };
-        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let constant = vec![
-            ("name".to_owned(), name),
-            ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-            ("started".to_owned(), self.started_at.to_string()),
-        ];
-        let who = (self.id, self.generation);
-        let (facts, inbox) = match Facts::start(transport.clone(), own, who, &cluster.label, constant).await {
-            Ok(started) => started,
-            Err(error) => {
-                tracing::warn!(error, "facts for people are not gossiped: chitchat did not start");
-                return;
-            }
-        };
-        *self.hands.chitchat.lock() = Some(inbox);
-        let facts = Arc::new(facts);
-        tokio::spawn(Arc::clone(&facts).follow(self.view.clone()));
-        let _ = self.facts.set(Arc::clone(&facts));
-        let peer = Arc::clone(self);
-        tokio::spawn(async move {
-            loop {
-                let series = peer.ingest.db().head().series_count().to_string();
-                let owned = peer.targets_owned().to_string();
-                facts.state(&[("series", series), ("targetsOwned", owned)]).await;
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        });
-    }
-
     /// How many targets lie in shards that this peer acts for.
     pub fn targets_owned(&self) -> usize {
         let view = self.view.borrow().clone();
@@ -502,49 +478,12 @@ impl Peer {
         self.scraping.targets().iter().filter(|(target, _)| acting(target.shard)).count()
     }
 
-    /// Syncs the log and lets storage do its work, on a thread of its own.
-    fn keep_house(&self) {
-        let (ingest, minds) = (Arc::clone(&self.ingest), self.minds.clone());
-        let body = move || {
-            let mut next_maintenance = clock::monotonic();
-            let mut full = false;
-            let mut failing = false;
-            loop {
-                std::thread::sleep(SYNC_PERIOD);
-                let db = ingest.db();
-                let synced = db.sync();
-                if synced.is_err() != failing {
-                    failing = synced.is_err();
-                    match synced {
-                        Ok(_) => tracing::info!("the log can be made durable again"),
-                        Err(error) => tracing::error!(%error, "the log cannot be made durable"),
-                    }
-                }
-                let now = clock::now();
-                if now.monotonic < next_maintenance {
-                    continue;
-                }
-                next_maintenance = now.monotonic + MAINTENANCE_PERIOD;
-                if let Err(error) = db.maintain(now) {
-                    tracing::error!(%error, "storage could not do its work, it is tried again");
-                }
-                ingest.forget_idle(now.wall);
-                let is_full = disk_is_full(db.dir(), full);
-                if is_full != full {
-                    full = is_full;
-                    tracing::warn!(full, "the disk's free room has crossed its limit");
-                    minds.tell(Input::DiskFull(full));
-                }
-            }
-        };
-        let spawned = std::thread::Builder::new().name("storage".to_owned()).spawn(body);
-        if let Err(error) = spawned {
-            tracing::error!(%error, "no thread for storage: the log is not synced");
-        }
-    }
-
     /// Serves HTTP and keeps the targets up to date.
-    fn serve(self: &Arc<Self>, listeners: Vec<TcpListener>) -> Vec<tokio::task::JoinHandle<()>> {
+    fn serve(
+        self: &Arc<Self>,
+        listeners: Vec<TcpListener>,
+        guard: Option<&promesh_api::Guard>,
+    ) -> Vec<tokio::task::JoinHandle<()>> {
         let backend = Arc::new(PeerBackend(Arc::clone(self)));
         let router = promesh_api::router(backend, self.api_options());
         let connections = Arc::new(Semaphore::new(self.options.web.connections_max.max(1)));
@@ -554,6 +493,7 @@ impl Peer {
                 connections: Arc::clone(&connections),
                 read_timeout: self.options.web.read_timeout,
                 stop_grace: Duration::from_secs(3),
+                guard: guard.cloned(),
             };
             let mut left = self.left.clone();
             let stop = async move {
@@ -562,6 +502,8 @@ impl Peer {
             tasks.push(tokio::spawn(promesh_api::serve(listener, router.clone(), serve_options, stop)));
         }
         tasks.push(tokio::spawn(Arc::clone(self).become_ready()));
+        let _ = self.hands.peer.set(Arc::downgrade(self));
+        tasks.push(tokio::spawn(Arc::clone(self).follow_deletes()));
         tasks
     }
 
@@ -732,12 +674,4 @@ fn peer_addresses(mut view: watch::Receiver<Option<Arc<MeshView>>>, own: SocketA
         }
     });
     receiver
-}
-
-/// Less than a twentieth and less than 1 GiB is free; twice that ends it.
-fn disk_is_full(path: &std::path::Path, was_full: bool) -> bool {
-    let Ok(disk) = rustix::fs::statvfs(path) else { return was_full };
-    let limit = (disk.f_blocks * disk.f_frsize / 20).min(1 << 30);
-    let free = disk.f_bavail * disk.f_frsize;
-    if was_full { free < 2 * limit } else { free < limit }
 }

@@ -117,3 +117,13 @@ mod tests {
         assert!(Settings::load(&FileOption { is_given: true, ..absent }).is_err());
     }
 }
+
+/// What guards the HTTP side, if a file says so.
+///
+/// # Errors
+/// Everything wrong with the file.
+pub fn guard(options: &Options) -> Result<Option<promesh_api::Guard>, String> {
+    let seed = uuid::Uuid::new_v4().as_u128() as u64;
+    let load = |path: &std::path::PathBuf| promesh_api::Guard::load(path, seed);
+    options.web.config_file.as_ref().map(load).transpose().map_err(|error| format!("--web.config.file: {error}"))
+}

@@ -12,6 +12,7 @@ mod cut;
 mod delete;
 mod exemplars;
 mod gc;
+mod judge;
 pub mod late;
 mod pages;
 mod postings;

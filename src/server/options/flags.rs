@@ -81,7 +81,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("config.auto-reload", Switch, "false", "Reload the configuration when its files change."),
     flag("config.auto-reload-interval", Duration, "30s", "How often to look for changes, with --config.auto-reload."),
     flag("web.listen-address", Texts, "0.0.0.0:9090", "Address of the HTTP API and the pages. Can be repeated."),
-    refused("web.config.file", Text, "", "TLS and authentication for the web interface are not built yet"),
+    flag("web.config.file", Text, "", "File with TLS, users, headers and request rate of the web interface."),
     flag("web.read-timeout", Duration, "5m", "How long a request may take to be read, and a connection may be idle."),
     flag("web.max-connections", Integer, "512", "Connections at once, over all listeners."),
     flag("web.max-notifications-subscribers", Integer, "16", "Subscribers of live notifications at once."),

@@ -101,7 +101,6 @@ fn bad_values_name_their_flag() {
         ("--cluster.weight=65", "--cluster.weight: 65 is not in 1 to 64"),
         ("--cluster.replication-factor=0", "--cluster.replication-factor: 0 is not in 1 to 16"),
         ("--web.remote-write-receiver.accepted-protobuf-messages=x", "unknown remote write protobuf message \"x\""),
-        ("--web.config.file=web.yml", "--web.config.file: TLS and authentication"),
         ("--agent", "--agent: agent mode is not built"),
     ] {
         let (code, message) = refusal(&[flag]);

@@ -260,7 +260,8 @@ fn result_sample(sample: VectorSample) -> ResultSample {
     ResultSample { labels: sample.labels, value }
 }
 
-fn query_sample(sample: VectorSample) -> QuerySample {
+/// As templates see it.
+pub fn query_sample(sample: VectorSample) -> QuerySample {
     let shown = |histogram: &FloatHistogram| {
         promesh_template::value::Value::opaque("*histogram.FloatHistogram", format!("{histogram:?}"))
     };

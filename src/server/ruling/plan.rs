@@ -104,7 +104,8 @@ fn problems_of(file: &RuleFile, group: &RuleGroup, engine: &Engine) -> Vec<Probl
     problems
 }
 
-fn group_spec(group: &RuleGroup, file: &str, default_interval: std::time::Duration) -> GroupSpec {
+/// A group as meant; without an interval of its own it has the default.
+pub fn group_spec(group: &RuleGroup, file: &str, default_interval: std::time::Duration) -> GroupSpec {
     GroupSpec {
         file: file.to_owned(),
         name: group.name.clone(),

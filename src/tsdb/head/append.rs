@@ -78,19 +78,19 @@ impl AppendOutcome {
 }
 
 /// Keeps the page of the last series locked: the next one is most likely on it too.
-struct Cursor<'a> {
+pub(super) struct Cursor<'a> {
     pages: &'a Pages,
     page: u32,
     guard: Option<MutexGuard<'a, Box<[Slot]>>>,
 }
 
 impl<'a> Cursor<'a> {
-    fn new(pages: &'a Pages) -> Cursor<'a> {
+    pub(super) fn new(pages: &'a Pages) -> Cursor<'a> {
         Cursor { pages, page: u32::MAX, guard: None }
     }
 
     #[inline]
-    fn series(&mut self, series: SeriesRef) -> Option<&mut Series> {
+    pub(super) fn series(&mut self, series: SeriesRef) -> Option<&mut Series> {
         let slot = slot_of(series);
         if slot / PAGE_SLOTS as u32 != self.page || self.guard.is_none() {
             // Never two pages at once: two batches could wait for each other's.

@@ -193,19 +193,47 @@ impl Series {
         if present.as_ref().is_some_and(|present| same(present, &value)) {
             return Ok(Appended::Duplicate);
         }
-        if at < bounds.late_min {
-            return Err(match (present, bounds.has_late_window) {
-                (Some(_), _) if at == self.newest() => IngestError::Duplicate,
-                (_, true) => IngestError::TooOld,
-                (_, false) if at < bounds.in_order_min => IngestError::OutOfBounds,
-                (_, false) => IngestError::OutOfOrder,
-            });
-        }
-        if present.is_some() && !bounds.replicated {
-            return Err(IngestError::Duplicate);
+        if let Some(reason) = self.refusal(at, present.is_some(), bounds) {
+            return Err(reason);
         }
         let taken = self.extra.get_or_insert_default().late.insert(at, value);
         Ok(if taken { Appended::Late } else { Appended::Duplicate })
+    }
+
+    /// Whether a sample would be taken; `before` is the newest of the series in the same batch.
+    ///
+    /// # Errors
+    /// As [`Series::append_float`].
+    #[inline]
+    pub fn judge(
+        &self,
+        at: i64,
+        before: i64,
+        value: impl FnOnce() -> Value,
+        bounds: &Bounds,
+        spill: &Spill,
+    ) -> Result<(), IngestError> {
+        if at > self.newest().max(before) && at >= bounds.in_order_min {
+            return Ok(());
+        }
+        let present = self.value_at(at, spill);
+        if present.as_ref().is_some_and(|present| same(present, &value())) {
+            return Ok(());
+        }
+        self.refusal(at, present.is_some(), bounds).map_or(Ok(()), Err)
+    }
+
+    /// Why a sample that is not the newest and contradicts or precedes others is refused, if it is.
+    fn refusal(&self, at: i64, contradicts: bool, bounds: &Bounds) -> Option<IngestError> {
+        if at < bounds.late_min {
+            return Some(match bounds.has_late_window {
+                _ if contradicts && at == self.newest() => IngestError::Duplicate,
+                true => IngestError::TooOld,
+                false if at < bounds.in_order_min => IngestError::OutOfBounds,
+                false => IngestError::OutOfOrder,
+            });
+        }
+        (contradicts && !bounds.replicated).then_some(IngestError::Duplicate)
     }
 
     /// The sample at an instant, if one is there.

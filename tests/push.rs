@@ -1,0 +1,164 @@
+//! Pushed samples as a sender sees them: any peer takes them, and what was acknowledged outlives a killed peer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::support::{Peer, mesh_with, one_mesh_at_a_time, pause, wall};
+
+fn varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn field(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+    out.push(number << 3 | 2);
+    varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// A remote write 1.0 request: for each instance one sample of `pushed_total`.
+pub fn write_request(instances: impl Iterator<Item = String>, at_ms: i64, value: f64) -> Vec<u8> {
+    let mut request = Vec::new();
+    for instance in instances {
+        let mut series = Vec::new();
+        for (name, value) in [("__name__", "pushed_total"), ("instance", &instance), ("job", "push")] {
+            let mut label = Vec::new();
+            field(&mut label, 1, name.as_bytes());
+            field(&mut label, 2, value.as_bytes());
+            field(&mut series, 1, &label);
+        }
+        let mut sample = vec![1 << 3 | 1];
+        sample.extend_from_slice(&value.to_le_bytes());
+        sample.push(2 << 3);
+        varint(&mut sample, at_ms as u64);
+        field(&mut series, 2, &sample);
+        field(&mut request, 1, &series);
+    }
+    snap::raw::Encoder::new().compress_vec(&request).expect("compresses")
+}
+
+/// Posts it; the status, 0 when nobody answers.
+pub fn send(port: u16, body: &[u8]) -> (u16, String) {
+    let exchange = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let head = format!(
+            "POST /api/v1/write HTTP/1.0\r\nHost: test\r\nContent-Type: application/x-protobuf\r\n\
+             Content-Encoding: snappy\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = exchange().unwrap_or_default();
+    let status = answer.split_whitespace().nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    (status, answer)
+}
+
+fn instances() -> impl Iterator<Item = String> {
+    (0..40).map(|n| format!("i{n}"))
+}
+
+/// Every instance has these instants, on every peer, each once.
+fn assert_there(peers: &[&Peer], acknowledged: &BTreeSet<i64>) {
+    let seconds = (wall() as i64 - acknowledged.first().expect("some were acknowledged") / 1000 + 10) as u64;
+    for peer in peers {
+        let samples = peer.samples("pushed_total", seconds);
+        assert_eq!(samples.len(), 40, "{}", peer.log());
+        for (name, values) in samples {
+            let mut found: BTreeMap<i64, usize> = BTreeMap::new();
+            for (at, _) in &values {
+                *found.entry(*at).or_default() += 1;
+            }
+            assert!(found.values().all(|count| *count == 1), "{name} has a sample twice: {values:?}");
+            let lost: Vec<_> = acknowledged.iter().filter(|at| !found.contains_key(at)).collect();
+            assert!(lost.is_empty(), "{name} lost {lost:?} of {}; log:\n{}", acknowledged.len(), peer.log());
+        }
+    }
+}
+
+#[test]
+fn what_any_peer_acknowledged_outlives_the_kill_of_another() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let mut peers = mesh_with(root.path(), 3, "scrape_configs: []\n", &["--web.enable-remote-write-receiver"]);
+    let mut acknowledged = BTreeSet::new();
+    let began = (wall() * 1000.0) as i64;
+    let mut unavailable = 0;
+    let mut round = 0i64;
+    // A sender keeps to one peer and repeats what was not acknowledged, as remote write does.
+    for victim in 0..3 {
+        let ports: Vec<u16> = (0..3).filter(|n| *n != victim).map(|n| peers[n].web).collect();
+        let until = wall() + 6.0;
+        let mut kill_at = Some(wall() + 2.0);
+        while wall() < until {
+            if kill_at.is_some_and(|at| wall() > at) {
+                kill_at = None;
+                peers[victim].kill();
+            }
+            let at = began + round * 100;
+            let body = write_request(instances(), at, round as f64);
+            let port = ports[(round % 2) as usize];
+            loop {
+                let (status, answer) = send(port, &body);
+                match status {
+                    204 => break,
+                    503 => unavailable += 1,
+                    other => panic!("{other} for a repeatable push: {answer}"),
+                }
+                pause(20);
+            }
+            acknowledged.insert(at);
+            round += 1;
+            // Samples must not run ahead of the clock.
+            while (wall() * 1000.0) as i64 <= began + round * 100 {
+                pause(5);
+            }
+        }
+        // Before it is back: what was acknowledged needs nothing of it.
+        let survivors: Vec<&Peer> = (0..3).filter(|n| *n != victim).map(|n| &peers[n]).collect();
+        assert_there(&survivors, &acknowledged);
+        peers[victim].start();
+        peers[victim].wait_ready();
+        pause(4_000);
+    }
+    let all: Vec<&Peer> = peers.iter().collect();
+    assert_there(&all, &acknowledged);
+    assert!(acknowledged.len() > 50, "only {} pushes went through, {unavailable} were refused", acknowledged.len());
+}
+
+#[test]
+fn a_push_that_was_refused_for_its_order_is_nowhere_and_its_repeat_succeeds() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let peers = mesh_with(root.path(), 2, "scrape_configs: []\n", &["--web.enable-remote-write-receiver"]);
+    let now = (wall() * 1000.0) as i64;
+    let push = |peer: usize, at: i64, value: f64| send(peers[peer].web, &write_request(instances(), at, value));
+    assert_eq!(push(0, now - 10_000, 1.0).0, 204);
+    assert_eq!(push(1, now - 5_000, 2.0).0, 204);
+    // Whoever is asked, the owner judges: too late, and a contradiction.
+    let (status, answer) = push(0, now - 7_000, 3.0);
+    assert_eq!(status, 400, "{answer}");
+    assert!(answer.contains("out of order sample"), "{answer}");
+    let (status, answer) = push(1, now - 5_000, 4.0);
+    assert_eq!(status, 400, "{answer}");
+    assert!(answer.contains("duplicate sample"), "{answer}");
+    // What is there already is a success.
+    assert_eq!(push(0, now - 10_000, 1.0).0, 204);
+    assert_eq!(push(1, now - 10_000, 1.0).0, 204);
+    pause(1_000);
+    for peer in &peers {
+        for (name, values) in peer.samples("pushed_total", 60) {
+            let expected = vec![(now - 10_000, "1".to_owned()), (now - 5_000, "2".to_owned())];
+            assert_eq!(values, expected, "{name}");
+        }
+    }
+}
