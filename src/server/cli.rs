@@ -3,11 +3,13 @@
 mod check;
 mod cluster;
 mod http;
+mod progress;
 mod promql;
 mod query;
 mod test;
 #[cfg(test)]
 mod tests;
+mod tsdb;
 mod unit;
 
 use std::ffi::OsString;
@@ -71,6 +73,7 @@ pub fn command() -> Command {
         .subcommand(query::command())
         .subcommand(test::command())
         .subcommand(promql::command())
+        .subcommand(tsdb::command())
         .subcommand(completions());
     add_flags(command)
 }
@@ -88,6 +91,7 @@ fn run_command(name: &str, matches: &ArgMatches) -> u8 {
         "query" => query::run(matches),
         "test" => test::run(matches),
         "promql" => promql::run(matches),
+        "tsdb" => tsdb::run(matches),
         "completions" => {
             let shell = *matches.get_one::<Shell>("shell").expect("a required argument");
             // Into memory first: clap_complete panics when what it writes to is closed.

@@ -104,6 +104,16 @@ pub fn engine_options(options: &Options, settings: &Settings) -> EngineOptions {
 /// The settings in use.
 pub type Current = ArcSwap<Settings>;
 
+/// What guards the HTTP side, if a file says so.
+///
+/// # Errors
+/// Everything wrong with the file.
+pub fn guard(options: &Options) -> Result<Option<promesh_api::Guard>, String> {
+    let seed = uuid::Uuid::new_v4().as_u128() as u64;
+    let load = |path: &std::path::PathBuf| promesh_api::Guard::load(path, seed);
+    options.web.config_file.as_ref().map(load).transpose().map_err(|error| format!("--web.config.file: {error}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,14 +126,4 @@ mod tests {
         assert_eq!(settings.jobs[0].job_name, "promesh");
         assert!(Settings::load(&FileOption { is_given: true, ..absent }).is_err());
     }
-}
-
-/// What guards the HTTP side, if a file says so.
-///
-/// # Errors
-/// Everything wrong with the file.
-pub fn guard(options: &Options) -> Result<Option<promesh_api::Guard>, String> {
-    let seed = uuid::Uuid::new_v4().as_u128() as u64;
-    let load = |path: &std::path::PathBuf| promesh_api::Guard::load(path, seed);
-    options.web.config_file.as_ref().map(load).transpose().map_err(|error| format!("--web.config.file: {error}"))
 }

@@ -1,5 +1,7 @@
 //! `promesh check …`: promtool's checks of files, with its exit codes.
 
+mod metrics;
+
 use std::path::Path;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -7,8 +9,11 @@ use promesh_config::yaml::{ConfigErrors, Problem};
 use promesh_config::{prometheus, rules};
 use promesh_promql::parser::{self, ParseOptions};
 
-use super::{Done, Failure};
+use super::{Done, Failure, http};
 use crate::files::Disk;
+
+/// What was looked at breaks a convention.
+const EXIT_LINT: u8 = 3;
 
 pub(super) fn command() -> Command {
     let files = || Arg::new("files").value_name("FILE").required(true).num_args(1..).help("Files to check");
@@ -16,8 +21,22 @@ pub(super) fn command() -> Command {
         .long("syntax-only")
         .action(ArgAction::SetTrue)
         .help("Look at the file alone, not at the files it names");
+    let url = || {
+        let text = "HTTP address of the server";
+        Arg::new("url").long("url").value_name("URL").default_value("http://localhost:9090").help(text)
+    };
+    let extended = Arg::new("extended")
+        .long("extended")
+        .action(ArgAction::SetTrue)
+        .help("Show how many series each metric has, too");
     Command::new("check")
-        .about("Check files")
+        .about("Check files, metrics, a running server")
+        .subcommand(Command::new("web-config").about("Check web configuration files").arg(files()))
+        .subcommand(
+            Command::new("metrics").about("Check metrics on standard input: syntax and conventions").arg(extended),
+        )
+        .subcommand(Command::new("healthy").about("Check whether a server is healthy").arg(url()))
+        .subcommand(Command::new("ready").about("Check whether a server is ready").arg(url()))
         .subcommand_required(true)
         .subcommand(Command::new("config").about("Check configuration files").args([syntax_only, files()]))
         .subcommand(Command::new("rules").about("Check rule files").arg(files()))
@@ -25,14 +44,50 @@ pub(super) fn command() -> Command {
 
 pub(super) fn run(matches: &ArgMatches) -> Done {
     let (name, matches) = matches.subcommand().expect("clap demands one");
+    match name {
+        "metrics" => return metrics::run(matches.get_flag("extended")),
+        "healthy" | "ready" => {
+            let server = matches.get_one::<String>("url").expect("an argument with a default");
+            let (status, body) = http::fetch_text(server, &format!("/-/{name}"))?;
+            return if status.is_success() {
+                println!("{}", body.trim_end());
+                Ok(())
+            } else {
+                Err(Failure::new(format!(
+                    "check failed: URL={server}, status={}: {}",
+                    status.as_u16(),
+                    body.trim_end()
+                )))
+            };
+        }
+        _ => {}
+    }
     let files: Vec<_> = matches.get_many::<String>("files").expect("a required argument").map(Path::new).collect();
     let mut sound = true;
     for file in files {
+        if name == "web-config" {
+            sound &= check_web(file);
+            continue;
+        }
         println!("Checking {}", file.display());
         sound &= if name == "config" { check_config(file, matches.get_flag("syntax-only")) } else { check_rules(file) };
         println!();
     }
     if sound { Ok(()) } else { Err(Failure::new("some files are not valid")) }
+}
+
+/// As promtool prints it; certificates and keys are read too.
+fn check_web(file: &Path) -> bool {
+    match promesh_api::Guard::load(file, 0) {
+        Ok(_) => {
+            eprintln!("{} SUCCESS", file.display());
+            true
+        }
+        Err(error) => {
+            eprintln!("{} FAILED: {error}", file.display());
+            false
+        }
+    }
 }
 
 fn check_config(file: &Path, syntax_only: bool) -> bool {
@@ -81,7 +136,30 @@ fn check_expressions(file: &rules::RuleFile) -> bool {
         return failed(&ConfigErrors(problems));
     }
     println!("  SUCCESS: {} rules found", rules().count());
+    let repeated = repeated_rules(file);
+    if !repeated.is_empty() {
+        println!("{} duplicate rule(s) found.", repeated.len());
+        for (name, labels) in repeated {
+            println!("Metric: {name}\nLabel(s):");
+            labels.iter().for_each(|(name, value)| println!("\t{name}: {value}"));
+        }
+        println!("Might cause inconsistency while recording expressions");
+    }
     true
+}
+
+/// Rules with the name and the labels of one before them, in any group.
+fn repeated_rules(file: &rules::RuleFile) -> Vec<(String, promesh_model::Labels)> {
+    let mut seen = std::collections::BTreeSet::new();
+    let mut repeated = Vec::new();
+    for rule in file.groups.iter().flat_map(|group| &group.rules) {
+        let name = if rule.record.value.is_empty() { &rule.alert.value } else { &rule.record.value };
+        let key = (name.clone(), rule.labels.clone());
+        if !seen.insert(key.clone()) && !repeated.contains(&key) {
+            repeated.push(key);
+        }
+    }
+    repeated
 }
 
 fn failed(errors: &ConfigErrors) -> bool {

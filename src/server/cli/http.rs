@@ -35,6 +35,15 @@ pub(crate) fn get(base: &str, path: &str, query: &[(&str, String)]) -> Result<An
     open(envelope)
 }
 
+/// Gets a page as text.
+pub(crate) fn fetch_text(base: &str, path: &str) -> Result<(http::StatusCode, String), Failure> {
+    let url = address(base, path, &[])?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
+    let (status, body) = runtime.block_on(fetch(&url)).map_err(|why| Failure::new(format!("{url}: {why}")))?;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
 fn open(mut envelope: Value) -> Result<Answer, Failure> {
     if envelope["status"] != "success" {
         let text = |field: &str| envelope[field].as_str().unwrap_or_default().to_owned();

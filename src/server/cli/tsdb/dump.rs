@@ -1,0 +1,91 @@
+//! Printing samples.
+
+use std::collections::BTreeMap;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+
+use clap::ArgMatches;
+use promesh_model::storage::{Budget, SeriesColumns};
+use promesh_model::value::format_float_g;
+use promesh_model::{Labels, Matcher};
+use promesh_promql::parser;
+use promesh_tsdb::block::Block;
+
+use super::super::{Done, Failure};
+use super::open;
+
+pub(super) fn run(path: &Path, matches: &ArgMatches, open_metrics: bool) -> Done {
+    let start = matches.get_one::<i64>("min-time").copied().unwrap_or(i64::MIN);
+    let end = matches.get_one::<i64>("max-time").copied().unwrap_or(i64::MAX);
+    let selectors = matches.get_many::<String>("match").into_iter().flatten();
+    let parse = |text: &String| parser::parse_selector(text).map_err(|error| Failure::usage(error.to_string()));
+    let mut sets: Vec<Vec<Matcher>> = selectors.map(parse).collect::<Result<_, _>>()?;
+    if sets.is_empty() {
+        sets.push(Vec::new());
+    }
+    let blocks = open(path)?;
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut failed = |error: std::io::Error| match error.kind() {
+        // `head` has seen enough.
+        std::io::ErrorKind::BrokenPipe => Failure::quiet(),
+        _ => Failure::new(format!("cannot write: {error}")),
+    };
+    for (labels, series) in select(&blocks, &sets, (start, end))? {
+        for columns in &series {
+            let written =
+                if open_metrics { metrics(&mut out, &labels, columns) } else { text(&mut out, &labels, columns) };
+            written.map_err(&mut failed)?;
+        }
+    }
+    if open_metrics {
+        writeln!(out, "# EOF").map_err(&mut failed)?;
+    }
+    out.flush().map_err(&mut failed)
+}
+
+/// The series of all blocks, each with its samples block by block.
+pub(super) fn select(
+    blocks: &[std::sync::Arc<Block>],
+    sets: &[Vec<Matcher>],
+    (start, end): (i64, i64),
+) -> Result<BTreeMap<Labels, Vec<SeriesColumns>>, Failure> {
+    let mut all: BTreeMap<Labels, Vec<SeriesColumns>> = BTreeMap::new();
+    let mut warnings = Vec::new();
+    for block in blocks.iter().filter(|block| block.overlaps(start, end)) {
+        let mut seen = std::collections::BTreeSet::new();
+        for set in sets {
+            let found = block.select(set, start, end, &Budget::unlimited(), &mut warnings);
+            for columns in found.map_err(|error| Failure::new(error.to_string()))? {
+                if seen.insert(columns.labels.clone()) {
+                    all.entry(columns.labels.clone()).or_default().push(columns);
+                }
+            }
+        }
+    }
+    for warning in warnings {
+        eprintln!("{warning}");
+    }
+    Ok(all)
+}
+
+/// `{labels} value instant`.
+pub(super) fn text(out: &mut impl std::io::Write, labels: &Labels, columns: &SeriesColumns) -> std::io::Result<()> {
+    for (at, value) in columns.timestamps.iter().zip(&columns.values) {
+        writeln!(out, "{labels} {} {at}", format_float_g(*value))?;
+    }
+    for point in &columns.histograms {
+        writeln!(out, "{labels} {} {}", point.value, point.timestamp)?;
+    }
+    Ok(())
+}
+
+/// `name{labels} value seconds`; histograms have no place in the text form and are left out, as promtool does.
+fn metrics(out: &mut impl std::io::Write, labels: &Labels, columns: &SeriesColumns) -> std::io::Result<()> {
+    let metric = labels.as_metric().to_string();
+    for (at, value) in columns.timestamps.iter().zip(&columns.values) {
+        let seconds = format!("{}.{:03}", at.div_euclid(1000), at.rem_euclid(1000));
+        let seconds = seconds.trim_end_matches('0').trim_end_matches('.');
+        writeln!(out, "{metric} {} {seconds}", format_float_g(*value))?;
+    }
+    Ok(())
+}
