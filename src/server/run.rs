@@ -97,7 +97,7 @@ pub fn run(options: Options) -> ExitCode {
 }
 
 async fn live(options: Options) -> Result<(), StartError> {
-    let settings = Settings::load(&options.config_file)?;
+    let settings = Settings::load(&options.config_file, &options.web.route_prefix)?;
     let delivery = Configuration::load(&options.alertmanager.config_file, &Disk)?;
     let guard = settings::guard(&options)?;
     let mut stop = Signals::new()?;
@@ -570,7 +570,8 @@ impl Peer {
     pub async fn reload(&self) -> Result<(), String> {
         let _one_at_a_time = self.reloading.lock().await;
         let (file, alerts) = (self.options.config_file.clone(), self.options.alertmanager.config_file.clone());
-        let load = move || Ok((Settings::load(&file)?, Configuration::load(&alerts, &Disk)?));
+        let prefix = self.options.web.route_prefix.clone();
+        let load = move || Ok((Settings::load(&file, &prefix)?, Configuration::load(&alerts, &Disk)?));
         let loaded = tokio::task::spawn_blocking(load).await;
         let loaded = loaded.map_err(|error| error.to_string()).and_then(|loaded| loaded);
         let applied = loaded.and_then(|(settings, delivery)| {

@@ -13,8 +13,11 @@ use crate::files::Disk;
 use crate::options::{FileOption, Options};
 use crate::paging::Configuration;
 
-/// What a peer scrapes that was given no configuration: all peers, itself among them.
-const BUILT_IN: &str = "scrape_configs:\n- job_name: promesh\n  peer_sd_configs: [{}]\n";
+/// What a peer scrapes that was given no configuration: all peers, itself among them, below the prefix that all share.
+fn built_in(route_prefix: &str) -> String {
+    let path = serde_json::Value::from(format!("{}/metrics", route_prefix.trim_end_matches('/')));
+    format!("scrape_configs:\n- job_name: promesh\n  metrics_path: {path}\n  peer_sd_configs: [{{}}]\n")
+}
 
 /// Everything that the files say.
 #[derive(Debug)]
@@ -28,16 +31,16 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads the files. Without a file, unless one was named, the built-in configuration.
+    /// Reads the files. Without a file, unless one was named, the built-in configuration; `route_prefix` is for that.
     ///
     /// # Errors
     /// Everything wrong, each with file, line and column.
-    pub fn load(file: &FileOption) -> Result<Settings, String> {
+    pub fn load(file: &FileOption, route_prefix: &str) -> Result<Settings, String> {
         let path = &file.path;
         let loaded = if file.is_given || path.exists() {
             prometheus::load(path, &Disk).map_err(|errors| errors.to_string())?
         } else {
-            prometheus::load_text("(built in)", BUILT_IN.as_bytes(), Path::new(""), &Disk)
+            prometheus::load_text("(built in)", built_in(route_prefix).as_bytes(), Path::new(""), &Disk)
                 .expect("the built-in configuration is valid: a test says so")
         };
         loaded.require_supported().map_err(|errors| errors.to_string())?;
@@ -122,8 +125,10 @@ mod tests {
     fn a_peer_without_a_file_scrapes_all_peers() {
         let folder = tempfile::tempdir().expect("a folder");
         let absent = FileOption { path: folder.path().join("prometheus.yml"), is_given: false };
-        let settings = Settings::load(&absent).expect("the built-in configuration");
-        assert_eq!(settings.jobs[0].job_name, "promesh");
-        assert!(Settings::load(&FileOption { is_given: true, ..absent }).is_err());
+        for (prefix, path) in [("/", "/metrics"), ("/mesh", "/mesh/metrics"), ("/a \"b\": c", "/a \"b\": c/metrics")] {
+            let settings = Settings::load(&absent, prefix).expect("the built-in configuration");
+            assert_eq!((&*settings.jobs[0].job_name, &*settings.jobs[0].metrics_path), ("promesh", path));
+        }
+        assert!(Settings::load(&FileOption { is_given: true, ..absent }, "/").is_err());
     }
 }

@@ -179,7 +179,7 @@ mod tests {
         let path = folder.path().join("prometheus.yml");
         std::fs::write(&path, "rule_files: [rules.yml]\nglobal: {evaluation_interval: 7s}\n").expect("written");
         std::fs::write(folder.path().join("rules.yml"), text).expect("written");
-        let settings = Settings::load(&FileOption { path: path.clone(), is_given: true }).expect("it loads");
+        let settings = Settings::load(&FileOption { path: path.clone(), is_given: true }, "/").expect("it loads");
         let options = Options { config_file: FileOption { path, is_given: true }, ..Options::defaults() };
         plan(&settings, &options, "http://here/", &Engine::default())
     }
