@@ -6,6 +6,7 @@ import { Controls, Moment } from './controls.jsx';
 import { Expression } from './expression.jsx';
 import { Graph } from './graph.jsx';
 import { History } from './history.jsx';
+import { Metrics } from './metrics.jsx';
 import { remember } from './history.js';
 import { effectiveStep } from './params.js';
 import { Failure, Remarks, Stats } from './remarks.jsx';
@@ -72,6 +73,7 @@ export function Panel({ panel, tick, first, onChange, onRemove }) {
       <div class="ask">
         <Expression value={text} onChange={setText} onRun={execute} focus={first && !panel.expr} />
         <div class="ask-ends">
+          <Metrics onPick={(name) => (text.trim() ? setText(`${text}${name}`) : execute(name))} />
           <button type="button" class="quiet" title="Lay the expression out" disabled={!text.trim()} onClick={layOut}>Format</button>
           <History onPick={(query) => { setText(query); execute(query); }} />
           {busy
