@@ -92,3 +92,17 @@ fn a_peer_of_another_secret_gets_nothing_and_garbage_costs_a_counter() {
     let refusals = first.log().lines().filter(|line| line.contains("refused")).count();
     assert_eq!(refusals, 1, "{}", first.log());
 }
+
+#[test]
+fn a_seed_whose_name_is_not_known_is_said_once() {
+    let root = tempfile::tempdir().expect("a folder");
+    let path = root.path().join("prometheus.yml");
+    std::fs::write(&path, "global: {}\n").expect("written");
+    let mut peer = Peer::new(root.path(), "peer-0", &path, &[]).with("--cluster.peer=nowhere.invalid:9094");
+    peer.start();
+    let said = || peer.log().lines().filter(|line| line.contains("nowhere.invalid")).count();
+    peer.wait("its seed is looked for", 20_000, || (said() > 0).then_some(()));
+    // Twice a second it looks again.
+    pause(1_600);
+    assert_eq!(said(), 1, "{}", peer.log());
+}

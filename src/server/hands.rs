@@ -1,6 +1,6 @@
 //! What the minds want done, done; what arrives, told to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -218,15 +218,23 @@ impl Hands {
     /// While this peer knows nobody alive: seeds, resolved again each time, and whoever it knew before.
     pub async fn seek(self: Arc<Self>, seeds: Vec<String>, known: Vec<SocketAddr>, own: SocketAddr) {
         let mut quiet = false;
+        let mut unknown = BTreeSet::new();
         loop {
             let alone = self.view.borrow().as_ref().is_none_or(|view| view.peers.iter().all(|peer| !peer.alive));
             if alone {
                 let mut addresses = known.clone();
                 for seed in &seeds {
                     match tokio::net::lookup_host(seed.as_str()).await {
-                        Ok(found) => addresses.extend(found),
-                        Err(error) if !quiet => tracing::warn!(seed, %error, "a seed's name is not known, trying on"),
-                        Err(_) => {}
+                        Ok(found) => {
+                            unknown.remove(seed);
+                            addresses.extend(found);
+                        }
+                        // Once, and again when it was known in between: this loop turns twice a second.
+                        Err(error) => {
+                            if unknown.insert(seed.clone()) {
+                                tracing::warn!(seed, %error, "a seed's name is not known, trying on");
+                            }
+                        }
                     }
                 }
                 addresses.sort();

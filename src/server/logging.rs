@@ -8,6 +8,7 @@ use std::fmt::{self, Write as _};
 use std::io::IsTerminal as _;
 use std::path::Path;
 
+use promesh_model::Timestamp;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -40,6 +41,7 @@ pub fn start(options: LogOptions) {
         .finish();
     // An error says that one is there already: in tests, several peers of one process share it.
     let _ = tracing::subscriber::set_global_default(subscriber);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "Starting promesh");
 }
 
 struct Format {
@@ -75,7 +77,7 @@ where
         event.record(&mut fields);
         let file = meta.file().and_then(|file| Path::new(file).file_name()?.to_str()).unwrap_or("unknown");
         let mut line: Vec<(String, Value)> = vec![
-            ("time".to_owned(), Value::String(clock::wall().to_string())),
+            ("time".to_owned(), Value::String(instant(clock::wall()))),
             ("level".to_owned(), Value::String(meta.level().to_string())),
             ("source".to_owned(), Value::String(format!("{file}:{}", meta.line().unwrap_or(0)))),
             ("msg".to_owned(), Value::String(fields.message)),
@@ -94,6 +96,13 @@ where
             writeln!(writer, "{}", logfmt(&line))
         }
     }
+}
+
+/// RFC 3339 with all three digits of the milliseconds, as Prometheus' log: the lines below each other begin alike.
+fn instant(at: Timestamp) -> String {
+    let ms = at.ms().rem_euclid(1000);
+    let seconds = Timestamp(at.ms() - ms).to_string();
+    format!("{}.{ms:03}Z", seconds.trim_end_matches('Z'))
 }
 
 fn logfmt(fields: &[(String, Value)]) -> String {
@@ -203,6 +212,14 @@ mod tests {
         let (level, rest) = rest.split_once(" source=logging.rs:").expect("a source");
         let (_, rest) = rest.split_once(' ').expect("a message");
         assert_eq!((level, rest), ("WARN", "msg=\"took over\" peer=\"a b\" targets=3 name=\"x=y\" plain=z\n"));
+    }
+
+    #[test]
+    fn instants_are_of_one_length() {
+        let check = |ms: i64, expected: &str| assert_eq!(instant(Timestamp(ms)), expected);
+        check(1_795_637_303_096, "2026-11-25T20:08:23.096Z");
+        check(1_795_637_303_300, "2026-11-25T20:08:23.300Z");
+        check(1_795_637_303_000, "2026-11-25T20:08:23.000Z");
     }
 
     #[test]
