@@ -1,6 +1,6 @@
 // Written by web/build.mjs. Names carry a hash of what is in them.
 &[
-    ("app-PLOPRKCM.js", include_bytes!("app-PLOPRKCM.js")),
+    ("app-GDCDYTRG.js", include_bytes!("app-GDCDYTRG.js")),
     ("editor-ORDUTEXK.js", include_bytes!("editor-ORDUTEXK.js")),
     ("licences-642E51DD.txt", include_bytes!("licences-642E51DD.txt")),
     ("mark-10AA1244.svg", include_bytes!("mark-10AA1244.svg")),

@@ -7,6 +7,8 @@ import { Table } from '../lib/table.jsx';
 import { formatSpan, instant, shortSeconds } from '../lib/time.js';
 
 export const STATES = { firing: 'bad', pending: 'warn', inactive: 'ok', unknown: 'idle' };
+/** With more firing rules than this they are closed at first: names and counts say more than a wall of labels. */
+const OPEN_MAX = 20;
 const ORDER = ['firing', 'pending', 'inactive', 'unknown'];
 
 export function Alerts() {
@@ -19,6 +21,9 @@ export function Alerts() {
   );
 }
 
+const badness = ({ state }) => ORDER.indexOf(state);
+const worstFirst = (rules) => rules.sort((a, b) => badness(a) - badness(b));
+
 function Groups({ groups }) {
   const [states, setStates] = useParam('state');
   const [search, setSearch] = useParam('search');
@@ -29,7 +34,8 @@ function Groups({ groups }) {
   const counts = Object.fromEntries(ORDER.map((state) => [state, all.filter((rule) => rule.state === state).length]));
   const takes = (rule) => (!wanted.length || wanted.includes(rule.state))
     && found(search, rule.name, rule.query, rule.labels, ...(rule.alerts ?? []).map(({ labels }) => labels));
-  const shown = groups.map((group) => [group, group.rules.filter(takes)]).filter(([, rules]) => rules.length);
+  const shown = groups.map((group) => [group, worstFirst(group.rules.filter(takes))]).filter(([, rules]) => rules.length).sort(([, a], [, b]) => badness(a[0]) - badness(b[0]));
+  const firing = shown.reduce((sum, [, rules]) => sum + rules.filter(({ state }) => state === 'firing').length, 0);
   return (
     <>
       <div class="bar">
@@ -42,7 +48,7 @@ function Groups({ groups }) {
       {shown.map(([group, rules]) => (
         <section class="group" key={`${group.file};${group.name}`}>
           <GroupHead group={group} />
-          {rules.map((rule, i) => <AlertRule key={`${rule.name} ${i}`} rule={rule} open={open === 'all' || rule.state === 'firing'} />)}
+          {rules.map((rule, i) => <AlertRule key={`${rule.name} ${i}`} rule={rule} open={open === 'all' || (rule.state === 'firing' && firing <= OPEN_MAX)} />)}
         </section>
       ))}
     </>

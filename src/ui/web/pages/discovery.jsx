@@ -1,9 +1,10 @@
 // What discovery found, what relabelling made of it, and what it dropped.
+import { useEffect, useState } from 'preact/hooks';
 import { ask, usePolled } from '../lib/api.js';
 import { count, found, Labels, Loaded, Search, State, Toggles } from '../lib/parts.jsx';
 import { useParam } from '../lib/settings.js';
 import { Table } from '../lib/table.jsx';
-import { Select } from './targets.jsx';
+import { OPEN_MAX, Select } from './targets.jsx';
 
 export function Discovery() {
   const polled = usePolled(async (signal) => (await ask('api/v1/targets', { signal })).data, { every: 15_000 });
@@ -29,6 +30,7 @@ function Pools({ activeTargets, droppedTargets, droppedTargetCounts }) {
   const all = [...new Set([...rows.map((row) => row.scrapePool), ...Object.keys(droppedTargetCounts ?? {})])].sort();
   const takes = (row) => (!wanted.length || wanted.includes(row.kind)) && found(search, row.discoveredLabels, row.labels ?? {});
   const shown = all.filter((name) => !pool || name === pool).map((name) => [name, rows.filter((row) => row.scrapePool === name && takes(row))]);
+  const few = shown.reduce((sum, [, some]) => sum + some.length, 0) <= OPEN_MAX;
   return (
     <>
       <div class="bar">
@@ -38,23 +40,29 @@ function Pools({ activeTargets, droppedTargets, droppedTargetCounts }) {
         <label class="check"><input type="checkbox" checked={settings === 'yes'} onChange={(event) => setSettings(event.currentTarget.checked ? 'yes' : '')} /> Scrape settings</label>
       </div>
       {!rows.length && <p class="muted">Discovery has found nothing.</p>}
-      {shown.filter(([, some]) => some.length).map(([name, some]) => {
-        const gone = droppedTargetCounts?.[name] ?? 0;
-        const remembered = rows.filter((row) => row.scrapePool === name && row.kind === 'dropped').length;
-        return (
-          <details class="group" key={name} open>
-            <summary class="group-head">
-              <h2>{name}</h2>
-              <span class="muted">
-                {count(rows.filter((row) => row.scrapePool === name && row.kind === 'active').length, 'target')} scraped{gone > 0 && `, ${gone} dropped`}
-                {gone > remembered && `, of which ${remembered} are remembered`}
-              </span>
-            </summary>
-            <Table rows={some} limit={200} columns={columns(settings === 'yes')} />
-          </details>
-        );
-      })}
+      {shown.filter(([, some]) => some.length).map(([name, some]) => (
+        <Pool key={name} name={name} rows={some} all={rows.filter((row) => row.scrapePool === name)} dropped={droppedTargetCounts?.[name] ?? 0}
+          settings={settings === 'yes'} open={few || Boolean(pool)} />
+      ))}
     </>
+  );
+}
+
+function Pool({ name, rows, all, dropped, settings, open: first }) {
+  const [open, setOpen] = useState(first);
+  useEffect(() => setOpen(first), [first]);
+  const scraped = all.filter(({ kind }) => kind === 'active').length;
+  const remembered = all.length - scraped;
+  return (
+    <details class="group" open={open} onToggle={(event) => setOpen(event.currentTarget.open)}>
+      <summary class="group-head">
+        <h2>{name}</h2>
+        <span class="muted">
+          {count(scraped, 'target')} scraped{dropped > 0 && `, ${dropped} dropped`}{dropped > remembered && `, of which ${remembered} are remembered`}
+        </span>
+      </summary>
+      {open && <Table rows={rows} limit={100} columns={columns(settings)} />}
+    </details>
   );
 }
 

@@ -1,5 +1,5 @@
 // What is scraped, how it went, and which peer does it.
-import { useState } from 'preact/hooks';
+import { useEffect, useState } from 'preact/hooks';
 import { ask, usePolled } from '../lib/api.js';
 import { memberNames } from '../lib/mesh.js';
 import { Ago, Banner, count, found, Labels, Loaded, Search, State, Toggles, webAddress } from '../lib/parts.jsx';
@@ -8,7 +8,10 @@ import { Table } from '../lib/table.jsx';
 import { instant, shortSeconds } from '../lib/time.js';
 
 /** With more targets than this only jobs with trouble are open at first. */
-const OPEN_MAX = 300;
+export const OPEN_MAX = 300;
+/** Rows of a job that are drawn at once when there are many. */
+const ROWS_MAX = 50;
+const ORDER = ['down', 'unknown', 'up'];
 const HEALTH = { up: 'ok', down: 'bad', unknown: 'idle' };
 
 async function load(signal) {
@@ -48,6 +51,7 @@ function Pools({ targets, pools, members }) {
     .map((name) => [name, targets.filter((target) => target.scrapePool === name)])
     .map(([name, of]) => [name, of, of.filter(takes)])
     .filter(([, of, some]) => some.length || (!of.length && !wanted.length && !search && !peer));
+  const many = shown.reduce((sum, [, , some]) => sum + some.length, 0) > OPEN_MAX;
   const peers = [...new Set(targets.map((target) => target.peer).filter(Boolean))].sort((a, b) => (names.get(a) ?? a).localeCompare(names.get(b) ?? b));
   return (
     <>
@@ -60,11 +64,14 @@ function Pools({ targets, pools, members }) {
       {!all.length && <Banner kind="info">Nothing is scraped: the configuration has no <code>scrape_configs</code>.</Banner>}
       {all.length > 0 && !shown.length && <p class="muted">No target is like that.</p>}
       {shown.map(([name, of, some]) => (
-        <Pool key={name} name={name} all={of} shown={some} scraper={scraper} open={targets.length <= OPEN_MAX || shown.length === 1 || some.some((target) => target.health === 'down')} />
+        <Pool key={name} name={name} all={of} shown={some} scraper={scraper} many={many}
+          open={!many || shown.length === 1 || some.some((target) => target.health === 'down')} />
       ))}
     </>
   );
 }
+
+const worstFirst = (targets) => [...targets].sort((a, b) => ORDER.indexOf(a.health) - ORDER.indexOf(b.health));
 
 export function Select({ label, all, value, onChange, options }) {
   return (
@@ -75,8 +82,9 @@ export function Select({ label, all, value, onChange, options }) {
   );
 }
 
-function Pool({ name, all, shown, scraper, open: first }) {
+function Pool({ name, all, shown, scraper, many, open: first }) {
   const [open, setOpen] = useState(first);
+  useEffect(() => setOpen(first), [first]);
   const up = all.filter((target) => target.health === 'up').length;
   const kind = !all.length ? 'idle' : up === all.length ? 'ok' : all.some((target) => target.health === 'down') ? 'bad' : 'idle';
   const columns = [
@@ -96,7 +104,7 @@ function Pool({ name, all, shown, scraper, open: first }) {
         {shown.length < all.length && <span class="muted">{count(shown.length, 'target')} shown</span>}
       </summary>
       {open && shown.length > 0 && (
-        <Table columns={columns} rows={shown} param="sort" rowKey={(t) => `${t.scrapeUrl} ${JSON.stringify(t.labels)}`} rowClass={(t) => t.health === 'down' && 'row-bad'}
+        <Table columns={columns} rows={worstFirst(shown)} limit={many ? ROWS_MAX : OPEN_MAX} param="sort" rowKey={(t) => `${t.scrapeUrl} ${JSON.stringify(t.labels)}`} rowClass={(t) => t.health === 'down' && 'row-bad'}
           detail={(t) => t.lastError && <span class="error-text">{t.lastError}</span>} />
       )}
     </details>
