@@ -145,9 +145,11 @@ export function Toggles({ value, onChange, options, label }) {
   );
 }
 
-export function Copy({ text, label = 'Copy' }) {
+/** `text` may be a function, asked when it is wanted. */
+export function Copy({ text: given, label = 'Copy' }) {
   const [done, set] = useState(false);
   const copy = async () => {
+    const text = typeof given === 'function' ? given() : given;
     try {
       await navigator.clipboard.writeText(text);
     } catch {

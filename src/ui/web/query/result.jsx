@@ -1,6 +1,6 @@
 // The answer of an instant query as a table.
 import { useState } from 'preact/hooks';
-import { found, Search, Series, seriesText } from '../lib/parts.jsx';
+import { Copy, found, Search, Series, seriesText } from '../lib/parts.jsx';
 import { useSetting } from '../lib/settings.js';
 import { Table } from '../lib/table.jsx';
 import { formatInstant } from '../lib/time.js';
@@ -16,6 +16,9 @@ export function Result({ data }) {
 
 const FEW = 8;
 
+/** A row for a message to a colleague. */
+const asText = ({ metric, value, histogram }) => `${seriesText(metric)} ${value ? value[1] : histogram ? `count ${histogram[1].count} sum ${histogram[1].sum}` : ''}`.trim();
+
 function Rows({ rows }) {
   const [search, setSearch] = useState('');
   const [columns, setColumns] = useSetting('columns', 'no');
@@ -30,6 +33,7 @@ function Rows({ rows }) {
         <div class="bar">
           {rows.length > FEW && <Search value={search} onChange={setSearch} label="Filter series" data-search={undefined} />}
           <label class="check"><input type="checkbox" checked={columns === 'yes'} onChange={(event) => setColumns(event.currentTarget.checked ? 'yes' : 'no')} /> Labels as columns</label>
+          <Copy text={() => shown.map(asText).join('\n')} />
         </div>
       )}
       <Table rows={shown} columns={[...(columns === 'yes' ? apart : [series]), value]} rowKey={(row) => seriesText(row.metric)} empty="No series is like that." />
