@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use promesh_model::shard::ShardSet;
 use promesh_model::{PeerId, Timestamp};
-use promesh_node::Possession;
+use promesh_node::{Digests, Possession};
 use promesh_replication::{BatchHeader, Disposition, Ledger, SourceId};
 
 /// What survives a crash.
@@ -16,6 +16,8 @@ pub(crate) struct Disk {
     pub(crate) possession: Possession,
     pub(crate) members: Vec<PeerId>,
     pub(crate) generation: u64,
+    /// What the configuration says.
+    pub(crate) digests: Digests,
 }
 
 /// Batches by slot: what a query would see.
@@ -25,6 +27,8 @@ pub(crate) struct Store {
     pub(crate) ledger: Ledger,
     pub(crate) kept: BTreeMap<(SourceId, Timestamp), BatchHeader>,
     pub(crate) sequence: u64,
+    /// How much of the log the sync under way will have made durable.
+    pub(crate) sync_began: usize,
 }
 
 impl Store {
@@ -35,6 +39,7 @@ impl Store {
         for header in &disk.log {
             store.keep(header);
         }
+        store.sync_began = disk.log.len();
         store.disk = disk;
         store
     }
@@ -63,6 +68,7 @@ impl Store {
 
     pub(crate) fn sync(&mut self) {
         self.disk.synced = self.disk.log.len();
+        self.sync_began = self.disk.log.len();
     }
 
     /// Batches of some shards from an instant on; all of them for the open window.

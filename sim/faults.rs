@@ -22,6 +22,12 @@ pub(crate) enum Fault {
     Loss(u32),
     /// A clock steps by so many ms.
     Step(usize, i64),
+    /// Syncing the log takes so long from now on.
+    SlowDisk(usize, u64),
+    /// The disk has no room left, or has room again.
+    FullDisk(usize, bool),
+    /// The configuration becomes another version and is read again.
+    Reload(usize, u128),
     /// The process is asked to stop.
     Terminate(usize),
 }
@@ -52,6 +58,76 @@ pub(crate) fn rolling_restart(peers: usize, rng: &mut StdRng) -> Vec<(u64, Fault
     plan
 }
 
+/// A new version of the configuration, loaded by one peer after the other; one is restarted between.
+pub(crate) fn rolling_reload(peers: usize, rng: &mut StdRng) -> Vec<(u64, Fault)> {
+    let mut plan = Vec::new();
+    let mut at = 40 * SECOND;
+    for peer in 0..peers {
+        plan.push((at, Fault::Reload(peer, 2)));
+        at += rng.random_range(4..20) * SECOND;
+    }
+    plan
+}
+
+/// More and more peers, one after the other, then some are asked to leave. The first three run from the beginning.
+pub(crate) fn joins(peers: usize, rng: &mut StdRng) -> Vec<(u64, Fault)> {
+    let mut plan = Vec::new();
+    let mut at = 30 * SECOND;
+    for peer in 3..peers {
+        at += rng.random_range(3 * SECOND..25 * SECOND);
+        plan.push((at, Fault::Start(peer)));
+    }
+    at += 30 * SECOND;
+    for peer in (1..peers).step_by(4) {
+        plan.push((at, Fault::Terminate(peer)));
+        at += rng.random_range(15..25) * SECOND;
+    }
+    plan
+}
+
+/// All peers die at once and come back within seconds of each other.
+pub(crate) fn cold_start(peers: usize, rng: &mut StdRng) -> Vec<(u64, Fault)> {
+    let at = 60 * SECOND;
+    let kills = (0..peers).map(|peer| (at, Fault::Kill(peer)));
+    let spread = rng.random_range(1..8 * SECOND);
+    let starts: Vec<u64> = (0..peers).map(|_| at + SECOND + rng.random_range(0..spread)).collect();
+    kills.chain(starts.into_iter().enumerate().map(|(peer, at)| (at, Fault::Start(peer)))).collect()
+}
+
+/// The mesh falls into two parts, or one part cannot be heard by the other; twice.
+pub(crate) fn partitions(peers: usize, rng: &mut StdRng) -> Vec<(u64, Fault)> {
+    let mut plan = Vec::new();
+    let mut at = 40 * SECOND;
+    for _ in 0..2 {
+        let lasts = rng.random_range(2 * SECOND..60 * SECOND);
+        let both_ways = rng.random_bool(0.6);
+        plan.extend(partition(peers, at, at + lasts, both_ways, rng));
+        at += lasts + 40 * SECOND;
+    }
+    plan
+}
+
+/// Disks that sync in seconds, and are killed meanwhile; disks that fill up and have room again.
+pub(crate) fn bad_disks(peers: usize, rng: &mut StdRng) -> Vec<(u64, Fault)> {
+    let mut plan = Vec::new();
+    let mut at = 40 * SECOND;
+    for peer in 0..peers {
+        match peer % 2 {
+            0 => {
+                plan.push((at, Fault::SlowDisk(peer, rng.random_range(2..9) * SECOND)));
+                plan.push((at + 15 * SECOND, Fault::Kill(peer)));
+                plan.push((at + rng.random_range(17..30) * SECOND, Fault::Start(peer)));
+            }
+            _ => {
+                plan.push((at, Fault::FullDisk(peer, true)));
+                plan.push((at + rng.random_range(5..30) * SECOND, Fault::FullDisk(peer, false)));
+            }
+        }
+        at += 60 * SECOND;
+    }
+    plan
+}
+
 /// Anything, at random, until `end`; every fault ends before it.
 pub(crate) fn chaos(peers: usize, end: u64, rng: &mut StdRng) -> Vec<(u64, Fault)> {
     let mut plan = vec![(0, Fault::Loss(rng.random_range(0..60)))];
@@ -70,19 +146,19 @@ pub(crate) fn chaos(peers: usize, end: u64, rng: &mut StdRng) -> Vec<(u64, Fault
                     plan.extend([(at, Fault::Cut(a, b)), (at + lasts, Fault::Heal(a, b))]);
                 }
             }
-            5 => plan.extend(partition(peers, at, at + lasts, rng)),
+            5 => plan.extend(partition(peers, at, at + lasts, true, rng)),
             _ => plan.push((at, Fault::Step(peer, rng.random_range(-400..400)))),
         }
     }
     plan
 }
 
-fn partition(peers: usize, from: u64, to: u64, rng: &mut StdRng) -> Vec<(u64, Fault)> {
+fn partition(peers: usize, from: u64, to: u64, both_ways: bool, rng: &mut StdRng) -> Vec<(u64, Fault)> {
     let left: Vec<bool> = (0..peers).map(|_| rng.random_bool(0.5)).collect();
     let mut plan = Vec::new();
     for a in 0..peers {
         for b in 0..peers {
-            if left[a] != left[b] {
+            if left[a] != left[b] && (both_ways || left[a]) {
                 plan.extend([(from, Fault::Cut(a, b)), (to, Fault::Heal(a, b))]);
             }
         }

@@ -1,4 +1,4 @@
-//! Runs scenarios over seeds: `promesh-sim [kills|rolling|chaos] [first seed] [count] [seconds]`.
+//! Runs scenarios over seeds: `promesh-sim [scenario] [first seed] [count] [seconds]`.
 //!
 //! A single seed is told as it happens. Exit code 1 when an invariant broke; the failing seeds are printed, to be kept in `sim/seeds.txt`.
 
@@ -12,14 +12,10 @@ fn main() {
     let number =
         |index: usize, default: u64| arguments.get(index).and_then(|text| text.parse().ok()).unwrap_or(default);
     let (first, count, seconds) = (number(1, 1), number(2, 20), number(3, 600));
-    let scenario = match arguments.first().map(String::as_str) {
-        None | Some("chaos") => Scenario::Chaos { seconds },
-        Some("kills") => Scenario::KillsInTurn,
-        Some("rolling") => Scenario::RollingRestart,
-        Some(other) => {
-            eprintln!("unknown scenario {other:?}: kills, rolling or chaos");
-            std::process::exit(2);
-        }
+    let name = arguments.first().map_or("chaos", String::as_str);
+    let Some(scenario) = Scenario::by_name(name, seconds) else {
+        eprintln!("unknown scenario {name:?}: one of {}", Scenario::NAMES.join(", "));
+        std::process::exit(2);
     };
     let next = AtomicU64::new(first);
     let failed = Mutex::new(Vec::new());

@@ -7,12 +7,8 @@ fn kept_seeds() -> Vec<(Scenario, u64)> {
         .map(|line| {
             let words: Vec<&str> = line.split_whitespace().collect();
             let number = |index: usize| words[index].parse::<u64>().expect("a number");
-            let scenario = match words[0] {
-                "kills" => Scenario::KillsInTurn,
-                "rolling" => Scenario::RollingRestart,
-                "chaos" => Scenario::Chaos { seconds: number(2) },
-                other => panic!("unknown scenario {other}"),
-            };
+            let scenario =
+                Scenario::by_name(words[0], number(2)).unwrap_or_else(|| panic!("unknown scenario {}", words[0]));
             (scenario, number(1))
         })
         .collect()

@@ -8,8 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use promesh_cluster::{Membership, PeerRecord, PeerState, Snapshot};
 use promesh_model::shard::ShardSet;
-use promesh_model::{Generation, Monotonic, Now, PeerId, Timestamp};
-use promesh_node::{Input, Mesh, MeshConfig, MeshMessage, MeshView, Output, Peer, PeerInput, PeerOutput, SourceSpec};
+use promesh_model::{Generation, Labels, Monotonic, Now, PeerId, Timestamp};
+use promesh_node::{
+    Digests, Input, Mesh, MeshConfig, MeshMessage, MeshView, Output, Peer, PeerInput, PeerOutput, Piece, SourceSpec,
+};
 use promesh_replication::{BatchHeader, Order, Origin};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -17,6 +19,7 @@ use std::sync::Arc;
 
 use crate::disk::Store;
 use crate::faults::Fault;
+use crate::invariants::majority_runs;
 use crate::network::{Healed, IDLE_TIMEOUT_NS, Network};
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -72,7 +75,10 @@ pub(crate) struct SimPeer {
     pub(crate) view: Option<Arc<MeshView>>,
     subscribers: BTreeMap<usize, ShardSet>,
     fetches: BTreeMap<u64, usize>,
+    zone: String,
     skew_ms: i64,
+    /// How long a sync of the log takes.
+    sync_takes: u64,
     paused_until: u64,
     next_wake: u64,
 }
@@ -88,8 +94,21 @@ pub(crate) struct World {
     pub(crate) rng: StdRng,
     replication_factor: usize,
     pub(crate) faults_at: Vec<u64>,
+    /// Broken invariants that show only while things happen.
+    pub(crate) found: Vec<String>,
     /// Prints faults and changes as they happen.
     pub(crate) verbose: bool,
+}
+
+/// The job that all sources are of.
+pub(crate) fn job() -> Piece {
+    Piece::Job("job".to_owned())
+}
+
+impl SimPeer {
+    pub(crate) fn is_ready(&self) -> bool {
+        self.mind.as_ref().is_some_and(|mind| mind.mesh.state() == PeerState::Ready)
+    }
 }
 
 fn address(peer: usize) -> SocketAddr {
@@ -111,7 +130,9 @@ impl World {
             view: None,
             subscribers: BTreeMap::new(),
             fetches: BTreeMap::new(),
+            zone: String::new(),
             skew_ms: rng.random_range(-150..150),
+            sync_takes: 0,
             paused_until: 0,
             next_wake: u64::MAX,
         };
@@ -127,6 +148,7 @@ impl World {
             rng,
             replication_factor,
             faults_at: Vec::new(),
+            found: Vec::new(),
             verbose: false,
         }
     }
@@ -199,8 +221,11 @@ impl World {
                 self.scraped(peer, spec, slot, rank);
             }
             Event::Sync { peer, boot } if self.is_up(peer, boot) => {
-                self.peers[peer].store.sync();
-                self.schedule(self.now + SYNC_PERIOD, Event::Sync { peer, boot });
+                // What a sync covers was written before it began.
+                let store = &mut self.peers[peer].store;
+                store.disk.synced = std::mem::replace(&mut store.sync_began, store.disk.log.len());
+                let takes = self.peers[peer].sync_takes;
+                self.schedule(self.now + SYNC_PERIOD + takes, Event::Sync { peer, boot });
             }
             Event::Seek { peer, boot } if self.is_up(peer, boot) => self.seek(peer),
             Event::FetchTimeout { peer, boot, token } if self.is_up(peer, boot) => {
@@ -258,6 +283,7 @@ impl World {
         }
         match output {
             Output::Start { spec, slot, rank } => {
+                self.found.extend(majority_runs::violation(self, peer, spec.piece));
                 let slow = self.rng.random_bool(0.02);
                 let takes = if slow { self.rng.random_range(200..2000) } else { self.rng.random_range(2..60) };
                 let boot = self.peers[peer].boot;
@@ -422,7 +448,7 @@ impl World {
             generation: Generation(disk.generation),
             version: 1,
             state: PeerState::Joining,
-            zone: String::new(),
+            zone: self.peers[peer].zone.clone(),
             weight: 4,
             protocol: (1, 1),
             web_address: None,
@@ -438,10 +464,21 @@ impl World {
         simulated.next_wake = u64::MAX;
         simulated.paused_until = 0;
         simulated.mind = Some(Peer::new(membership, mesh, now));
+        let version = self.peers[peer].store.disk.digests.digest(&job()).unwrap_or(1);
+        self.load(peer, version);
         let sources = self.sources.clone();
         self.feed(peer, PeerInput::Mesh(Input::Sources(sources)));
         self.schedule(self.now + SYNC_PERIOD, Event::Sync { peer, boot });
         self.schedule(self.now + MS, Event::Seek { peer, boot });
+    }
+
+    /// Reads a version of the configuration.
+    fn load(&mut self, peer: usize, version: u128) {
+        let now = self.clock(peer).wall;
+        let disk = &mut self.peers[peer].store.disk;
+        disk.digests = Digests::of([(job(), version)], Labels::default(), &disk.digests, now);
+        let digests = disk.digests.clone();
+        self.feed(peer, PeerInput::Mesh(Input::Definitions(digests)));
     }
 
     /// The process ends; with it its connections. A clean stop has synced before.
@@ -485,6 +522,9 @@ impl World {
             },
             Fault::Loss(thousandths) => self.network.loss = f64::from(thousandths) / 1000.0,
             Fault::Step(peer, ms) => self.peers[peer].skew_ms += ms,
+            Fault::SlowDisk(peer, takes) => self.peers[peer].sync_takes = takes,
+            Fault::FullDisk(peer, full) => self.feed(peer, PeerInput::Mesh(Input::DiskFull(full))),
+            Fault::Reload(peer, version) => self.load(peer, version),
             Fault::Terminate(peer) => self.feed(peer, PeerInput::Mesh(Input::Leave)),
         }
     }
@@ -503,18 +543,27 @@ impl World {
         }
     }
 
+    /// Puts the peers into so many zones.
+    pub(crate) fn set_zones(&mut self, zones: usize) {
+        for (number, peer) in self.peers.iter_mut().enumerate() {
+            peer.zone = format!("zone-{}", number % zones);
+        }
+    }
+
     /// Everything works again and every peer runs.
     pub(crate) fn heal_all(&mut self) {
         self.network.loss = 0.0;
         let count = self.peers.len();
         for from in 0..count {
             self.peers[from].paused_until = 0;
+            self.peers[from].sync_takes = 0;
             for to in 0..count {
                 self.strike(Fault::Heal(from, to));
             }
         }
         for peer in 0..count {
             self.start(peer);
+            self.feed(peer, PeerInput::Mesh(Input::DiskFull(false)));
         }
     }
 }

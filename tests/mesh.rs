@@ -7,7 +7,7 @@ use crate::support::{Exporter, Peer, get, mesh, mesh_with, one_mesh_at_a_time, p
 type Samples = BTreeMap<String, Vec<(i64, String)>>;
 
 /// Every series has exactly one sample in each of its slots from its first to the newest.
-fn assert_no_hole(samples: &Samples, interval_ms: i64, series: usize, since_ms: i64, may_miss: usize) {
+pub fn assert_no_hole(samples: &Samples, interval_ms: i64, series: usize, since_ms: i64, may_miss: usize) {
     assert_eq!(samples.len(), series, "{:?}", samples.keys());
     let mut missed = 0;
     for (name, values) in samples {
@@ -29,11 +29,11 @@ fn settled(samples: &Samples, from_ms: i64, to_ms: i64) -> Samples {
     samples.iter().map(|(name, values)| (name.clone(), within(values))).collect()
 }
 
-fn now_ms() -> i64 {
+pub fn now_ms() -> i64 {
     (wall() * 1000.0) as i64
 }
 
-fn assert_same_everywhere(peers: &[Peer], selector: &str, seconds: u64, from_ms: i64) {
+pub fn assert_same_everywhere(peers: &[Peer], selector: &str, seconds: u64, from_ms: i64) {
     let to_ms = now_ms() - 2_000;
     let first = settled(&peers[0].samples(selector, seconds), from_ms, to_ms);
     for peer in &peers[1..] {
@@ -204,4 +204,48 @@ fn any_peer_shows_how_every_target_fared_and_a_delete_reaches_whoever_was_away()
         }
         assert_eq!(peer.query("count_over_time(level{instance=\"t2\"}[60s])").len(), 2);
     }
+}
+
+#[test]
+fn the_mesh_runs_the_majoritys_configuration_and_shows_who_differs() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let common = exporter.config(10, "1s", "900ms");
+    let mut peers = mesh(root.path(), 2, &common);
+    let own = root.path().join("own.yml");
+    std::fs::write(&own, common.replace("- job_name: test\n", "- job_name: test\n  sample_limit: 1000\n"))
+        .expect("written");
+    let mut third = Peer::new(root.path(), "peer-2", &own, &[&peers[0]]);
+    third.start();
+    third.wait_ready();
+    peers.push(third);
+    let id = peers[2].cluster()["self"].clone();
+    let differs = |peer: &Peer| {
+        let cluster = peer.cluster();
+        let members = cluster["members"].as_array().cloned().unwrap_or_default();
+        members.iter().find(|member| member["id"] == id).map(|member| member["configDiffers"].to_string())
+    };
+    for peer in &peers {
+        peer.wait("everybody sees who differs", 20_000, || (differs(peer)? == "[\"scrape job test\"]").then_some(()));
+    }
+    let scrapes = || peers[2].metric("promesh_scrapes_total");
+    pause(2_000);
+    let (before, began) = (scrapes(), now_ms());
+    pause(5_000);
+    assert_eq!(scrapes(), before, "a peer with another version scrapes nothing of the job");
+    assert_no_hole(&peers[0].samples("scrapes_total", 5), 1_000, 10, began, 0);
+    // Its operator writes what the others have, and reloads all through another peer.
+    std::fs::write(&own, &common).expect("written");
+    let (status, body) = crate::support::post(peers[1].web, "/-/reload?scope=cluster");
+    assert_eq!(status, 200, "{body}");
+    for peer in &peers {
+        peer.wait("nobody differs", 20_000, || (differs(peer)? == "[]").then_some(()));
+    }
+    peers[2].wait("it scrapes again", 10_000, || (scrapes() > before).then_some(()));
+    // What is wrong on one peer is said by whom.
+    std::fs::write(&own, "nonsense: 1\n").expect("written");
+    let (status, body) = crate::support::post(peers[1].web, "/-/reload?scope=cluster");
+    assert_eq!(status, 500);
+    assert!(body.contains(id.as_str().expect("an id")) && body.contains("own.yml:1:1"), "{body}");
 }

@@ -26,6 +26,30 @@ fn a_lone_peer_scrapes_itself_by_peer_discovery() {
 }
 
 #[test]
+fn a_peer_in_an_empty_folder_scrapes_itself_and_keeps_its_data_there() {
+    let root = tempfile::tempdir().expect("a folder");
+    let web = free_port();
+    let mut child = promesh()
+        .arg(format!("--web.listen-address=127.0.0.1:{web}"))
+        .arg(format!("--cluster.listen-address=127.0.0.1:{}", free_port()))
+        .current_dir(root.path())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let up = || get(web, "/api/v1/query?query=up").1.contains("\"1\"]");
+    // The built-in interval is a minute.
+    let scraped = (0..700).any(|_| {
+        pause(100);
+        up()
+    });
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(scraped, "it has scraped itself");
+    assert!(root.path().join("data").is_dir());
+    assert_eq!(std::fs::read_dir(root.path()).expect("readable").count(), 1, "nothing but its data");
+}
+
+#[test]
 fn a_bad_configuration_is_named_and_the_old_one_stays() {
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();

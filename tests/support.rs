@@ -222,6 +222,13 @@ impl Peer {
         child.wait().expect("it ends").code()
     }
 
+    /// Sends it a signal and leaves it running.
+    pub fn signal(&self, signal: &str) {
+        let id = self.child.as_ref().expect("it was started").id().to_string();
+        let sent = Command::new("kill").arg(format!("-{signal}")).arg(id).status().expect("kill runs");
+        assert!(sent.success());
+    }
+
     /// Waits for it to end by itself; answers its exit code.
     pub fn wait_end(&mut self) -> Option<i32> {
         self.child.take().expect("it was started").wait().expect("it ends").code()

@@ -1,8 +1,12 @@
 //! Holders have the same batch for a slot; only slots near a fault may differ.
 //!
+//! A holder is who says that it holds the shard whole at that time: nobody reads the slot from another.
+//!
 //! Source: design of the mesh, section 16, invariant 5.
 
 use std::collections::BTreeMap;
+
+use promesh_replication::BatchHeader;
 
 use crate::world::{EPOCH_MS, MS, SECOND, World};
 
@@ -13,7 +17,10 @@ pub(crate) fn violations(world: &World, strict: bool) -> (usize, Vec<String>) {
     let mut split = 0;
     let mut found = Vec::new();
     for peer in world.peers.iter().filter(|peer| peer.mind.is_some()) {
-        for (key, header) in &peer.store.kept {
+        let claims = |header: &BatchHeader| {
+            peer.view.as_ref().is_some_and(|view| view.own.covers(header.shard, header.slot, header.slot))
+        };
+        for (key, header) in peer.store.kept.iter().filter(|(_, header)| claims(header)) {
             let kept = first.entry(*key).or_insert(header.order);
             if *kept != header.order {
                 split += 1;

@@ -2,5 +2,6 @@
 
 pub(crate) mod every_slot_scraped;
 pub(crate) mod holders_agree;
+pub(crate) mod majority_runs;
 pub(crate) mod nothing_lost;
 pub(crate) mod one_owner;

@@ -51,6 +51,23 @@ pub enum ReloadScope {
     Cluster,
 }
 
+/// What an operator asks of the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterOrder {
+    /// A peer gives its shards away and stops.
+    Leave,
+    /// A peer gives its shards away and stays.
+    Drain,
+    /// A drained peer takes its share again.
+    Undrain,
+    /// A peer that is down is forgotten by all.
+    Remove,
+    /// Every peer takes a snapshot.
+    Snapshot,
+    /// Sealed history moves to the peers that rank for it.
+    Rebalance,
+}
+
 /// A scrape target.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -380,6 +397,14 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// What is wrong with it; the old one is still in use.
     async fn reload(&self, scope: ReloadScope) -> Result<(), BackendError>;
+
+    /// Carries out what an operator asks of the mesh. `peer` is a UUID or an address, and empty for this peer.
+    ///
+    /// # Errors
+    /// Who did not do it, and why.
+    async fn operate(&self, _order: ClusterOrder, _peer: &str) -> Result<Value, BackendError> {
+        Err(BackendError::Unbuilt("a mesh of peers"))
+    }
 
     /// Starts stopping the process.
     fn quit(&self);

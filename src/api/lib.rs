@@ -17,6 +17,7 @@ pub mod guard;
 mod json;
 mod lifecycle;
 mod listing;
+mod operate;
 pub mod pager;
 mod pages;
 mod query;

@@ -31,7 +31,7 @@ pub(crate) async fn gate(State(api): State<Api>, request: Request, next: Next) -
 }
 
 /// Whether a request that changes the process may do so.
-fn refusal(api: &Api, method: &Method) -> Option<Response> {
+pub(crate) fn refusal(api: &Api, method: &Method) -> Option<Response> {
     match *method {
         Method::POST | Method::PUT => {}
         Method::GET => {

@@ -17,7 +17,9 @@ use tower_http::compression::CompressionLayer;
 
 use crate::backend::Backend;
 use crate::respond::{no_content, text};
-use crate::{admin, cors, federate, lifecycle, listing, pages, query, remote_write, rules, status, targets, v2};
+use crate::{
+    admin, cors, federate, lifecycle, listing, operate, pages, query, remote_write, rules, status, targets, v2,
+};
 
 /// What flags say about the API.
 #[derive(Clone, Debug)]
@@ -98,6 +100,7 @@ fn ungated(api: &Api) -> Router<Api> {
         .route("/-/healthy", only_get(lifecycle::healthy))
         .route("/-/reload", any(lifecycle::reload))
         .route("/-/quit", any(lifecycle::quit))
+        .route("/-/cluster/{order}", any(operate::order))
         .route("/metrics", get(status::metrics))
         .merge(always)
 }

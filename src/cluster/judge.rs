@@ -91,6 +91,11 @@ impl Judge {
         self.heard.get(&peer).map(|heard| now.since(heard.at))
     }
 
+    /// The usual gap between a peer's beats.
+    pub fn gap(&self, peer: PeerId) -> Option<Duration> {
+        self.heard.get(&peer).filter(|heard| heard.beat.wall > Timestamp::MIN).map(|heard| heard.gap)
+    }
+
     /// When a peer counts as silent if it stays so; `None` for one never heard, and in a mesh so large that only
     /// membership decides.
     pub fn deadline(&self, peer: PeerId, peers: usize) -> Option<Monotonic> {

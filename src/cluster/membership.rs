@@ -49,6 +49,14 @@ pub struct Snapshot {
     records: Vec<PeerRecord>,
 }
 
+impl Snapshot {
+    /// In which life, and where, the sender says that a peer is.
+    pub fn identity_of(&self, peer: PeerId) -> Option<(Generation, SocketAddr)> {
+        let found = self.members.iter().map(Member::id).find(|node| node.id == peer)?;
+        Some((found.generation, found.address))
+    }
+}
+
 /// What happens to membership.
 #[derive(Debug)]
 pub enum MembershipInput {

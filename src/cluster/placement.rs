@@ -207,6 +207,12 @@ impl Placement {
         self.ranks(shard).next()
     }
 
+    /// The best of all candidates that satisfy a condition, however far behind the ranks kept; zones do not count.
+    pub fn best_of(&self, shard: ShardId, able: impl Fn(&PeerId) -> bool) -> Option<PeerId> {
+        let able = self.candidates().filter(|candidate| able(&candidate.id));
+        able.max_by_key(|c| (score(c.id, c.weight, shard.0), c.id)).map(|candidate| candidate.id)
+    }
+
     /// A peer's rank for a shard, if it is among those kept.
     pub fn rank_of(&self, shard: ShardId, peer: PeerId) -> Option<usize> {
         let member = *self.by_id.get(&peer)?;

@@ -16,6 +16,7 @@ pub mod regexp;
 pub mod relabel;
 pub mod secret;
 pub mod shard;
+mod shard_set;
 pub mod storage;
 pub mod time;
 pub mod value;

@@ -19,5 +19,6 @@ pub use mesh::{Change, Input, Mesh, MeshConfig, Output};
 pub use messages::MeshMessage;
 pub use peer::{Peer, PeerInput, PeerOutput};
 pub use possession::{Debt, Extent, Possession};
+pub use promesh_cluster::{Contest, Digests, Elected, Piece, PieceId, Version};
 pub use schedule::SourceSpec;
 pub use view::{MeshView, PeerInfo};

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod definitions;
 mod members;
 mod review;
 mod tell;
 
-use promesh_cluster::{Beat, Candidate, Judge, MemberView, PeerRecord, PeerState};
+use promesh_cluster::{Beat, Candidate, Digests, Judge, MemberView, PeerRecord, PeerState};
 use promesh_model::shard::ShardSet;
 use promesh_model::{Generation, Monotonic, Now, PeerId, Timestamp};
 use promesh_replication::BatchHeader;
@@ -99,8 +100,12 @@ pub enum Input {
     Leave,
     /// The disk is full (or has room again).
     DiskFull(bool),
-    /// Operators changed what the own record says of the configuration.
-    Root(u128),
+    /// An operator wants this peer to own and gain nothing (or to do so again).
+    Drain(bool),
+    /// An operator says that a peer that is down will not come back.
+    Remove(PeerId),
+    /// What this peer's configuration says, after a start or a reload.
+    Definitions(Digests),
     /// The deadline of [`Mesh::poll_timeout`] has come.
     Timeout,
 }
@@ -209,6 +214,11 @@ pub struct Mesh {
     next_beat: Monotonic,
     expected: Option<Monotonic>,
     suspended: Option<(Monotonic, Monotonic)>,
+    definitions: definitions::Definitions,
+    disk_full: bool,
+    drained: bool,
+    /// Peers that are down and were given up by an operator.
+    removed: BTreeSet<PeerId>,
     /// Living members, by id.
     alive: Vec<PeerId>,
     /// Every peer met or remembered, and in which of its lives.
@@ -260,6 +270,10 @@ impl Mesh {
             next_beat: now.monotonic,
             expected: None,
             suspended: None,
+            definitions: definitions::Definitions::default(),
+            disk_full: false,
+            drained: false,
+            removed: BTreeSet::new(),
             alive: Vec::new(),
             lives,
             heard: BTreeMap::new(),
@@ -295,8 +309,10 @@ impl Mesh {
             Input::Fetched { token, whole_from } => self.note_fetched(token, whole_from, now),
             Input::StreamLost { from } => self.note_stream_lost(from, now),
             Input::Leave => self.begin_leaving(now),
-            Input::DiskFull(full) => self.set_full(full, now),
-            Input::Root(root) => self.change_record(|record| record.root = root),
+            Input::DiskFull(full) => self.disk_full = full,
+            Input::Drain(drained) => self.drained = drained,
+            Input::Remove(peer) => self.remove(peer, now),
+            Input::Definitions(digests) => self.set_definitions(digests),
             Input::Timeout | Input::Appended(_) => {}
         }
         self.progress(now);
@@ -310,7 +326,8 @@ impl Mesh {
 
     /// When to call [`Mesh::handle`] with `Timeout`, if nothing else happens before; `now` as in the last call.
     pub fn poll_timeout(&self, now: Now) -> Option<Monotonic> {
-        let slot = if self.ownership.acting().is_empty() { None } else { self.schedule.next() };
+        let idle = self.ownership.acting().is_empty() && self.definitions.elected.is_unanimous();
+        let slot = if idle { None } else { self.schedule.next() };
         let walls = [slot, self.ownership.next_settlement()].into_iter().flatten();
         let from_wall = walls.map(|at| now.monotonic + at.since(now.wall)).min();
         let beat = (!self.alive.is_empty()).then_some(self.next_beat);
@@ -431,6 +448,8 @@ impl Mesh {
                 known.insert(from, possession);
                 self.view_changed = true;
             }
+            MeshMessage::WantDigests => self.send(from, MeshMessage::Digests((*self.definitions.own).clone())),
+            MeshMessage::Digests(digests) => self.hear_digests(from, digests),
             MeshMessage::Owed(debts) => {
                 // Debts say nothing without the claims they qualify.
                 if let Some(known) = Arc::make_mut(&mut self.possession).get_mut(&from) {
@@ -469,12 +488,12 @@ impl Mesh {
         }
     }
 
-    fn set_full(&mut self, full: bool, now: Now) {
-        match (full, self.record.state) {
-            (true, PeerState::Ready) => self.set_state(PeerState::Full, now),
-            (false, PeerState::Full) => self.set_state(PeerState::Ready, now),
-            _ => {}
-        }
+    /// Whether this peer stands back from owning and gaining: it has no room, or is to have none, and is not the last.
+    /// Where nobody else would own, the peer with the smallest id goes on, until an append fails.
+    fn stands_back(&self) -> bool {
+        let living = || self.members.iter().filter(|member| member.alive);
+        let smallest = || living().filter(|m| has_state(m, PeerState::Full)).all(|m| m.id > self.me());
+        (self.disk_full || self.drained) && (living().any(|m| has_state(m, PeerState::Ready)) || !smallest())
     }
 
     fn set_state(&mut self, state: PeerState, now: Now) {
@@ -494,6 +513,7 @@ impl Mesh {
         self.dirty |= self.holdings.has_rested(now.monotonic);
         self.progress_phase(now);
         if std::mem::take(&mut self.dirty) {
+            self.elect();
             self.review_holdings(now);
             self.review_ownership(now);
             // What it now acts for it also holds.
@@ -555,10 +575,10 @@ impl Mesh {
                 }
             }
             Phase::Ready => {
-                let state = match (self.offsets.is_skewed(), self.record.state) {
-                    (true, PeerState::Ready) => PeerState::Skewed,
-                    (false, PeerState::Skewed) => PeerState::Ready,
-                    (_, state) => state,
+                let state = match (self.offsets.is_skewed(), self.stands_back()) {
+                    (true, _) => PeerState::Skewed,
+                    (false, true) => PeerState::Full,
+                    (false, false) => PeerState::Ready,
                 };
                 self.set_state(state, now);
             }

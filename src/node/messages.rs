@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use promesh_cluster::Beat;
+use promesh_cluster::{Beat, Digests};
 use promesh_model::codec::{self, DecodeError, RPC_BYTES_MAX};
 use promesh_model::shard::ShardSet;
 use promesh_model::{PeerId, Timestamp};
@@ -34,11 +34,15 @@ pub enum MeshMessage {
     Possession(Vec<Extent>),
     /// "This is what I was not told by others, but for which what I hold is whole." Replaces what was said before.
     Owed(BTreeMap<PeerId, Debt>),
+    /// "This is what my configuration says": the list behind the root of a record. Replaces what was said before.
+    Digests(Digests),
+    /// "Send me the list behind your root."
+    WantDigests,
 }
 
 impl MeshMessage {
     /// The frame kinds of messages; batches have kind 1.
-    pub const KINDS: std::ops::RangeInclusive<u8> = 16..=21;
+    pub const KINDS: std::ops::RangeInclusive<u8> = 16..=23;
 
     /// The message's frame kind and payload.
     pub fn encode(&self) -> (u8, Vec<u8>) {
@@ -49,6 +53,8 @@ impl MeshMessage {
             MeshMessage::Possession(extents) => (19, codec::encode(extents)),
             MeshMessage::Acting(shards) => (20, codec::encode(shards)),
             MeshMessage::Owed(debts) => (21, codec::encode(debts)),
+            MeshMessage::Digests(digests) => (22, codec::encode(digests)),
+            MeshMessage::WantDigests => (23, Vec::new()),
         }
     }
 
@@ -65,6 +71,8 @@ impl MeshMessage {
             19 => MeshMessage::Possession(codec::decode::<Vec<Extent>, RPC_BYTES_MAX>(payload)?),
             20 => MeshMessage::Acting(codec::decode::<ShardSet, RPC_BYTES_MAX>(payload)?),
             21 => MeshMessage::Owed(codec::decode::<BTreeMap<PeerId, Debt>, RPC_BYTES_MAX>(payload)?),
+            22 => MeshMessage::Digests(codec::decode::<Digests, RPC_BYTES_MAX>(payload)?),
+            23 => MeshMessage::WantDigests,
             _ => return Ok(None),
         }))
     }
@@ -72,7 +80,8 @@ impl MeshMessage {
 
 #[cfg(test)]
 mod tests {
-    use promesh_model::{Generation, ShardId};
+    use promesh_cluster::Piece;
+    use promesh_model::{Generation, Labels, ShardId};
 
     use super::*;
 
@@ -88,6 +97,9 @@ mod tests {
             suspended: false,
         };
         let extent = Extent { from: Timestamp(5), to: Timestamp::MAX, shards: shards.clone() };
+        let group = Piece::Group { file: "r.yml".to_owned(), name: "g".to_owned() };
+        let pieces = [(Piece::Job("a".to_owned()), 7), (group, 8), (Piece::Alerting, 9)];
+        let digests = Digests::of(pieces, Labels::from_pairs([("x", "y")]), &Digests::default(), Timestamp(4));
         let mut seen = String::new();
         for message in [
             MeshMessage::Beat(beat),
@@ -96,6 +108,8 @@ mod tests {
             MeshMessage::Acting(shards.clone()),
             MeshMessage::Possession(vec![extent]),
             MeshMessage::Owed(BTreeMap::from([(PeerId(1), Debt { since: Timestamp(5), shards })])),
+            MeshMessage::Digests(digests),
+            MeshMessage::WantDigests,
         ] {
             let (kind, bytes) = message.encode();
             assert!(MeshMessage::KINDS.contains(&kind));
@@ -110,6 +124,8 @@ mod tests {
             20 4 00020046
             19 15 010afdfeffffffffffffff00020046
             21 7 01010a00020046
+            22 48 040001610107080105722e796d6c01670108080201fe2dd4
+            23 0 
         "#]]
         .assert_eq(&seen);
     }

@@ -86,6 +86,11 @@ impl Ownership {
         self.others.get(&peer)
     }
 
+    /// Who of the others says that it acts for a shard.
+    pub(crate) fn actor(&self, shard: ShardId) -> Option<PeerId> {
+        self.others.iter().find(|(_, shards)| shards.contains(shard)).map(|(peer, _)| *peer)
+    }
+
     pub(crate) fn set_candidates(&mut self, candidates: &[Candidate]) {
         if !self.placement.candidates().eq(candidates.iter()) {
             Arc::make_mut(&mut self.placement).update(candidates);

@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use hashbrown::HashMap;
+use promesh_cluster::PieceId;
 use promesh_model::{ShardId, Timestamp};
 use promesh_replication::SourceId;
 
@@ -22,6 +23,8 @@ pub struct SourceSpec {
     pub shard: ShardId,
     /// The time between slots in ms, at least 1.
     pub interval_ms: i64,
+    /// The piece of the configuration it comes from: only a peer with the version that stands starts its slots.
+    pub piece: PieceId,
 }
 
 impl SourceSpec {
@@ -47,8 +50,25 @@ struct Entry {
     spec: SourceSpec,
     /// The newest slot that this peer started or whose batch is here.
     newest: Timestamp,
+    /// Since when it is known here.
+    since: Timestamp,
     /// The slot in the heap; an older one found there is outdated.
     queued: Timestamp,
+}
+
+impl Entry {
+    /// Whether two slots passed, and the time in which the second could be begun, and are not here.
+    fn is_overdue(&self, now: Timestamp) -> bool {
+        let known = self.newest.max(self.since).ms();
+        now.ms() - known > 2 * self.spec.interval_ms + self.spec.stamp_ms()
+    }
+
+    /// The newest slot, if nobody is known to have started it and it can still be stamped.
+    fn unstarted(&self, now: Timestamp) -> Option<(SourceSpec, Timestamp)> {
+        let slot = self.spec.slot_at(now);
+        let stampable = now.ms() - slot.ms() <= self.spec.stamp_ms();
+        (slot > self.newest && stampable).then_some((self.spec, slot))
+    }
 }
 
 /// The sources of a mesh and their next slots.
@@ -66,9 +86,10 @@ impl Schedule {
         self.by_shard.clear();
         self.due.clear();
         for spec in specs {
-            let newest = self.entries.get(&spec.source).map_or(Timestamp::MIN, |known| known.newest);
+            let (newest, since) =
+                self.entries.get(&spec.source).map_or((Timestamp::MIN, now), |known| (known.newest, known.since));
             let queued = Timestamp(spec.slot_at(now).ms() + spec.interval_ms.max(1));
-            if entries.insert(spec.source, Entry { spec: *spec, newest, queued }).is_none() {
+            if entries.insert(spec.source, Entry { spec: *spec, newest, since, queued }).is_none() {
                 self.by_shard.entry(spec.shard).or_default().push(spec.source);
                 self.due.push(Reverse((queued, spec.source)));
             }
@@ -115,13 +136,21 @@ impl Schedule {
     /// The newest slots of a shard's sources that nobody is known to have started and that can still be stamped.
     pub(crate) fn unstarted(&self, shard: ShardId, now: Timestamp) -> Vec<(SourceSpec, Timestamp)> {
         let sources = self.by_shard.get(&shard).map_or(&[][..], Vec::as_slice);
-        let open = |source: &SourceId| {
-            let entry = self.entries.get(source)?;
-            let slot = entry.spec.slot_at(now);
-            let stampable = now.ms() - slot.ms() <= entry.spec.stamp_ms();
-            (slot > entry.newest && stampable).then_some((entry.spec, slot))
-        };
-        sources.iter().filter_map(open).collect()
+        sources.iter().filter_map(|source| self.entries.get(source)?.unstarted(now)).collect()
+    }
+
+    /// As [`Schedule::unstarted`], of sources whose piece satisfies a condition.
+    pub(crate) fn unstarted_of(&self, piece: impl Fn(PieceId) -> bool, now: Timestamp) -> Vec<(SourceSpec, Timestamp)> {
+        let of = self.entries.values().filter(|entry| piece(entry.spec.piece));
+        let mut open: Vec<(SourceSpec, Timestamp)> = of.filter_map(|entry| entry.unstarted(now)).collect();
+        open.sort_by_key(|(spec, _)| spec.source);
+        open
+    }
+
+    /// Sources of some shards of which nothing was started here and no batch came for the last two slots.
+    pub(crate) fn unscraped(&self, in_shard: impl Fn(ShardId) -> bool, now: Timestamp) -> usize {
+        let of = self.by_shard.iter().filter(|(shard, _)| in_shard(**shard)).flat_map(|(_, sources)| sources);
+        of.filter_map(|source| self.entries.get(source)).filter(|entry| entry.is_overdue(now)).count()
     }
 
     /// How many sources lie in shards that satisfy a condition.
@@ -135,7 +164,7 @@ mod tests {
     use super::*;
 
     fn spec(source: u128, interval_ms: i64) -> SourceSpec {
-        SourceSpec { source: SourceId(source), shard: ShardId(1), interval_ms }
+        SourceSpec { source: SourceId(source), shard: ShardId(1), interval_ms, piece: PieceId::default() }
     }
 
     #[test]
@@ -155,6 +184,17 @@ mod tests {
         schedule.set_sources(&[spec(0, 1000)], Timestamp(0));
         assert!(schedule.take_due(Timestamp(1_600)).is_empty());
         assert_eq!(schedule.take_due(Timestamp(2_000)), [(spec(0, 1000), Timestamp(2_000))]);
+    }
+
+    #[test]
+    fn a_source_without_a_batch_for_two_slots_is_unscraped() {
+        let mut schedule = Schedule::default();
+        schedule.set_sources(&[spec(0, 5000)], Timestamp(0));
+        let unscraped = |schedule: &Schedule, at| schedule.unscraped(|_| true, Timestamp(at));
+        assert_eq!((unscraped(&schedule, 12_500), unscraped(&schedule, 12_501)), (0, 1));
+        schedule.note(SourceId(0), Timestamp(10_000));
+        assert_eq!((unscraped(&schedule, 12_501), unscraped(&schedule, 22_501)), (0, 1));
+        assert_eq!(schedule.unscraped(|_| false, Timestamp(99_000)), 0);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use promesh_cluster::{PeerState, Placement};
+use promesh_cluster::{Digests, Elected, PeerState, PieceId, Placement};
 use promesh_model::shard::ShardSet;
 use promesh_model::{Generation, PeerId, ShardId, Timestamp};
 
@@ -29,6 +30,8 @@ pub struct PeerInfo {
     pub alive: bool,
     /// Whether membership suspects it.
     pub suspect: bool,
+    /// What its configuration says; of nothing until its list was read.
+    pub digests: Arc<Digests>,
     /// Whether its beats have stopped.
     pub silent: bool,
     /// Since when it is what it is.
@@ -37,6 +40,8 @@ pub struct PeerInfo {
     pub clock_offset_ms: Option<i64>,
     /// Shards it says it acts for, of those it shares with us.
     pub acting: usize,
+    /// The usual gap between its beats, if it beats to us.
+    pub beat_gap: Option<Duration>,
     /// Sequence of its newest batch, by its last beat.
     pub position: u64,
     /// Every slot of its own up to here was started.
@@ -64,6 +69,12 @@ pub struct MeshView {
     pub own: Arc<Possession>,
     /// What the others hold.
     pub possession: Arc<BTreeMap<PeerId, Possession>>,
+    /// What this peer's configuration says.
+    pub digests: Arc<Digests>,
+    /// Which versions of it the mesh runs.
+    pub elected: Arc<Elected>,
+    /// Sources of shards held here of which no batch came for the last two slots.
+    pub unscraped: usize,
     /// Copies under way: shards and where from.
     pub fetching: Vec<(PeerId, usize)>,
 }
@@ -72,6 +83,20 @@ impl MeshView {
     /// A peer by id.
     pub fn peer(&self, id: PeerId) -> Option<&PeerInfo> {
         self.peers.iter().find(|peer| peer.id == id)
+    }
+
+    /// Whether this peer may act for a source: it starts the shard's slots, and has the version that the mesh runs.
+    pub fn acts_for(&self, shard: ShardId, piece: PieceId) -> bool {
+        self.acting.contains(shard) && self.elected.may_act(self.me, piece)
+    }
+
+    /// Whether this peer has no majority: as many members are out of reach as are not, those that left in peace aside.
+    /// After a crash of one of two that is so as well: nobody can tell the two apart.
+    pub fn is_split(&self) -> bool {
+        let missing = |peer: &&PeerInfo| !peer.alive && peer.state != Some(PeerState::Leaving);
+        let away = self.peers.iter().filter(missing).count();
+        let here = 1 + self.peers.iter().filter(|peer| peer.alive).count();
+        away >= here
     }
 
     /// Shards that fewer living peers hold than should: R, or all there are.

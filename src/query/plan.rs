@@ -92,6 +92,8 @@ mod tests {
 
     fn view(own: Possession, others: Vec<(u128, bool, Possession)>) -> MeshView {
         let info = |id: u128, silent: bool| PeerInfo {
+            beat_gap: None,
+            digests: Arc::default(),
             id: PeerId(id),
             address: "127.0.0.1:1".parse().expect("an address"),
             web_address: None,
@@ -110,6 +112,9 @@ mod tests {
         let possession: BTreeMap<PeerId, Possession> =
             others.iter().map(|(id, _, held)| (PeerId(*id), held.clone())).collect();
         MeshView {
+            digests: Arc::default(),
+            elected: Arc::default(),
+            unscraped: 0,
             me: PeerId(1),
             number: 1,
             state: PeerState::Ready,

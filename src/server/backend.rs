@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use hashbrown::HashMap;
 use promesh_api::backend::{
-    Alertmanagers, Backend, BackendError, BuildInfo, DroppedTarget, HeadStats, NamedCount, Push, PushOutcome,
-    Readiness, ReloadScope, RuleGroup, SeriesExemplars, Target, TargetMetadata, Targets, TsdbStatus,
+    Alertmanagers, Backend, BackendError, BuildInfo, ClusterOrder, DroppedTarget, HeadStats, NamedCount, Push,
+    PushOutcome, Readiness, ReloadScope, RuleGroup, SeriesExemplars, Target, TargetMetadata, Targets, TsdbStatus,
 };
 use promesh_model::storage::Queryable;
 use promesh_model::{Labels, Matcher, Now, ShardId, Timestamp, duration};
@@ -201,7 +201,9 @@ impl Backend for PeerBackend {
     }
 
     fn external_labels(&self) -> Labels {
-        self.0.settings.load().loaded.config.external_labels().clone()
+        // The mesh's, whatever this peer's file says.
+        let elected = self.0.view.borrow().as_ref().and_then(|view| view.elected.external_labels().cloned());
+        elected.unwrap_or_else(|| self.0.settings.load().loaded.config.external_labels().clone())
     }
 
     async fn reload(&self, scope: ReloadScope) -> Result<(), BackendError> {
@@ -212,6 +214,10 @@ impl Backend for PeerBackend {
                 own.and(others).map_err(BackendError::Failed)
             }
         }
+    }
+
+    async fn operate(&self, order: ClusterOrder, peer: &str) -> Result<Value, BackendError> {
+        crate::operate::operate(&self.0, order, peer).await.map_err(BackendError::Failed)
     }
 
     fn quit(&self) {

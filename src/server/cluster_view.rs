@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use promesh_model::shard::ShardSet;
 use promesh_model::{PeerId, SHARD_COUNT, Timestamp};
-use promesh_node::{MeshView, PeerInfo};
+use promesh_node::{Contest, Digests, MeshView, PeerInfo};
 use serde_json::{Value, json};
 
 use crate::run::Peer;
@@ -37,15 +37,40 @@ pub fn json(peer: &Peer, facts: &BTreeMap<String, BTreeMap<String, String>>) -> 
         "placementVersion": 1,
         "replicationFactor": replication,
         "view": view.number,
-        "split": false,
+        "split": view.is_split(),
+        "configContests": contests(&view),
         "members": members,
         "shards": {"total": SHARD_COUNT, "underReplicated": view.under_replicated(), "unowned": unowned},
-        "targets": {"total": total, "owned": acting},
+        "targets": {"total": total, "owned": acting, "unscraped": view.unscraped},
         "copies": {"windowsLeft": view.fetching.len(), "shardsLeft": view.fetching.iter().map(|(_, n)| n).sum::<usize>()},
-        "conflicts": 0,
         "splitSlots": peer.ingest.split_slots(),
         "lastChanges": changes,
     })
+}
+
+/// Pieces of its configuration that are not as the mesh runs them.
+fn differs(view: &MeshView, peer: PeerId) -> Vec<String> {
+    view.elected.differs(peer).map(ToString::to_string).collect()
+}
+
+/// One hash over what a peer's configuration says: equal roots, equal configurations that changed together.
+fn root(digests: &Digests) -> String {
+    format!("{:032x}", digests.root())
+}
+
+/// Pieces of which ready peers have different versions, and who has which.
+fn contests(view: &MeshView) -> Vec<Value> {
+    let of = |peer: PeerId| if peer == view.me { Some(&view.digests) } else { view.peer(peer).map(|p| &p.digests) };
+    let contest = |contest: &Contest| {
+        let lacks = |peer: &&PeerId| of(**peer).is_none_or(|digests| digests.digest(&contest.piece).is_none());
+        let (absent, other): (Vec<&PeerId>, Vec<&PeerId>) = contest.others.iter().partition(lacks);
+        let names = |peers: Vec<&PeerId>| peers.iter().map(ToString::to_string).collect::<Vec<_>>();
+        json!({
+            "piece": contest.piece.to_string(), "present": contest.winner.is_some(), "votes": contest.votes,
+            "absentOn": names(absent), "differentOn": names(other),
+        })
+    };
+    view.elected.contests().map(contest).collect()
 }
 
 fn targets(peer: &Peer, view: &MeshView) -> (usize, usize) {
@@ -81,7 +106,8 @@ fn own(peer: &Peer, view: &MeshView) -> Value {
         "targetsOwned": targets(peer, view).1,
         "series": peer.ingest.db().head().series_count(),
         "replicationLagSeconds": 0.0,
-        "configDiffers": [],
+        "configRoot": root(&view.digests),
+        "configDiffers": differs(view, view.me),
     })
 }
 
@@ -106,7 +132,7 @@ fn member(peer: &Peer, view: &MeshView, other: &PeerInfo, facts: Option<&BTreeMa
         "webAddress": other.web_address.map(|address| address.to_string()).unwrap_or_default(),
         "zone": other.zone,
         "version": fact("version"),
-        "state": state(other),
+        "state": state(other, peer.reach.is_open(other.id)),
         "since": other.since.to_string(),
         "generation": other.generation.0,
         "rttSeconds": link.map_or(0.0, |link| link.rtt.as_secs_f64()),
@@ -117,13 +143,31 @@ fn member(peer: &Peer, view: &MeshView, other: &PeerInfo, facts: Option<&BTreeMa
         "series": figure("series"),
         "replicationLagSeconds": if other.alive { lag } else { 0.0 },
         "backlogBytes": backlog,
-        "configDiffers": [],
+        "configRoot": root(&other.digests),
+        "configDiffers": differs(view, other.id),
     })
 }
 
+/// How many peers there are in each state, this one included.
+pub fn by_state(peer: &Peer) -> BTreeMap<&'static str, usize> {
+    let Some(view) = peer.view.borrow().clone() else { return BTreeMap::new() };
+    let mut counts = BTreeMap::from(STATES.map(|state| (state, 0)));
+    let others = view.peers.iter().map(|other| state(other, peer.reach.is_open(other.id)));
+    for state in others.chain([view.state.as_str()]) {
+        *counts.entry(state).or_default() += 1;
+    }
+    counts
+}
+
+/// Every state that a member can be shown in.
+const STATES: [&str; 9] =
+    ["joining", "syncing", "ready", "leaving", "skewed", "full", "suspect", "unreachable", "down"];
+
 /// As design names them; what a dead peer last said of itself counts no more.
-fn state(other: &PeerInfo) -> &'static str {
-    if !other.alive {
+fn state(other: &PeerInfo, is_open: bool) -> &'static str {
+    if !other.alive && is_open {
+        "unreachable"
+    } else if !other.alive {
         "down"
     } else if other.suspect || other.silent {
         "suspect"

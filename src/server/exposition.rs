@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
+use promesh_node::{MeshView, PeerInfo};
+
 use crate::clock;
 use crate::run::Peer;
 
@@ -60,6 +62,7 @@ pub async fn metrics(peer: &Peer) -> String {
     peer.paging.metrics(&mut page).await;
     alertmanager_configuration(&mut page, peer);
     mesh(&mut page, peer);
+    watch(&mut page, peer);
     process(&mut page, peer);
     page.0
 }
@@ -135,6 +138,56 @@ fn ruling(page: &mut Page, peer: &Peer) {
     page.labelled(name, "counter", "Slots of a group that this peer began and could not evaluate.", label, &missed);
 }
 
+/// What an operator of a mesh watches; `examples/promesh-alerts.yml` has the alerts over it.
+fn watch(page: &mut Page, peer: &Peer) {
+    let Some(view) = peer.view.borrow().clone() else { return };
+    let states = crate::cluster_view::by_state(peer);
+    let states: Vec<(String, f64)> =
+        states.into_iter().map(|(state, count)| (state.to_owned(), count as f64)).collect();
+    page.labelled("promesh_cluster_members", "gauge", "Members by state, this one included.", "state", &states);
+    let flag = |set: bool| f64::from(u8::from(set));
+    let gauges: [(&str, &str, f64); 7] = [
+        ("promesh_cluster_split", "Whether this peer has no majority.", flag(view.is_split())),
+        ("promesh_shards_owned", "Shards whose slots this peer starts.", view.acting.len() as f64),
+        ("promesh_shards_held", "Shards held whole here.", view.own.open_shards().len() as f64),
+        (
+            "promesh_shards_under_replicated",
+            "Shards with fewer whole copies than wanted.",
+            view.under_replicated() as f64,
+        ),
+        (
+            "promesh_targets_unscraped",
+            "Targets and groups without a batch in their last two slots.",
+            view.unscraped as f64,
+        ),
+        ("promesh_config_differs", "Pieces of this configuration that the mesh runs otherwise.", differing(&view)),
+        ("promesh_copies_running", "Copies from other peers under way.", view.fetching.len() as f64),
+    ];
+    for (name, help, value) in gauges {
+        page.value(name, "gauge", help, value);
+    }
+    if let Some(ends) = &peer.certificate_ends {
+        let ends = ends.load(Ordering::Relaxed) as f64 / 1000.0;
+        page.value("promesh_certificate_expiry_timestamp_seconds", "gauge", "When the certificate ends.", ends);
+    }
+    let others = |figure: &dyn Fn(&PeerInfo) -> Option<f64>| -> Vec<(String, f64)> {
+        view.peers.iter().filter_map(|other| Some((other.id.to_string(), figure(other)?))).collect()
+    };
+    let offsets = others(&|other| Some(other.clock_offset_ms? as f64 / 1000.0));
+    page.labelled("promesh_clock_offset_seconds", "gauge", "Clocks of others less this one.", "peer", &offsets);
+    let gaps = others(&|other| Some(other.beat_gap?.as_secs_f64()));
+    page.labelled("promesh_beat_gap_seconds", "gauge", "The usual gap between a peer's beats.", "peer", &gaps);
+    let name = "promesh_ownership_changes_total";
+    page.family(name, "counter", "Changes of ownership and state, by what and why.");
+    for ((what, reason), count) in peer.journal.counts() {
+        let _ = writeln!(page.0, "{name}{{what=\"{what}\",reason=\"{reason}\"}} {count}");
+    }
+}
+
+fn differing(view: &MeshView) -> f64 {
+    view.elected.differs(view.me).count() as f64
+}
+
 fn mesh(page: &mut Page, peer: &Peer) {
     let telemetry = &peer.telemetry;
     let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
@@ -151,7 +204,6 @@ fn mesh(page: &mut Page, peer: &Peer) {
         peer.ingest.streamed_samples() as f64,
     );
     page.value("promesh_split_slots_total", "counter", "Slots two writers wrote.", peer.ingest.split_slots() as f64);
-    page.value("promesh_merge_conflicts_total", "counter", "Sealed slots whose holders differed.", 0.0);
     page.value(
         "promesh_replication_dropped_batches_total",
         "counter",

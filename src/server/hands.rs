@@ -28,12 +28,14 @@ use crate::ingest::{Ingest, StoreError};
 use crate::journal::Journal;
 use crate::live::{LIVE, Live};
 use crate::minds::{Addresses, Minds, Task};
+use crate::operate;
 use crate::paging::{ALERTING, ASK, Paging};
 use crate::pushing::{self, Pushing};
 use crate::ruling::{RULES, Ruling};
 use crate::run::Peer;
 use crate::scraping::Scraping;
 use crate::telemetry::Telemetry;
+use crate::twins::{self, Own, TWIN, WHO};
 
 /// "Send me your batches of these shards."
 const SUBSCRIBE: u8 = 33;
@@ -41,7 +43,9 @@ const SUBSCRIBE: u8 = 33;
 const EXCHANGE: u8 = 34;
 /// Chitchat's messages.
 pub const CHITCHAT: u8 = 35;
-const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(2);
+///
+/// Longer than whoever is asked may take to find out whether the asker is who it says.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(4);
 /// How often a peer that knows nobody alive looks for others.
 const SEEK_PERIOD: Duration = Duration::from_millis(500);
 /// A reader without a base asks for key frames at most so often.
@@ -85,6 +89,12 @@ pub struct Hands {
     pub left: watch::Sender<bool>,
     /// Facts for people.
     pub chitchat: Mutex<Option<ChitchatInbox>>,
+    /// Orders of other peers.
+    pub orders: mpsc::Sender<operate::Relayed>,
+    /// Who this peer is.
+    pub own: Own,
+    /// Told why another peer does not let this one in, for good.
+    pub refused: watch::Sender<Option<String>>,
     /// Which incoming live stream of a peer is the newest.
     pub incoming: Mutex<BTreeMap<PeerId, u64>>,
 }
@@ -202,7 +212,15 @@ impl Hands {
         let (Some(transport), Some(ours)) = (&self.transport, self.minds.snapshot().await) else { return false };
         let asked = codec::encode(&ours);
         let answer = transport.request(to, Class::Control, EXCHANGE, &asked, EXCHANGE_TIMEOUT).await;
-        let Ok((EXCHANGE, bytes)) = answer else { return false };
+        let bytes = match answer {
+            Ok((EXCHANGE, bytes)) => bytes,
+            Ok((TWIN, bytes)) => {
+                let why = codec::decode::<String, RPC_BYTES_MAX>(&bytes).unwrap_or_default();
+                let _ = self.refused.send(Some(why));
+                return false;
+            }
+            _ => return false,
+        };
         match codec::decode::<Snapshot, RPC_BYTES_MAX>(&bytes) {
             Ok(theirs) => {
                 self.minds.tell_membership(MembershipInput::Snapshot(theirs));
@@ -266,7 +284,9 @@ impl Hands {
                     }
                 }
                 TransportEvent::Message { .. } => {}
-                TransportEvent::Request { kind, bytes, responder, .. } => self.answer(kind, bytes, responder),
+                TransportEvent::Request { peer, kind, bytes, responder, .. } => {
+                    self.answer(peer, kind, bytes, responder);
+                }
                 TransportEvent::Stream { peer, kind: LIVE, frames, .. } => {
                     let hands = Arc::clone(&self);
                     tokio::spawn(async move { hands.listen(peer, frames).await });
@@ -284,17 +304,16 @@ impl Hands {
         }
     }
 
-    fn answer(self: &Arc<Self>, kind: u8, bytes: Bytes, responder: Responder) {
+    fn answer(self: &Arc<Self>, asker: PeerId, kind: u8, bytes: Bytes, responder: Responder) {
         let hands = Arc::clone(self);
         match kind {
             EXCHANGE => {
+                tokio::spawn(async move { hands.answer_exchange(asker, &bytes, responder).await });
+            }
+            WHO => {
                 tokio::spawn(async move {
-                    if let Ok(theirs) = codec::decode::<Snapshot, RPC_BYTES_MAX>(&bytes) {
-                        hands.minds.tell_membership(MembershipInput::Snapshot(theirs));
-                    }
-                    if let Some(ours) = hands.minds.snapshot().await {
-                        let _ = responder.respond(EXCHANGE, &codec::encode(&ours)).await;
-                    }
+                    let own = (hands.own.id, hands.own.generation);
+                    let _ = responder.respond(WHO, &codec::encode(&own)).await;
                 });
             }
             copy::FETCH => {
@@ -321,6 +340,9 @@ impl Hands {
             RULES => {
                 tokio::spawn(async move { hands.ruling.answer(responder.stream()).await });
             }
+            kind if operate::KINDS.contains(&kind) => {
+                tokio::spawn(operate::relay(hands.orders.clone(), kind, bytes, responder));
+            }
             kind if promesh_query::KINDS.contains(&kind) => {
                 let runtime = Handle::current();
                 tokio::task::spawn_blocking(move || {
@@ -332,6 +354,21 @@ impl Hands {
                     let _ = responder.refuse(&format!("requests of kind {other} are not known here")).await;
                 });
             }
+        }
+    }
+
+    async fn answer_exchange(&self, asker: PeerId, bytes: &[u8], responder: Responder) {
+        if let (Ok(theirs), Some(transport)) = (codec::decode::<Snapshot, RPC_BYTES_MAX>(bytes), &self.transport) {
+            let view = self.view.borrow().clone();
+            if let Some(why) = twins::refusal(self.own, asker, &theirs, view.as_deref(), transport).await {
+                tracing::warn!(why, "a peer is refused");
+                let _ = responder.respond(TWIN, &codec::encode(&why)).await;
+                return;
+            }
+            self.minds.tell_membership(MembershipInput::Snapshot(theirs));
+        }
+        if let Some(ours) = self.minds.snapshot().await {
+            let _ = responder.respond(EXCHANGE, &codec::encode(&ours)).await;
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use promesh_model::{Generation, PeerId, Timestamp};
-use promesh_node::Possession;
+use promesh_node::{Digests, Piece, Possession, Version};
 use serde::{Deserialize, Serialize};
 
 /// The folder below the data directory.
@@ -15,6 +15,14 @@ const FOLDER: &str = "peer";
 struct Stored {
     id: Option<String>,
     generation: u64,
+}
+
+/// One piece of the configuration, as kept.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredVersion {
+    piece: Piece,
+    digest: Option<String>,
+    changed: i64,
 }
 
 /// A member of the mesh when this peer last ran.
@@ -79,6 +87,34 @@ impl PeerFolder {
         write_json(&self.0.join("holdings.json"), possession)
     }
 
+    /// What this peer's configuration said when it last ran, with the dates of its changes.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn digests(&self) -> io::Result<Digests> {
+        let path = self.0.join("definitions.json");
+        let kept: Vec<StoredVersion> = read_json(&path)?.unwrap_or_default();
+        let version = |stored: StoredVersion| {
+            let digest = stored.digest.map(|text| u128::from_str_radix(&text, 16)).transpose();
+            let digest = digest.map_err(|error| invalid(&path, error))?;
+            Ok((stored.piece, Version { digest, changed: Timestamp(stored.changed) }))
+        };
+        Ok(Digests::restored(kept.into_iter().map(version).collect::<io::Result<Vec<_>>>()?))
+    }
+
+    /// Keeps them.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn keep_digests(&self, digests: &Digests) -> io::Result<()> {
+        let stored = |(piece, version): (&Piece, &Version)| StoredVersion {
+            piece: piece.clone(),
+            digest: version.digest.map(|digest| format!("{digest:032x}")),
+            changed: version.changed.ms(),
+        };
+        write_json(&self.0.join("definitions.json"), &digests.versions().map(stored).collect::<Vec<_>>())
+    }
+
     /// The members of the mesh when this peer last ran.
     ///
     /// # Errors
@@ -135,6 +171,19 @@ mod tests {
         let (again, second) = folder.next_life(Timestamp(5)).expect("written");
         assert_eq!(id, again);
         assert!(second > first && first == Generation(1000));
+    }
+
+    #[test]
+    fn a_restart_is_no_change_of_the_configuration() {
+        let data = tempfile::tempdir().expect("a folder");
+        let folder = PeerFolder::open(data.path()).expect("made");
+        let job = |name: &str| Piece::Job(name.to_owned());
+        let labels = promesh_model::Labels::default;
+        let before = Digests::of([(job("a"), 1), (job("b"), 2)], labels(), &Digests::default(), Timestamp(5));
+        let present = Digests::of([(job("a"), 1)], labels(), &before, Timestamp(7));
+        folder.keep_digests(&present).expect("written");
+        let restored = folder.digests().expect("read");
+        assert_eq!(Digests::of([(job("a"), 1)], labels(), &restored, Timestamp(99)), present);
     }
 
     #[test]

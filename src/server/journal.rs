@@ -1,6 +1,6 @@
 //! The last changes of ownership and state, for the cluster endpoint; each is logged as it comes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use parking_lot::Mutex;
 use promesh_node::Change;
@@ -9,7 +9,10 @@ const KEPT: usize = 100;
 
 /// The newest changes.
 #[derive(Debug, Default)]
-pub struct Journal(Mutex<VecDeque<Change>>);
+pub struct Journal {
+    kept: Mutex<VecDeque<Change>>,
+    counts: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+}
 
 impl Journal {
     /// Takes note of a change and logs it.
@@ -20,15 +23,21 @@ impl Journal {
             "copied" if *shards == 0 => tracing::debug!(%peer, "fetched what a broken stream did not bring"),
             _ => tracing::info!(%peer, shards, reason, "{what}"),
         }
-        let mut kept = self.0.lock();
+        *self.counts.lock().entry((change.what, change.reason)).or_default() += 1;
+        let mut kept = self.kept.lock();
         if kept.len() == KEPT {
             kept.pop_front();
         }
         kept.push_back(change);
     }
 
+    /// How many there were, by what and why.
+    pub fn counts(&self) -> BTreeMap<(&'static str, &'static str), u64> {
+        self.counts.lock().clone()
+    }
+
     /// The changes, newest first.
     pub fn newest(&self, count: usize) -> Vec<Change> {
-        self.0.lock().iter().rev().take(count).cloned().collect()
+        self.kept.lock().iter().rev().take(count).cloned().collect()
     }
 }

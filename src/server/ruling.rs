@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use promesh_model::storage::Queryable;
-use promesh_model::{Monotonic, ShardId, Timestamp};
+use promesh_model::{Monotonic, Timestamp};
 use promesh_node::{MeshView, SourceSpec};
 use promesh_promql::Engine;
 use promesh_replication::SourceId;
@@ -91,6 +91,8 @@ pub struct Ruling {
     table: ArcSwap<Table>,
     permits: Arc<Semaphore>,
     under_way: TaskTracker,
+    /// Groups that are gone, and whose series nobody is known to have ended yet.
+    gone: Mutex<Vec<(SourceId, Arc<Entry>)>>,
     runtime: Handle,
 }
 
@@ -102,6 +104,7 @@ impl Ruling {
             table: ArcSwap::default(),
             permits: Arc::new(Semaphore::new(EVALUATIONS_MAX)),
             under_way: TaskTracker::new(),
+            gone: Mutex::default(),
             runtime: Handle::current(),
         }
     }
@@ -114,9 +117,9 @@ impl Ruling {
         plan::plan(settings, &self.means.options, &self.means.external_url, &self.means.engine)
     }
 
-    /// Makes the groups these. Unchanged ones go on; changed ones keep the state of rules that stay. `acting` says whose
-    /// series end here when their group is gone.
-    pub fn apply(self: &Arc<Self>, planned: Vec<Planned>, acting: impl Fn(ShardId) -> bool) {
+    /// Makes the groups these. Unchanged ones go on; changed ones keep the state of rules that stay. The
+    /// series of those that are gone end with [`Ruling::end_what_is_gone`].
+    pub fn apply(self: &Arc<Self>, planned: Vec<Planned>) {
         let before = self.table.load_full();
         let mut table = Table::default();
         for planned in planned {
@@ -129,13 +132,28 @@ impl Ruling {
             table.order.push(source);
             table.entries.insert(source, entry);
         }
-        for (source, entry) in &before.entries {
-            if !table.entries.contains_key(source) && acting(entry.planned.shard) {
+        let gone = before.entries.iter().filter(|(source, _)| !table.entries.contains_key(*source));
+        self.gone.lock().extend(gone.map(|(source, entry)| (*source, Arc::clone(entry))));
+        self.table.store(Arc::new(table));
+    }
+
+    /// Ends the series of groups that are gone, where this peer is the one to say so; while the mesh runs a version with
+    /// them against ours, they go on.
+    pub fn end_what_is_gone(self: &Arc<Self>, view: &MeshView) {
+        let table = self.table.load();
+        self.gone.lock().retain(|(source, entry)| {
+            if table.entries.contains_key(source) {
+                return false;
+            }
+            if !view.elected.may_act(view.me, entry.planned.piece().id()) {
+                return true;
+            }
+            if view.acting.contains(entry.planned.shard) {
                 let (ruling, entry) = (Arc::clone(self), Arc::clone(entry));
                 self.under_way.spawn_blocking(move || ruling.end_series(&entry));
             }
-        }
-        self.table.store(Arc::new(table));
+            false
+        });
     }
 
     /// What the mind is to schedule.
@@ -143,7 +161,8 @@ impl Ruling {
         let table = self.table.load();
         let spec = |source: &SourceId| {
             let planned = &table.entries.get(source)?.planned;
-            Some(SourceSpec { source: *source, shard: planned.shard, interval_ms: planned.interval_ms() })
+            let (shard, interval_ms) = (planned.shard, planned.interval_ms());
+            Some(SourceSpec { source: *source, shard, interval_ms, piece: planned.piece().id() })
         };
         table.order.iter().filter_map(spec).collect()
     }

@@ -4,26 +4,27 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use promesh_cluster::{Membership, MembershipInput, PeerRecord, PeerState};
-use promesh_discovery::{Discovered, Manager};
+use promesh_discovery::Manager;
 use promesh_model::storage::Queryable;
 use promesh_model::{Generation, PeerId};
-use promesh_node::{Input, Mesh, MeshConfig, MeshView};
+use promesh_node::{Digests, Input, Mesh, MeshConfig, MeshView};
 use promesh_promql::Engine;
 use promesh_query::MeshQueryable;
 use promesh_replication::Origin;
-use promesh_transport::{ClusterSecret, PeerKey, PkiFiles, TlsIdentity, Transport, TransportEvent, TransportOptions};
+use promesh_transport::{PeerKey, TlsIdentity, Transport, TransportEvent, TransportOptions};
 use promesh_tsdb::{Db, DbOptions, ReplayDecoder};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::backend::PeerBackend;
 use crate::clock;
+use crate::definitions;
 use crate::deletes::Deletes;
 use crate::facts::Facts;
 use crate::files::Disk;
@@ -33,14 +34,18 @@ use crate::ingest::{Ingest, Lanes, LogDecoder};
 use crate::journal::Journal;
 use crate::live::Live;
 use crate::minds::{self, Addresses, Minds, ToMesh};
+use crate::operate;
 use crate::options::{ClusterOptions, Options, TrustOptions, WalSync};
 use crate::outgoing::Outgoing;
 use crate::paging::{self, Configuration, Paging};
 use crate::pushing::Pushing;
+use crate::reach::Reach;
 use crate::ruling::{Means, Ruling};
 use crate::scraping::Scraping;
 use crate::settings::{self, Current, Settings};
 use crate::telemetry::Telemetry;
+use crate::trust::Trust;
+use crate::twins::Own;
 
 /// How long a stopping peer waits for scrapes under way.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -129,6 +134,7 @@ async fn live(options: Options) -> Result<(), StartError> {
             _ = stop.terminate.recv() => break,
             _ = stop.interrupt.recv() => break,
             () = peer.quit_asked() => break,
+            why = peer.refused() => return Err(StartError(why)),
             _ = stop.hangup.recv() => {
                 // Said and counted where it happens.
                 let _ = peer.reload().await;
@@ -207,25 +213,16 @@ struct Joined {
     events: mpsc::Receiver<TransportEvent>,
     own: SocketAddr,
     seeds: Vec<String>,
+    trust: Trust,
+    identity: TlsIdentity,
 }
 
 async fn join(cluster: &ClusterOptions, id: PeerId, folder: &PeerFolder) -> Result<Joined, StartError> {
-    let identity = match &cluster.trust {
-        TrustOptions::TlsConfig(path) => TlsIdentity::from_pki(&PkiFiles::read(path)?, id)?,
-        trust => {
-            let secret = match trust {
-                TrustOptions::SecretFile(path) => ClusterSecret::read(path)?,
-                _ => ClusterSecret::development(),
-            };
-            if secret.is_development() {
-                tracing::warn!(
-                    "no --cluster.secret-file: peers trust a key that every build knows; loopback addresses only"
-                );
-            }
-            let key = PeerKey::load_or_create(&folder.key_path())?;
-            TlsIdentity::from_secret(&secret, &cluster.label, id, &key, clock::wall())?
-        }
-    };
+    if cluster.trust == TrustOptions::Development {
+        tracing::warn!("no --cluster.secret-file: peers trust a key that every build knows; loopback addresses only");
+    }
+    let trust = Trust::new(cluster, id, PeerKey::load_or_create(&folder.key_path())?);
+    let identity = trust.identity(clock::wall())?;
     let boot = u64::from_le_bytes(uuid::Uuid::new_v4().as_bytes()[..8].try_into().expect("eight bytes"));
     let transport_options =
         TransportOptions { segmentation_offload: cluster.segmentation_offload, ..TransportOptions::new(boot) };
@@ -245,7 +242,7 @@ async fn join(cluster: &ClusterOptions, id: PeerId, folder: &PeerFolder) -> Resu
             seeds.push(seed.clone());
         }
     }
-    Ok(Joined { transport, events, own, seeds })
+    Ok(Joined { transport, events, own, seeds, trust, identity })
 }
 
 /// A running peer.
@@ -261,7 +258,7 @@ pub struct Peer {
     /// Its rule groups.
     pub ruling: Arc<Ruling>,
     /// Where their alerts go.
-    outgoing: Arc<Outgoing>,
+    pub(crate) outgoing: Arc<Outgoing>,
     /// Its alerting half.
     pub paging: Arc<Paging>,
     /// Pushed samples.
@@ -296,12 +293,20 @@ pub struct Peer {
     pub facts: tokio::sync::OnceCell<Arc<Facts>>,
     pub(crate) hands: Arc<Hands>,
     pub(crate) minds: Minds,
-    discovery: Manager,
+    pub(crate) discovery: Manager,
+    /// What the configuration in use says.
+    pub(crate) digests: ArcSwap<Digests>,
+    orders: Mutex<Option<mpsc::Receiver<operate::Relayed>>>,
+    refused: watch::Receiver<Option<String>>,
+    /// Peers that are down in the mesh and answer all the same.
+    pub reach: Arc<Reach>,
+    /// When the certificate in use ends, in ms since the epoch.
+    pub certificate_ends: Option<Arc<AtomicI64>>,
     stage: AtomicU8,
     left: watch::Receiver<bool>,
     quit: tokio::sync::Notify,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
-    reloading: tokio::sync::Mutex<()>,
+    pub(crate) reloading: tokio::sync::Mutex<()>,
 }
 
 impl Peer {
@@ -359,8 +364,14 @@ impl Peer {
         let (view_sender, view) = watch::channel(None);
         let (left_sender, left) = watch::channel(false);
         let journal = Arc::new(Journal::default());
+        let mut certificate_ends = None;
         let (transport, events, own_address, seeds) = match joined {
-            Some(joined) => (Some(joined.transport), Some(joined.events), Some(joined.own), joined.seeds),
+            Some(joined) => {
+                let ends = Arc::new(AtomicI64::new(joined.identity.expires_at().ms()));
+                certificate_ends = Some(Arc::clone(&ends));
+                tokio::spawn(joined.trust.renew(joined.transport.clone(), joined.identity, ends));
+                (Some(joined.transport), Some(joined.events), Some(joined.own), joined.seeds)
+            }
             None => (None, None, None, Vec::new()),
         };
         let local: Arc<dyn Queryable> = Arc::clone(&db) as Arc<dyn Queryable>;
@@ -399,8 +410,12 @@ impl Peer {
             storage: Arc::clone(&storage),
             view: view.clone(),
         }));
-        ruling.apply(ruling.plan(&settings)?, |_| false);
+        ruling.apply(ruling.plan(&settings)?);
         settings::warn_of_delivery(&settings, &paging.configuration(), ruling.has_alerts());
+        let before = folder.digests().map_err(context("what the configuration said before"))?;
+        let digests = definitions::digests(&settings, &options, paging.configuration().published(), &before, now.wall);
+        let (refused_sender, refused) = watch::channel(None);
+        let (order_sender, orders) = mpsc::channel(operate::WAITING_MAX);
         let hands = Arc::new(Hands {
             transport: transport.clone(),
             minds: minds.clone(),
@@ -421,6 +436,9 @@ impl Peer {
             left: left_sender,
             chitchat: Mutex::default(),
             incoming: Mutex::default(),
+            orders: order_sender,
+            own: Own { id, generation, address: own_address.unwrap_or(web_address) },
+            refused: refused_sender,
         });
         tokio::spawn(Arc::clone(&hands).run(tasks));
         if let Some(events) = events {
@@ -460,12 +478,18 @@ impl Peer {
             hands,
             minds,
             discovery,
+            digests: ArcSwap::default(),
+            orders: Mutex::new(Some(orders)),
+            refused,
+            reach: Arc::default(),
+            certificate_ends,
             stage: AtomicU8::new(STARTING),
             left,
             quit: tokio::sync::Notify::new(),
             threads: Mutex::new(threads.into_iter().chain(paging_threads).collect()),
             reloading: tokio::sync::Mutex::new(()),
         };
+        peer.publish(digests);
         peer.apply_storage();
         peer.keep_house();
         Ok(peer)
@@ -488,6 +512,9 @@ impl Peer {
         let router = promesh_api::router(backend, self.api_options());
         let connections = Arc::new(Semaphore::new(self.options.web.connections_max.max(1)));
         let mut tasks = vec![tokio::spawn(Arc::clone(self).follow_discovery())];
+        if let Some(orders) = self.orders.lock().take() {
+            tasks.push(tokio::spawn(operate::obey(Arc::clone(self), orders)));
+        }
         for listener in listeners {
             let serve_options = promesh_api::ServeOptions {
                 connections: Arc::clone(&connections),
@@ -504,6 +531,9 @@ impl Peer {
         tasks.push(tokio::spawn(Arc::clone(self).become_ready()));
         let _ = self.hands.peer.set(Arc::downgrade(self));
         tasks.push(tokio::spawn(Arc::clone(self).follow_deletes()));
+        if self.transport.is_some() {
+            tasks.push(tokio::spawn(Arc::clone(&self.reach).watch(self.view.clone())));
+        }
         tasks
     }
 
@@ -539,82 +569,23 @@ impl Peer {
         self.stage.load(Ordering::Relaxed)
     }
 
-    async fn follow_discovery(self: Arc<Self>) {
-        let mut discovered = self.discovery.subscribe();
-        loop {
-            let found = Arc::clone(&discovered.borrow_and_update());
-            self.apply_targets(&found);
-            if discovered.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    fn apply_targets(&self, discovered: &Discovered) {
-        let jobs = self.settings.load().jobs.clone();
-        let mut sources = self.scraping.apply(&jobs, discovered, self.acting());
-        sources.extend(self.ruling.specs());
-        self.minds.tell(Input::Sources(sources));
-    }
-
-    /// Whether this peer acts for a shard, as of now.
-    fn acting(&self) -> impl Fn(promesh_model::ShardId) -> bool + use<> {
-        let view = self.view.borrow().clone();
-        move |shard| view.as_ref().is_some_and(|view| view.acting.contains(shard))
-    }
-
-    /// Reads the configuration again; what is wrong leaves the old one in use.
-    ///
-    /// # Errors
-    /// Everything wrong with the new one.
-    pub async fn reload(&self) -> Result<(), String> {
-        let _one_at_a_time = self.reloading.lock().await;
-        let (file, alerts) = (self.options.config_file.clone(), self.options.alertmanager.config_file.clone());
-        let prefix = self.options.web.route_prefix.clone();
-        let load = move || Ok((Settings::load(&file, &prefix)?, Configuration::load(&alerts, &Disk)?));
-        let loaded = tokio::task::spawn_blocking(load).await;
-        let loaded = loaded.map_err(|error| error.to_string()).and_then(|loaded| loaded);
-        let applied = loaded.and_then(|(settings, delivery)| {
-            let planned = self.ruling.plan(&settings)?;
-            let notifiers = self.paging.prepare(&delivery)?;
-            let jobs = settings.jobs.iter().map(|job| (job.job_name.as_str(), &job.discovery));
-            self.discovery.apply(jobs).map_err(|error| error.to_string())?;
-            Ok((settings, planned, delivery, notifiers))
-        });
-        match applied {
-            Ok((settings, planned, delivery, notifiers)) => {
-                self.outgoing.apply(&settings.loaded.config);
-                self.paging.apply(delivery, notifiers);
-                self.settings.store(Arc::new(settings));
-                self.apply_storage();
-                self.ruling.apply(planned, self.acting());
-                let settings = self.settings.load();
-                settings::warn_of_delivery(&settings, &self.paging.configuration(), self.ruling.has_alerts());
-                let found = Arc::clone(&self.discovery.subscribe().borrow());
-                self.apply_targets(&found);
-                self.telemetry.reload_successful.store(1, Ordering::Relaxed);
-                self.telemetry.reload_success_at.store(clock::wall().ms() as u64 / 1000, Ordering::Relaxed);
-                tracing::info!(file = %self.options.config_file.path.display(), "Completed loading of configuration file");
-                Ok(())
-            }
-            Err(error) => {
-                self.telemetry.reload_successful.store(0, Ordering::Relaxed);
-                tracing::error!(error, "the configuration could not be loaded, the old one stays in use");
-                Err(error)
-            }
-        }
-    }
-
-    /// What the configuration says of storage.
-    fn apply_storage(&self) {
-        let settings = self.settings.load();
-        let window = settings.loaded.config.storage.tsdb.out_of_order_time_window;
-        self.ingest.db().head().set_out_of_order(promesh_model::time::ms_of(window));
-    }
-
     /// Asks the process to stop.
     pub fn ask_to_quit(&self) {
         self.quit.notify_one();
+    }
+
+    /// Tells the mesh mind.
+    pub fn tell(&self, input: Input) {
+        self.minds.tell(input);
+    }
+
+    /// Why this peer must not run, once another says so.
+    async fn refused(&self) -> String {
+        let mut refused = self.refused.clone();
+        match refused.wait_for(Option::is_some).await.map(|why| why.clone()) {
+            Ok(Some(why)) => why,
+            _ => std::future::pending().await,
+        }
     }
 
     async fn quit_asked(&self) {

@@ -13,13 +13,14 @@ use promesh_config::prometheus::ScrapeConfig;
 use promesh_discovery::Discovered;
 use promesh_model::ingest::{Batch, Metadata, SeriesRef};
 use promesh_model::time::Clock;
-use promesh_model::{Labels, Now, ShardId, Timestamp};
-use promesh_node::SourceSpec;
+use promesh_model::{Labels, Now, Timestamp};
+use promesh_node::{MeshView, PieceId, SourceSpec};
 use promesh_replication::SourceId;
 use promesh_scrape::{ScrapeLoop, ScrapeOptions, ScrapeResult, Target, targets};
 use promesh_tsdb::SampleIndex;
 
 use crate::clock;
+use crate::definitions;
 use crate::ingest::{Ingest, OwnBatch};
 use crate::telemetry::Telemetry;
 
@@ -69,6 +70,8 @@ pub struct Scraping {
     options: ScrapeOptions,
     clients: Mutex<HashMap<String, (Arc<ScrapeConfig>, HttpClient)>>,
     under_way: tokio_util::task::TaskTracker,
+    /// Targets that are gone, and whose series nobody is known to have ended yet.
+    gone: Mutex<Vec<(SourceId, Arc<Entry>)>>,
 }
 
 impl Scraping {
@@ -81,17 +84,13 @@ impl Scraping {
             options: ScrapeOptions { extra_metrics, ..ScrapeOptions::default() },
             clients: Mutex::default(),
             under_way: tokio_util::task::TaskTracker::new(),
+            gone: Mutex::default(),
         }
     }
 
     /// Makes the targets those of these jobs as discovered; answers what the mind is to schedule. A target that stays as
-    /// it is keeps its loop. `acting` says whose targets' series end here when they are gone.
-    pub fn apply(
-        &self,
-        jobs: &[Arc<ScrapeConfig>],
-        discovered: &Discovered,
-        acting: impl Fn(ShardId) -> bool,
-    ) -> Vec<SourceSpec> {
+    /// it is keeps its loop. The series of those that are gone end with [`Scraping::end_what_is_gone`].
+    pub fn apply(&self, jobs: &[Arc<ScrapeConfig>], discovered: &Discovered) -> Vec<SourceSpec> {
         let before = self.table.load_full();
         let mut table = Table { pools: jobs.iter().map(|job| job.job_name.clone()).collect(), ..Table::default() };
         for job in jobs {
@@ -110,15 +109,15 @@ impl Scraping {
             }
         }
         self.clients.lock().retain(|name, _| table.pools.contains(name));
-        for (source, entry) in before.entries.iter().filter(|(source, _)| !table.entries.contains_key(*source)) {
-            if acting(entry.target.shard) {
-                self.end_series(*source, entry);
-            }
-        }
+        let gone = before.entries.iter().filter(|(source, _)| !table.entries.contains_key(*source));
+        self.gone.lock().extend(gone.map(|(source, entry)| (*source, Arc::clone(entry))));
+        let pieces: HashMap<&str, PieceId> =
+            jobs.iter().map(|job| (job.job_name.as_str(), definitions::job(&job.job_name).id())).collect();
         let spec = |(source, entry): (&SourceId, &Arc<Entry>)| SourceSpec {
             source: *source,
             shard: entry.target.shard,
             interval_ms: promesh_model::time::ms_of(entry.target.interval).max(1),
+            piece: pieces.get(entry.target.job.job_name.as_str()).copied().unwrap_or_default(),
         };
         let mut specs: Vec<SourceSpec> = table.entries.iter().map(spec).collect();
         specs.sort_by_key(|spec| spec.source);
@@ -148,6 +147,29 @@ impl Scraping {
                 tracing::error!(job = job.job_name, %error, "the job's HTTP settings cannot be used");
                 None
             }
+        }
+    }
+
+    /// Ends the series of targets that are gone, where this peer is the one to say so. A target that the mesh still
+    /// scrapes, by a version of its job that stands against ours, ends only when ours stands.
+    pub fn end_what_is_gone(&self, view: &MeshView) {
+        let table = self.table.load();
+        let mut ending = Vec::new();
+        self.gone.lock().retain(|(source, entry)| {
+            let piece = definitions::job(&entry.target.job.job_name).id();
+            if table.entries.contains_key(source) {
+                return false;
+            }
+            if !view.elected.may_act(view.me, piece) {
+                return true;
+            }
+            if view.acting.contains(entry.target.shard) {
+                ending.push((*source, Arc::clone(entry)));
+            }
+            false
+        });
+        for (source, entry) in ending {
+            self.end_series(source, &entry);
         }
     }
 

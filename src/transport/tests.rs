@@ -261,6 +261,40 @@ async fn another_secret_or_label_is_refused_and_counted() {
 }
 
 #[tokio::test]
+async fn an_expired_or_not_yet_valid_certificate_is_refused_and_counted() {
+    const DAY_MS: i64 = 86_400_000;
+    let b = peer(2);
+    for (count, offset_days) in [(1, -40), (2, 10)] {
+        let key = PeerKey::generate().expect("a key");
+        let made = Timestamp(now().ms() + offset_days * DAY_MS);
+        let secret = ClusterSecret::development();
+        let identity = TlsIdentity::from_secret(&secret, "default", PeerId(1), &key, made).expect("an identity");
+        let out_of_time = bind(&identity, any_port(), 1);
+        let refused = out_of_time.transport.request(b.addr, Class::Control, 1, b"x", PATIENCE).await;
+        assert!(matches!(&refused, Err(RequestError::Unreachable(_))), "{refused:?}");
+        until("counted", || b.transport.counters().refused_for(RefusalReason::Certificate) == count).await;
+        out_of_time.transport.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_renewed_identity_serves_new_connections_and_leaves_open_ones() {
+    let (a, b) = (peer(1), peer(2));
+    let (b_transport, b_addr) = (b.transport.clone(), b.echo());
+    a.transport.request(b_addr, Class::Control, 1, b"x", PATIENCE).await.expect("an answer");
+    let opened = a.transport.links().len();
+    // As after ten days: the same key, a later certificate.
+    let secret = ClusterSecret::development();
+    let key = PeerKey::generate().expect("a key");
+    let renewed = TlsIdentity::from_secret(&secret, "default", PeerId(2), &key, now()).expect("an identity");
+    b_transport.set_identity(&renewed).expect("taken");
+    a.transport.request(b_addr, Class::Control, 1, b"x", PATIENCE).await.expect("the open one works on");
+    assert_eq!(a.transport.links().len(), opened);
+    let c = peer(3);
+    c.transport.request(b_addr, Class::Control, 1, b"x", PATIENCE).await.expect("a new one works");
+}
+
+#[tokio::test]
 async fn a_certificate_for_another_peer_id_is_refused() {
     let b = peer(2);
     let secret = ClusterSecret::development();

@@ -10,7 +10,9 @@ use super::Mesh;
 impl Mesh {
     pub(super) fn set_members(&mut self, members: Vec<MemberView>, now: Now) {
         let before: BTreeSet<PeerId> = self.alive.iter().copied().collect();
+        self.removed.retain(|peer| members.iter().any(|member| member.id == *peer && !member.alive));
         self.members = members;
+        self.members.retain(|member| !self.removed.contains(&member.id));
         self.alive = self.members.iter().filter(|member| member.alive).map(|member| member.id).collect();
         let alive: BTreeSet<PeerId> = self.alive.iter().copied().collect();
         for peer in alive.difference(&before) {
@@ -27,9 +29,23 @@ impl Mesh {
             self.change(now, "down", *peer, 0, "membership");
         }
         self.holdings.fail_from(&gone, now.monotonic);
+        self.ask_digests(now);
         self.note_lives(now);
         self.note_standing(now);
         self.view_changed = true;
+    }
+
+    /// A peer that is down and will not come back: nothing is expected of it, and nothing owed by it, any more.
+    pub(super) fn remove(&mut self, peer: PeerId, now: Now) {
+        if self.members.iter().any(|member| member.id == peer && !member.alive) {
+            self.removed.insert(peer);
+            self.members.retain(|member| member.id != peer);
+            self.lives.remove(&peer);
+            self.since.remove(&peer);
+            self.holdings.own.acquit(peer);
+            std::sync::Arc::make_mut(&mut self.possession).remove(&peer);
+            self.change(now, "removed", peer, 0, "an operator gave it up");
+        }
     }
 
     fn note_standing(&mut self, now: Now) {

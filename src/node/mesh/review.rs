@@ -100,10 +100,14 @@ impl Mesh {
         for (to, shards) in moves.ask {
             self.send(to, MeshMessage::Handover { shards, from: slot });
         }
+        let contested = !self.definitions.elected.is_unanimous();
         if !moves.taken.is_empty() {
             let me = self.me();
             self.change(now, "takeover", me, moves.taken.len(), "nobody before us is heard");
             self.start_unstarted(&moves.taken, Timestamp::MIN, now);
+        }
+        if contested {
+            self.start_contested(now);
         }
     }
 
@@ -111,7 +115,7 @@ impl Mesh {
     fn start_unstarted(&mut self, shards: &ShardSet, from: Timestamp, now: Now) {
         for shard in shards.iter() {
             for (spec, slot) in self.schedule.unstarted(shard, now.wall) {
-                if slot >= from && self.ownership.may_start(shard, slot) {
+                if slot >= from && self.may_start(&spec, slot) {
                     self.start(spec, slot);
                 }
             }
@@ -120,14 +124,14 @@ impl Mesh {
 
     pub(super) fn start_due(&mut self, now: Now) {
         for (spec, slot) in self.schedule.take_due(now.wall) {
-            if self.ownership.may_start(spec.shard, slot) {
+            if self.may_start(&spec, slot) {
                 self.start(spec, slot);
             }
         }
         self.started_through = self.started_through.max(now.wall);
     }
 
-    fn start(&mut self, spec: SourceSpec, slot: Timestamp) {
+    pub(super) fn start(&mut self, spec: SourceSpec, slot: Timestamp) {
         self.schedule.note(spec.source, slot);
         let me = self.me();
         let rank = self.ownership.placement.rank_of(spec.shard, me).unwrap_or(usize::from(u8::MAX));

@@ -23,7 +23,7 @@ impl Mesh {
         if std::mem::take(&mut self.view_changed) || stale {
             self.view_at = now.monotonic;
             self.view_number += 1;
-            let view = Arc::new(self.view());
+            let view = Arc::new(self.view(now));
             self.outputs.push_back(Output::View(view));
         }
         self.expected = self.poll_timeout(now);
@@ -91,6 +91,7 @@ impl Mesh {
         for peer in self.alive.clone() {
             self.send(peer, MeshMessage::Beat(beat));
         }
+        self.ask_digests(now);
         for peer in std::mem::take(&mut self.ownership.contested) {
             let acting = self.ownership.acting().clone();
             self.told_acting.insert(peer, acting.clone());
@@ -98,7 +99,8 @@ impl Mesh {
         }
     }
 
-    fn view(&self) -> MeshView {
+    fn view(&self, now: Now) -> MeshView {
+        let held = self.holdings.own.open_shards();
         let info = |member: &MemberView| PeerInfo {
             id: member.id,
             address: member.address,
@@ -108,10 +110,12 @@ impl Mesh {
             zone: member.record.as_ref().map(|record| record.zone.clone()).unwrap_or_default(),
             alive: member.alive,
             suspect: member.suspect,
+            digests: self.definitions.of(member.id),
             silent: self.silent.contains(&member.id),
             since: self.since.get(&member.id).map_or(Timestamp(0), |(_, since)| *since),
             clock_offset_ms: self.offsets.of(member.id),
             acting: self.ownership.acting_of(member.id).map_or(0, ShardSet::len),
+            beat_gap: self.judge.gap(member.id),
             position: self.judge.newest(member.id).map_or(0, |beat| beat.position),
             started_through: self.judge.newest(member.id).map_or(Timestamp(0), |beat| beat.started_through),
         };
@@ -124,6 +128,9 @@ impl Mesh {
             placement: Arc::clone(&self.ownership.placement),
             acting: self.ownership.acting().clone(),
             own: Arc::new(self.holdings.own.clone()),
+            unscraped: self.schedule.unscraped(|shard| held.contains(shard), now.wall),
+            digests: Arc::clone(&self.definitions.own),
+            elected: Arc::clone(&self.definitions.elected),
             possession: Arc::clone(&self.possession),
             fetching: self.holdings.fetches().map(|fetch| (fetch.from, fetch.shards.len())).collect(),
         }

@@ -4,7 +4,7 @@ use clap::{Arg, ArgMatches, Command};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
-use super::{Done, http, url_argument};
+use super::{Done, Failure, http, url_argument};
 
 pub(super) fn command() -> Command {
     let output = Arg::new("output")
@@ -17,7 +17,37 @@ pub(super) fn command() -> Command {
         .about("Look at the mesh; make its secret")
         .subcommand_required(true)
         .subcommand(Command::new("status").about("Print the members").arg(url_argument()).arg(output))
+        .subcommand(
+            Command::new("config")
+                .about("Compare the configurations of the peers")
+                .subcommand_required(true)
+                .subcommand(
+                    Command::new("diff")
+                        .about("Print what peers have otherwise than the mesh runs it; exit code 1 if anything")
+                        .arg(url_argument()),
+                ),
+        )
+        .subcommand(order("leave", "Have a peer give its shards away and stop", Some(false)))
+        .subcommand(order("drain", "Have a peer give its shards away and stay; its data is served on", Some(false)))
+        .subcommand(order("undrain", "Have a drained peer take its share again", Some(false)))
+        .subcommand(order("remove", "Have all peers forget one that is down and will not come back", Some(true)))
+        .subcommand(order("snapshot", "Have every peer take a snapshot; prints their names", None))
+        .subcommand(order("rebalance", "Move sealed history to the peers that rank for it", None))
         .subcommand(Command::new("secret").about("Print a new secret for --cluster.secret-file"))
+}
+
+/// A command that a peer carries out. `peer`: whether it must, or may, be told whom it concerns.
+fn order(name: &'static str, about: &'static str, peer: Option<bool>) -> Command {
+    let command = Command::new(name).about(about).arg(url_argument());
+    match peer {
+        None => command,
+        Some(required) => command.arg(
+            Arg::new("peer")
+                .value_name("PEER")
+                .required(required)
+                .help("Its UUID or address; by default the peer that is asked"),
+        ),
+    }
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Done {
@@ -32,9 +62,61 @@ pub(super) fn run(matches: &ArgMatches) -> Done {
                 println!("{}", status(&cluster));
             }
         }
-        _ => unreachable!("clap demands a command and knows these only"),
+        Some(("config", matches)) => {
+            let (_, matches) = matches.subcommand().expect("clap demands it");
+            let url = matches.get_one::<String>("url").expect("it has a default");
+            return compare(&http::get(url, "/api/v1/cluster", &[])?.data);
+        }
+        Some((order, matches)) => {
+            let url = matches.get_one::<String>("url").expect("it has a default");
+            let peer = matches.try_get_one::<String>("peer").ok().flatten();
+            let query: Vec<(&str, String)> = peer.map(|peer| ("peer", peer.clone())).into_iter().collect();
+            let done = http::post(url, &format!("/-/cluster/{order}"), &query)?.data;
+            for one in done.as_array().into_iter().flatten() {
+                println!("{}: {}", text(&one["peer"]), text(&one["outcome"]));
+            }
+        }
+        None => unreachable!("clap demands a command it"),
     }
     Ok(())
+}
+
+fn compare(cluster: &Value) -> Done {
+    let lines = differences(cluster);
+    for line in &lines {
+        println!("{line}");
+    }
+    match lines.len() {
+        0 => {
+            println!("all ready peers have the same configuration");
+            Ok(())
+        }
+        1 => Err(Failure::new("the configurations differ in 1 place")),
+        count => Err(Failure::new(format!("the configurations differ in {count} places"))),
+    }
+}
+
+/// A line for each piece of the configuration that not all ready peers have alike.
+pub(super) fn differences(cluster: &Value) -> Vec<String> {
+    let name = |id: &Value| {
+        let members = cluster["members"].as_array().into_iter().flatten();
+        let found = members.into_iter().find(|member| member["id"] == *id);
+        found.map_or_else(|| text(id), |member| format!("{} ({})", text(&member["name"]), text(&member["address"])))
+    };
+    let line = |contest: &Value| {
+        let peers =
+            |field: &str| -> Vec<String> { contest[field].as_array().into_iter().flatten().map(name).collect() };
+        let votes = text(&contest["votes"]);
+        let runs = if contest["present"] == true { "runs the version of" } else { "runs without it, as do" };
+        let mut line = format!("{}: the mesh {runs} {votes} ready peers", text(&contest["piece"]));
+        for (what, peers) in [("another version on", peers("differentOn")), ("absent on", peers("absentOn"))] {
+            if !peers.is_empty() {
+                line.push_str(&format!("; {what} {}", peers.join(", ")));
+            }
+        }
+        line
+    };
+    cluster["configContests"].as_array().into_iter().flatten().map(line).collect()
 }
 
 /// The mesh as a table with a line of totals above.
@@ -72,7 +154,7 @@ fn totals(cluster: &Value) -> String {
     let (shards, targets) = (&cluster["shards"], &cluster["targets"]);
     let split = if cluster["split"] == true { ", SPLIT" } else { "" };
     format!(
-        "mesh {}, view {}, {} copies; shards {}, under-replicated {}, unowned {}; targets {}, unscraped {}; conflicts {}{split}",
+        "mesh {}, view {}, {} copies; shards {}, under-replicated {}, unowned {}; targets {}, unscraped {}; split slots {}{split}",
         text(&cluster["cluster"]),
         text(&cluster["view"]),
         text(&cluster["replicationFactor"]),
@@ -81,7 +163,7 @@ fn totals(cluster: &Value) -> String {
         text(&shards["unowned"]),
         text(&targets["total"]),
         text(&targets["unscraped"]),
-        text(&cluster["conflicts"]),
+        text(&cluster["splitSlots"]),
     )
 }
 

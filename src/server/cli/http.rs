@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::Method;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -26,12 +27,21 @@ pub(crate) struct Answer {
 
 /// Gets `path` below `base` and opens Prometheus' envelope.
 pub(crate) fn get(base: &str, path: &str, query: &[(&str, String)]) -> Result<Answer, Failure> {
+    ask(Method::GET, base, path, query)
+}
+
+/// As [`get`], for what changes something. The peer needs `--web.enable-lifecycle`.
+pub(crate) fn post(base: &str, path: &str, query: &[(&str, String)]) -> Result<Answer, Failure> {
+    ask(Method::POST, base, path, query)
+}
+
+fn ask(method: Method, base: &str, path: &str, query: &[(&str, String)]) -> Result<Answer, Failure> {
     let url = address(base, path, query)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
-    let (status, body) = runtime.block_on(fetch(&url)).map_err(|why| Failure::new(format!("{url}: {why}")))?;
+    let (status, body) = runtime.block_on(fetch(method, &url)).map_err(|why| Failure::new(format!("{url}: {why}")))?;
     let envelope: Value = serde_json::from_slice(&body)
-        .map_err(|_| Failure::new(format!("{url}: answered {status}, and not in Prometheus' form")))?;
+        .map_err(|_| Failure::new(format!("{url}: answered {status}: {}", excerpt(&body))))?;
     open(envelope)
 }
 
@@ -40,8 +50,14 @@ pub(crate) fn fetch_text(base: &str, path: &str) -> Result<(http::StatusCode, St
     let url = address(base, path, &[])?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
-    let (status, body) = runtime.block_on(fetch(&url)).map_err(|why| Failure::new(format!("{url}: {why}")))?;
+    let (status, body) =
+        runtime.block_on(fetch(Method::GET, &url)).map_err(|why| Failure::new(format!("{url}: {why}")))?;
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// The beginning of an answer that is not in Prometheus' form.
+fn excerpt(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).chars().filter(|c| !c.is_control() || *c == '\n').take(500).collect()
 }
 
 fn open(mut envelope: Value) -> Result<Answer, Failure> {
@@ -65,14 +81,16 @@ fn address(base: &str, path: &str, query: &[(&str, String)]) -> Result<Url, Fail
     Ok(url)
 }
 
-async fn fetch(url: &Url) -> Result<(http::StatusCode, Vec<u8>), String> {
+async fn fetch(method: Method, url: &Url) -> Result<(http::StatusCode, Vec<u8>), String> {
     let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls()?).https_or_http().enable_http1();
     let mut plain = HttpConnector::new();
     plain.enforce_http(false);
     let client: Client<_, Full<&[u8]>> = Client::builder(TokioExecutor::new()).build(connector.wrap_connector(plain));
     let uri: http::Uri = url.as_str().parse().map_err(|error| format!("not an address: {error}"))?;
     let exchange = async {
-        let response = client.get(uri).await.map_err(|error| chain(&error))?;
+        let request = http::Request::builder().method(method).uri(uri).body(Full::default());
+        let request = request.map_err(|error| error.to_string())?;
+        let response = client.request(request).await.map_err(|error| chain(&error))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
         Ok((status, body.map_err(|error| error.to_string())?.to_bytes().into()))

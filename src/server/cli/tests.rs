@@ -101,13 +101,28 @@ fn the_mesh_prints_as_a_table() {
              "shardsHeld": 10922, "targetsOwned": 12, "series": 90210, "replicationLagSeconds": 0.01},
             {"id": "b", "name": "host-b", "address": "10.0.0.2:9094", "zone": "z", "state": "down"}],
         "shards": {"total": 16384, "underReplicated": 0, "unowned": 0}, "targets": {"total": 36, "unscraped": 0},
-        "conflicts": 0});
+        "splitSlots": 0});
     let printed: String = cluster::status(&cluster).lines().map(|line| format!("{}\n", line.trim_end())).collect();
     expect![[r#"
-        mesh default, view 17, 2 copies; shards 16384, under-replicated 0, unowned 0; targets 36, unscraped 0; conflicts 0
+        mesh default, view 17, 2 copies; shards 16384, under-replicated 0, unowned 0; targets 36, unscraped 0; split slots 0
             NAME    ADDRESS        ZONE  STATE  SINCE                 VERSION  RTT    OFFSET  OWNED  HELD   TARGETS  SERIES  LAG
             host-a  10.0.0.1:9094  -     ready  2026-11-22T10:00:00Z  0.1.0    0.4ms  0.0ms   5461   10922  12       90210   10.0ms
          *  host-b  10.0.0.2:9094  z     down   -                     -        -      -       -      -      -        -       -
     "#]]
     .assert_eq(&printed);
+}
+
+#[test]
+fn differences_between_configurations_are_told_by_peer() {
+    let member = |id: &str, name: &str| json!({"id": id, "name": name, "address": "10.0.0.1:9094"});
+    let cluster = json!({"members": [member("a", "host-a"), member("b", "host-b"), member("c", "host-c")],
+        "configContests": [
+            {"piece": "scrape job node", "present": true, "votes": 1, "absentOn": ["c"], "differentOn": ["b"]},
+            {"piece": "alerting", "present": false, "votes": 2, "absentOn": [], "differentOn": ["a"]}]});
+    let printed = cluster::differences(&cluster).join("\n");
+    expect![[r#"
+        scrape job node: the mesh runs the version of 1 ready peers; another version on host-b (10.0.0.1:9094); absent on host-c (10.0.0.1:9094)
+        alerting: the mesh runs without it, as do 2 ready peers; another version on host-a (10.0.0.1:9094)"#]]
+    .assert_eq(&printed);
+    assert!(cluster::differences(&json!({})).is_empty());
 }

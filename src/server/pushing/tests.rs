@@ -10,6 +10,8 @@ use super::*;
 
 fn view(me: u128, others: &[(u128, bool)], acting: &[u16]) -> MeshView {
     let info = |id: u128, silent: bool| PeerInfo {
+        beat_gap: None,
+        digests: std::sync::Arc::default(),
         id: PeerId(id),
         address: "127.0.0.1:1".parse().expect("an address"),
         web_address: None,
@@ -28,6 +30,9 @@ fn view(me: u128, others: &[(u128, bool)], acting: &[u16]) -> MeshView {
     let ids = others.iter().map(|(id, _)| *id).chain([me]);
     let candidate = |id| Candidate { id: PeerId(id), weight: 4, zone: String::new() };
     MeshView {
+        digests: std::sync::Arc::default(),
+        elected: std::sync::Arc::default(),
+        unscraped: 0,
         me: PeerId(me),
         number: 1,
         state: PeerState::Ready,

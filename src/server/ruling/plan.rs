@@ -1,6 +1,5 @@
 //! From rule files to groups: checked as a whole, so that a bad rule leaves all of the old ones in use.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -8,10 +7,12 @@ use promesh_config::rules::{RuleFile, RuleGroup};
 use promesh_config::{ConfigErrors, Problem};
 use promesh_model::shard::shard_of_names;
 use promesh_model::{Labels, ShardId};
+use promesh_node::Piece;
 use promesh_promql::Engine;
 use promesh_replication::SourceId;
 use promesh_rules::{AlertingSpec, GroupSpec, RecordingSpec, RuleSpec, Settings as GroupSettings};
 
+use crate::definitions;
 use crate::options::Options;
 use crate::settings::Settings;
 
@@ -40,6 +41,10 @@ impl Planned {
             && self.settings.query_offset == other.settings.query_offset
     }
 
+    pub(super) fn piece(&self) -> Piece {
+        definitions::group(&self.spec.file, &self.spec.name)
+    }
+
     pub(super) fn interval_ms(&self) -> i64 {
         promesh_model::time::ms_of(self.spec.interval).max(1)
     }
@@ -65,13 +70,11 @@ pub fn plan(
         for_outage_tolerance: options.rules.outage_tolerance,
         incomplete_hold: options.rules.incomplete_hold,
     });
-    let folder = options.config_file.path.parent().unwrap_or(Path::new(""));
     let mut planned = Vec::new();
     let mut problems = Vec::new();
     for file in &settings.rules {
         // Peers may keep their configuration in different folders, and agree all the same.
-        let relative = Path::new(&file.path).strip_prefix(folder).unwrap_or(Path::new(&file.path));
-        let relative = relative.to_string_lossy().into_owned();
+        let relative = definitions::relative(&file.path, options).into_owned();
         for group in &file.groups {
             problems.extend(problems_of(file, group, engine));
             let spec = group_spec(group, &relative, global.evaluation_interval);

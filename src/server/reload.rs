@@ -1,0 +1,115 @@
+//! From files and discovery to what this peer does: at the start, at a reload, and whenever targets come and go.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use promesh_discovery::Discovered;
+use promesh_node::{Digests, Input, MeshView};
+use tokio::sync::watch;
+
+use crate::clock;
+use crate::definitions;
+use crate::files::Disk;
+use crate::paging::Configuration;
+use crate::run::Peer;
+use crate::settings::{self, Settings};
+
+impl Peer {
+    pub(crate) async fn follow_discovery(self: Arc<Self>) {
+        let mut discovered = self.discovery.subscribe();
+        let mut view = self.view.clone();
+        loop {
+            let found = Arc::clone(&discovered.borrow_and_update());
+            self.apply_targets(&found);
+            loop {
+                tokio::select! {
+                    changed = discovered.changed() => match changed {
+                        Ok(()) => break,
+                        Err(_) => return,
+                    },
+                    changed = view.changed() => match changed {
+                        Ok(()) => self.end_what_is_gone(&mut view),
+                        Err(_) => return,
+                    },
+                }
+            }
+        }
+    }
+
+    pub(crate) fn apply_targets(&self, discovered: &Discovered) {
+        let jobs = self.settings.load().jobs.clone();
+        let mut sources = self.scraping.apply(&jobs, discovered);
+        sources.extend(self.ruling.specs());
+        self.minds.tell(Input::Sources(sources));
+    }
+
+    /// Ends the series of sources that are gone, once the version without them is known to stand, or not to.
+    fn end_what_is_gone(&self, view: &mut watch::Receiver<Option<Arc<MeshView>>>) {
+        let Some(view) = view.borrow_and_update().clone() else { return };
+        // The vote seen there is not yet the one over what was just loaded.
+        if view.digests == *self.digests.load() {
+            self.scraping.end_what_is_gone(&view);
+            self.ruling.end_what_is_gone(&view);
+        }
+    }
+
+    /// Publishes what the configuration says.
+    pub(crate) fn publish(&self, digests: Digests) {
+        if let Err(error) = self.hands.folder.keep_digests(&digests) {
+            tracing::error!(%error, "when the configuration changed could not be written");
+        }
+        self.digests.store(Arc::new(digests.clone()));
+        self.minds.tell(Input::Definitions(digests));
+    }
+
+    /// Reads the configuration again; what is wrong leaves the old one in use.
+    ///
+    /// # Errors
+    /// Everything wrong with the new one.
+    pub async fn reload(&self) -> Result<(), String> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let (file, alerts) = (self.options.config_file.clone(), self.options.alertmanager.config_file.clone());
+        let prefix = self.options.web.route_prefix.clone();
+        let load = move || Ok((Settings::load(&file, &prefix)?, Configuration::load(&alerts, &Disk)?));
+        let loaded = tokio::task::spawn_blocking(load).await;
+        let loaded = loaded.map_err(|error| error.to_string()).and_then(|loaded| loaded);
+        let applied = loaded.and_then(|(settings, delivery)| {
+            let planned = self.ruling.plan(&settings)?;
+            let notifiers = self.paging.prepare(&delivery)?;
+            let jobs = settings.jobs.iter().map(|job| (job.job_name.as_str(), &job.discovery));
+            self.discovery.apply(jobs).map_err(|error| error.to_string())?;
+            Ok((settings, planned, delivery, notifiers))
+        });
+        match applied {
+            Ok((settings, planned, delivery, notifiers)) => {
+                self.outgoing.apply(&settings.loaded.config);
+                self.paging.apply(delivery, notifiers);
+                let (alerting, before) = (self.paging.configuration().published(), self.digests.load_full());
+                self.publish(definitions::digests(&settings, &self.options, alerting, &before, clock::wall()));
+                self.settings.store(Arc::new(settings));
+                self.apply_storage();
+                self.ruling.apply(planned);
+                let settings = self.settings.load();
+                settings::warn_of_delivery(&settings, &self.paging.configuration(), self.ruling.has_alerts());
+                let found = Arc::clone(&self.discovery.subscribe().borrow());
+                self.apply_targets(&found);
+                self.telemetry.reload_successful.store(1, Ordering::Relaxed);
+                self.telemetry.reload_success_at.store(clock::wall().ms() as u64 / 1000, Ordering::Relaxed);
+                tracing::info!(file = %self.options.config_file.path.display(), "Completed loading of configuration file");
+                Ok(())
+            }
+            Err(error) => {
+                self.telemetry.reload_successful.store(0, Ordering::Relaxed);
+                tracing::error!(error, "the configuration could not be loaded, the old one stays in use");
+                Err(error)
+            }
+        }
+    }
+
+    /// What the configuration says of storage.
+    pub(crate) fn apply_storage(&self) {
+        let settings = self.settings.load();
+        let window = settings.loaded.config.storage.tsdb.out_of_order_time_window;
+        self.ingest.db().head().set_out_of_order(promesh_model::time::ms_of(window));
+    }
+}

@@ -1,0 +1,197 @@
+//! Real peers under faults that an operator meets: a blocked port, a cut, a process that stands still, a copied disk.
+
+use std::process::Command;
+use std::sync::atomic::Ordering;
+
+use crate::mesh::{assert_no_hole, assert_same_everywhere, now_ms};
+use crate::relay::{Relay, cut};
+use crate::support::{Exporter, Peer, one_mesh_at_a_time, pause};
+
+/// Three peers, each behind a relay.
+pub fn relayed(root: &std::path::Path, config: &str) -> (Vec<Peer>, Vec<Relay>) {
+    let path = root.join("prometheus.yml");
+    std::fs::write(&path, config).expect("written");
+    let (mut peers, mut relays): (Vec<Peer>, Vec<Relay>) = (Vec::new(), Vec::new());
+    for number in 0..3 {
+        let peer = Peer::new(root, &format!("peer-{number}"), &path, &[]);
+        let relay = Relay::before(peer.cluster);
+        let mut peer = peer.with(format!("--cluster.advertise-address={}", relay.address));
+        if let Some(first) = relays.first() {
+            peer = peer.with(format!("--cluster.peer={}", first.address));
+        }
+        peer.start();
+        peers.push(peer);
+        relays.push(relay);
+    }
+    for peer in &peers {
+        peer.wait_ready();
+        peer.wait("it sees all others ready", 30_000, || (states(peer) == ["ready"; 3]).then_some(()));
+    }
+    (peers, relays)
+}
+
+/// Cuts the third from the others in both directions, or heals it.
+fn isolate(peers: &[Peer], relays: &[Relay], cuts: bool) {
+    for other in [0, 1] {
+        cut(peers, relays, other, 2, cuts);
+        cut(peers, relays, 2, other, cuts);
+    }
+}
+
+fn states(peer: &Peer) -> Vec<String> {
+    let cluster = peer.cluster();
+    let members = cluster["members"].as_array().cloned().unwrap_or_default();
+    members.iter().map(|member| member["state"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+fn state_of(peer: &Peer, other: &Peer) -> Option<String> {
+    let id = other.cluster()["self"].clone();
+    let cluster = peer.cluster();
+    let members = cluster["members"].as_array()?;
+    members.iter().find(|member| member["id"] == id)?["state"].as_str().map(str::to_owned)
+}
+
+#[test]
+fn a_peer_whose_udp_is_blocked_is_shown_unreachable_and_both_sides_go_on() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let (peers, relays) = relayed(root.path(), &exporter.config(12, "5s", "4s"));
+    pause(6_000);
+    let began = now_ms();
+    isolate(&peers, &relays, true);
+    for peer in &peers[..2] {
+        peer.wait("the third is seen as unreachable", 20_000, || {
+            (state_of(peer, &peers[2])? == "unreachable").then_some(())
+        });
+        assert_ne!(peer.cluster()["split"], true, "two of three are a majority");
+        assert_eq!(peer.query("scrapes_total").len(), 12);
+    }
+    pause(4_000);
+    isolate(&peers, &relays, false);
+    for peer in &peers {
+        peer.wait("all are ready again", 40_000, || (states(peer) == ["ready"; 3]).then_some(()));
+    }
+    pause(8_000);
+    let seconds = ((now_ms() - began) / 1000 + 5) as u64;
+    for peer in &peers {
+        assert_no_hole(&peer.samples("scrapes_total", seconds), 5_000, 12, began - 4_000, 0);
+    }
+    assert_same_everywhere(&peers, "scrapes_total", seconds, began);
+}
+
+#[test]
+fn a_process_that_stands_still_costs_no_slot_and_does_not_scrape_twice() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let (peers, relays) = relayed(root.path(), &exporter.config(12, "5s", "4s"));
+    // Loss and delay beside it, as on a bad line.
+    for relay in &relays {
+        relay.faults.loss.store(20, Ordering::Relaxed);
+        relay.faults.delay_ms.store(5, Ordering::Relaxed);
+    }
+    pause(6_000);
+    let began = now_ms();
+    peers[1].signal("STOP");
+    pause(8_000);
+    peers[1].signal("CONT");
+    for peer in &peers {
+        peer.wait("all are ready again", 40_000, || (states(peer) == ["ready"; 3]).then_some(()));
+    }
+    pause(11_000);
+    let seconds = ((now_ms() - began) / 1000 + 5) as u64;
+    for peer in &peers {
+        assert_no_hole(&peer.samples("scrapes_total", seconds), 5_000, 12, began - 4_000, 0);
+    }
+    assert_same_everywhere(&peers, "scrapes_total", seconds, began);
+}
+
+#[test]
+fn a_copied_data_directory_is_refused_with_both_addresses() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let peers = crate::support::mesh(root.path(), 2, &exporter.config(2, "1s", "900ms"));
+    let copied = root.path().join("copy");
+    std::fs::create_dir_all(copied.join("data")).expect("a folder");
+    let status =
+        Command::new("cp").arg("-r").arg(root.path().join("peer-1/data/peer")).arg(copied.join("data")).status();
+    assert!(status.expect("cp runs").success());
+    // Whether it asks the one it is a copy of, or another that knows it.
+    for seed in [&peers[1], &peers[0]] {
+        let mut twin = Peer::new(root.path(), "copy", &root.path().join("prometheus.yml"), &[seed]);
+        twin.start();
+        assert_eq!(twin.wait_end(), Some(1), "{}", twin.log());
+        let log = twin.log();
+        let (there, here) = (format!("127.0.0.1:{}", peers[1].cluster), format!("127.0.0.1:{}", twin.cluster));
+        assert!(log.contains(&there) && log.contains(&here), "{log}");
+    }
+    assert_eq!(states(&peers[0]), ["ready"; 2], "nobody is troubled by it");
+}
+
+#[test]
+fn a_peer_comes_back_with_another_address_and_is_the_same_peer() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let mut peers = crate::support::mesh(root.path(), 3, &exporter.config(6, "1s", "900ms"));
+    let id = peers[2].cluster()["self"].clone();
+    peers[2].kill();
+    let mut moved = Peer::new(root.path(), "peer-2", &root.path().join("prometheus.yml"), &[&peers[0]]);
+    moved.start();
+    moved.wait_ready();
+    peers.pop();
+    for peer in &peers {
+        peer.wait("it is ready at its new address", 30_000, || {
+            let cluster = peer.cluster();
+            let found = cluster["members"].as_array()?.iter().find(|member| member["id"] == id)?.clone();
+            let at = format!("127.0.0.1:{}", moved.cluster);
+            (found["state"] == "ready" && found["address"] == at.as_str()).then_some(())
+        });
+        assert_eq!(states(peer), ["ready"; 3]);
+    }
+}
+
+#[test]
+fn an_operator_drains_removes_and_sends_away() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let mut peers = crate::support::mesh(root.path(), 3, &exporter.config(6, "5s", "4s"));
+    let cluster = |peer: &Peer, arguments: &[&str]| {
+        let url = format!("--url=http://127.0.0.1:{}", peer.web);
+        let output = Command::new(env!("CARGO_BIN_EXE_promesh")).arg("cluster").args(arguments).arg(url).output();
+        let output = output.expect("it runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code(), text)
+    };
+    let owned = |peer: &Peer| peer.cluster()["members"][0]["shardsOwned"].as_u64();
+    let began = now_ms();
+    let second = format!("127.0.0.1:{}", peers[1].cluster);
+    assert_eq!(cluster(&peers[0], &["drain", &second]).0, Some(0));
+    peers[1].wait("it owns nothing", 20_000, || (owned(&peers[1])? == 0).then_some(()));
+    assert_eq!(state_of(&peers[0], &peers[1]).as_deref(), Some("full"));
+    assert_eq!(cluster(&peers[0], &["undrain", &second]).0, Some(0));
+    peers[1].wait("it owns its share again", 20_000, || (owned(&peers[1])? > 4_000).then_some(()));
+    pause(6_000);
+    let seconds = ((now_ms() - began) / 1000 + 5) as u64;
+    assert_no_hole(&peers[0].samples("scrapes_total", seconds), 5_000, 6, began, 0);
+    // A living peer is not removed; one that is dead is, everywhere.
+    let third = peers[2].cluster()["self"].as_str().expect("an id").to_owned();
+    let (code, text) = cluster(&peers[0], &["remove", &third]);
+    assert!(code == Some(1) && text.contains("is alive"), "{text}");
+    peers[2].kill();
+    peers[0].wait("the dead one is down", 20_000, || states(&peers[0]).contains(&"down".to_owned()).then_some(()));
+    peers[1].wait("the dead one is down", 20_000, || states(&peers[1]).contains(&"down".to_owned()).then_some(()));
+    assert_eq!(cluster(&peers[1], &["remove", &third]).0, Some(0));
+    for peer in &peers[..2] {
+        peer.wait("it is forgotten", 10_000, || (states(peer).len() == 2).then_some(()));
+    }
+    let (code, text) = cluster(&peers[0], &["snapshot"]);
+    assert!(code == Some(0) && text.lines().count() == 2, "{text}");
+    assert_eq!(cluster(&peers[0], &["leave", &second]).0, Some(0));
+    assert_eq!(peers[1].wait_end(), Some(0));
+    let (code, text) = cluster(&peers[0], &["rebalance"]);
+    assert!(code == Some(1) && text.contains("not built"), "{text}");
+}
