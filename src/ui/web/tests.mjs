@@ -4,6 +4,7 @@ import test from 'node:test';
 import { formatMatchers, parseMatchers } from './lib/matchers.js';
 import { verdict } from './lib/mesh.js';
 import { coarse, formatInstant, formatSpan, parseInstant, parseSpan, shortSeconds } from './lib/time.js';
+import { takeApart } from './query/editor.js';
 import { effectiveStep, readPanels, writePanels } from './query/params.js';
 import { axisNumber, columns, stacked } from './query/points.js';
 
@@ -43,6 +44,16 @@ test('an address comes back as the panels it was made of', () => {
   assert.deepEqual(plain(again), plain(panels));
   assert.equal(effectiveStep(panels[0]), 2000);
   assert.equal(effectiveStep({ rangeMs: 60_000, stepMs: null, density: 'high' }), 1000);
+});
+
+test('an expression is taken apart into what can be asked', () => {
+  const check = (expr, expected) => assert.deepEqual(takeApart(expr).map(({ depth, kind, text }) => `${depth} ${kind} ${text}`), expected);
+  check('sum(rate(x[5m])) > 2', ['0 operation sum(rate(x[5m])) > 2', '1 aggregation sum(rate(x[5m]))', '2 function rate(x[5m])', '3 range x[5m]']);
+  check('max_over_time(up[5m:1m] offset 1m)', ['0 function max_over_time(up[5m:1m] offset 1m)', '1 subquery up[5m:1m] offset 1m']);
+  check('(a + b) * -c', ['0 operation (a + b) * -c', '1 operation a + b', '2 series a', '2 series b', '1 operation -c', '2 series c']);
+  check('rate(x[5m] @ 100)', ['0 function rate(x[5m] @ 100)', '1 range x[5m] @ 100']);
+  check('1 + 2', ['0 operation 1 + 2']);
+  check('', []);
 });
 
 test('matchers are read and written as Alertmanager does', () => {

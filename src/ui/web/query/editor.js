@@ -9,6 +9,7 @@ import { EditorState, Prec } from '@codemirror/state';
 import { EditorView, keymap, placeholder } from '@codemirror/view';
 import { tags } from '@lezer/highlight';
 import { PromQLExtension } from '@prometheus-io/codemirror-promql';
+import { parser } from '@prometheus-io/lezer-promql';
 
 const colours = HighlightStyle.define([
   { tag: tags.number, color: 'var(--code-number)' },
@@ -50,6 +51,29 @@ const look = EditorView.theme({
 function promql() {
   const url = new URL('.', location.href).href.replace(/\/$/, '');
   return new PromQLExtension().setComplete({ remote: { url, httpMethod: 'GET', cache: { maxAge: 60_000 } }, maxMetricsMetadata: 10_000 });
+}
+
+const PARTS = {
+  VectorSelector: 'series', MatrixSelector: 'range', SubqueryExpr: 'subquery', AggregateExpr: 'aggregation', FunctionCall: 'function',
+  BinaryExpr: 'operation', UnaryExpr: 'operation',
+};
+const MODIFIERS = new Set(['OffsetExpr', 'StepInvariantExpr']);
+
+/** What `offset` and `@` are said of. */
+const modified = (node) => (node && MODIFIERS.has(node.name) ? modified(node.firstChild) : node);
+
+/** The parts of an expression that can be asked for by themselves, outermost first, each with its depth. */
+export function takeApart(expr) {
+  const parts = [];
+  const walk = (node, depth) => {
+    const kind = PARTS[modified(node)?.name];
+    if (kind) parts.push({ depth, kind, text: expr.slice(node.from, node.to) });
+    // What lies within a modifier's reach, asked without it, would be another thing; a range's selector says no more.
+    if (kind && (MODIFIERS.has(node.name) || node.name === 'MatrixSelector')) return;
+    for (let child = node.firstChild; child; child = child.nextSibling) walk(child, depth + (kind ? 1 : 0));
+  };
+  walk(parser.parse(expr).topNode, 0);
+  return parts;
 }
 
 /** Puts an editor into `host`. Gives it back with `set(text)`, `focus()` and `destroy()`. */

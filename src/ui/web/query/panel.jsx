@@ -3,6 +3,7 @@ import { useEffect, useRef, useState } from 'preact/hooks';
 import { ask } from '../lib/api.js';
 import { Choice } from '../lib/parts.jsx';
 import { Controls, Moment } from './controls.jsx';
+import { Explain } from './explain.jsx';
 import { Expression } from './expression.jsx';
 import { Graph } from './graph.jsx';
 import { History } from './history.jsx';
@@ -46,7 +47,7 @@ export function Panel({ panel, tick, first, onChange, onRemove }) {
   const { expr, tab, rangeMs, endMs, density, stepMs, exemplars } = panel;
   const question = JSON.stringify([expr, tab, endMs, ...(tab === 'graph' ? [rangeMs, density, stepMs, exemplars] : []), again]);
   useEffect(() => {
-    if (!expr.trim()) return set({ answer: null, error: null, busy: false });
+    if (!expr.trim() || tab === 'explain') return set({ answer: null, error: null, busy: false });
     const mine = new AbortController();
     aborter.current = mine;
     set((old) => ({ ...old, busy: !quiet.current }));
@@ -83,14 +84,15 @@ export function Panel({ panel, tick, first, onChange, onRemove }) {
         </div>
       </div>
       <div class="bar">
-        <Choice label="View" value={tab} onChange={(next) => onChange({ tab: next })} options={[['table', 'Table'], ['graph', 'Graph']]} />
-        {tab === 'table' ? <Moment panel={panel} onChange={onChange} /> : <Controls panel={panel} onChange={onChange} />}
+        <Choice label="View" value={tab} onChange={(next) => onChange({ tab: next })} options={[['table', 'Table'], ['graph', 'Graph'], ['explain', 'Explain']]} />
+        {tab !== 'graph' ? <Moment panel={panel} onChange={onChange} /> : <Controls panel={panel} onChange={onChange} />}
         {fresh && <Stats answer={answer} />}
       </div>
       {error && <Failure error={error} expr={error.expr ?? expr} />}
       {fresh && <Remarks answer={answer} />}
       {!expr.trim() && !error && <p class="muted">Write an expression and press Enter. <kbd>Ctrl</kbd> <kbd>Space</kbd> shows what could stand here.</p>}
       {fresh && tab === 'table' && <Result data={answer.data} />}
+      {tab === 'explain' && expr.trim() && <Explain expr={expr} endMs={endMs} again={again} />}
       {fresh && tab === 'graph' && <Graph answer={answer} mode={panel.mode} onZoom={(from, to) => onChange({ endMs: to, rangeMs: to - from })} />}
     </section>
   );

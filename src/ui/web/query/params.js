@@ -19,7 +19,7 @@ function readPanel(get) {
   const panel = emptyPanel();
   panel.expr = get('expr') ?? '';
   const tab = get('tab');
-  panel.tab = tab === 'graph' || tab === '0' ? 'graph' : 'table';
+  panel.tab = tab === 'graph' || tab === '0' ? 'graph' : tab === 'explain' ? 'explain' : 'table';
   panel.rangeMs = parseSpan(get('range_input') ?? '') || panel.rangeMs;
   const end = get('end_input') ?? get('moment_input') ?? '';
   panel.endMs = /^\d+(\.\d+)?$/.test(end) ? Number(end) * 1000 : end ? parseUtc(end) : null;
