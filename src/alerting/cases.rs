@@ -84,6 +84,23 @@ fn the_sender_dies_before_sending_and_another_sends_once() {
 }
 
 #[test]
+fn what_is_told_again_because_its_sender_died_bears_the_same_name() {
+    for seed in 0..12 {
+        // Several instants pass before anybody else may send.
+        let mut world = World::new(3, &CONFIG.replace("group_interval: 10s", "group_interval: 1s"), seed);
+        world.run_for(Duration::from_secs(20));
+        world.receiver = Receiver::Slow(Duration::from_secs(5));
+        world.post(0, &[("alertname", "a")], true);
+        let sender = world.run_until_told(Duration::from_secs(10)).expect("somebody tells");
+        world.kill(sender);
+        world.run_for(Duration::from_secs(40));
+        let names: Vec<&str> = world.telling.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names.len(), 2, "seed {seed}");
+        assert_eq!(names[0], names[1], "seed {seed}");
+    }
+}
+
+#[test]
 fn with_two_peers_the_survivor_sends_after_the_hold() {
     for seed in 0..8 {
         let mut world = world(2, seed);

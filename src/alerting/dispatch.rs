@@ -176,13 +176,7 @@ pub fn due(
     group_interval: Duration,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    let base = match (last, born) {
-        (Some(done), _) if !done.firing.is_empty() => done.flush.after(group_interval),
-        (_, None) => return None,
-        // The group ended with that done; a new one was born since.
-        (Some(done), Some(born)) => born.after(group_wait).max(done.flush.after(Duration::from_millis(1))),
-        (None, Some(born)) => born.after(group_wait),
-    };
+    let base = first_due(born, last, group_wait, group_interval)?;
     let step = i64::try_from(group_interval.as_millis()).unwrap_or(i64::MAX).max(1);
     let past = |instant: i64| (instant - base.0).div_euclid(step).max(0);
     let by_now = base.0.saturating_add(past(now.0).saturating_mul(step));
@@ -192,6 +186,22 @@ pub fn due(
     }
     let steps = past(looked_at.0) + 1;
     Some(Timestamp(base.0.saturating_add(steps.saturating_mul(step))))
+}
+
+/// The first instant since the last done at which a slot may be due.
+pub fn first_due(
+    born: Option<Timestamp>,
+    last: Option<&Done>,
+    group_wait: Duration,
+    group_interval: Duration,
+) -> Option<Timestamp> {
+    match (last, born) {
+        (Some(done), _) if !done.firing.is_empty() => Some(done.flush.after(group_interval)),
+        (_, None) => None,
+        // The group ended with that done; a new one was born since.
+        (Some(done), Some(born)) => Some(born.after(group_wait).max(done.flush.after(Duration::from_millis(1)))),
+        (None, Some(born)) => Some(born.after(group_wait)),
+    }
 }
 
 #[cfg(test)]

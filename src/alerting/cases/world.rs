@@ -69,6 +69,8 @@ pub struct World {
     attempts: BTreeMap<u64, Attempt>,
     next_attempt: u64,
     told: Vec<String>,
+    /// Of each message that was told: its name, and who told it.
+    pub telling: Vec<(String, usize)>,
     keys: Vec<(String, KeyId, Timestamp)>,
     answers: u64,
     acknowledged: usize,
@@ -98,6 +100,7 @@ impl World {
             attempts: BTreeMap::new(),
             next_attempt: 0,
             told: Vec::new(),
+            telling: Vec::new(),
             keys: Vec::new(),
             answers: 0,
             acknowledged: 0,
@@ -355,6 +358,15 @@ impl World {
         None
     }
 
+    /// Runs until the receiver has taken something; gives who told it.
+    pub fn run_until_told(&mut self, most: Duration) -> Option<usize> {
+        let end = self.now_ns + most.as_nanos() as u64;
+        while self.now_ns < end && self.telling.is_empty() {
+            self.step(end);
+        }
+        self.telling.last().map(|(_, peer)| *peer)
+    }
+
     pub fn run_for(&mut self, span: Duration) {
         let end = self.now_ns + span.as_nanos() as u64;
         while self.now_ns < end {
@@ -443,6 +455,7 @@ impl World {
             let outcome = Outcome::Retry { after: None, why: "500".to_owned() };
             return self.input(peer, Input::Notified { claim: attempt.claim, outcome });
         }
+        self.telling.push((attempt.notification.idempotency_key.clone(), peer));
         for alert in &attempt.notification.alerts {
             let state = if alert.ends_at.is_none() { "firing" } else { "resolved" };
             self.told.push(format!("{state} {}", alert.labels.value("alertname")));

@@ -7,7 +7,7 @@ use promesh_model::{Labels, Monotonic, Now, PeerId, Timestamp};
 
 use super::{Alerting, ClaimId, Deferred, Notification, NotifiedAlert, Outcome, Output};
 use crate::alert::AlertKey;
-use crate::dispatch::{GroupId, Slot, due};
+use crate::dispatch::{GroupId, Slot, due, first_due};
 use crate::electorate::score;
 use crate::message::{Answer, DiskRecord, Intent, Part, Verdict};
 use crate::nflog::{Ballot, Done, KeyId, NotifyReason, idempotency_key, needs_update};
@@ -112,9 +112,21 @@ impl Alerting {
         }
         let turn = self.rank(key, now).map(|rank| flush.after(RANK_STEP * rank as u32));
         match turn {
-            Some(turn) if turn <= now.wall && self.is_ready(now) => self.claim(key, flush, now),
+            Some(turn) if turn <= now.wall && self.is_ready(now) => {
+                self.claim(key, self.begun(key, &slot, flush, now), now);
+            }
             _ => self.dispatcher.set_timer(key, Some(now.wall.after(RECHECK))),
         }
+    }
+
+    /// The instant of a claim: one that somebody has begun and not ended since the group's last done is continued, so
+    /// that a repeat of what the receiver may have taken bears the same name.
+    fn begun(&self, key: KeyId, slot: &Slot, flush: Timestamp, now: Now) -> Timestamp {
+        let node = self.tree.node(slot.group.0);
+        let last = self.log.get(&key);
+        let first = first_due(self.born(&slot.group, now.wall), last, node.group_wait, node.group_interval);
+        let open = self.voter.vote(key).filter(|vote| vote.is_open(last)).map(|vote| vote.flush);
+        open.filter(|open| first.is_some_and(|first| *open >= first) && *open < flush).unwrap_or(flush)
     }
 
     /// This peer's place among those that may send: electors that live and run the current configuration.
