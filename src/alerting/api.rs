@@ -157,6 +157,10 @@ fn is_true(text: &str) -> bool {
 }
 
 fn parse_filter(text: &str) -> Result<Vec<Matcher>, String> {
+    // One matcher: the braces are for lists.
+    if text.starts_with('{') || text.ends_with('}') {
+        return Err(format!("unexpected open or close brace: {text}"));
+    }
     parse(text, MatcherMode::Fallback)
 }
 
@@ -184,12 +188,13 @@ pub struct PostableAlert {
 /// Reads the body of `POST /api/v2/alerts`: good alerts, and what is wrong with the others.
 ///
 /// # Errors
-/// When the body is no list of alerts.
+/// When the body is no list of alerts, or an instant in it is none.
 pub fn parse_alerts(body: &[u8]) -> Result<(Vec<PostedAlert>, Vec<String>), String> {
     let posted: Vec<PostableAlert> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for alert in posted {
-        match read_alert(&alert) {
+        let instants = (instant(alert.starts_at.as_deref())?, instant(alert.ends_at.as_deref())?);
+        match read_alert(&alert, instants) {
             Ok(alert) => good.push(alert),
             Err(reason) => bad.push(reason),
         }
@@ -197,9 +202,10 @@ pub fn parse_alerts(body: &[u8]) -> Result<(Vec<PostedAlert>, Vec<String>), Stri
     Ok((good, bad))
 }
 
-fn read_alert(alert: &PostableAlert) -> Result<PostedAlert, String> {
-    let starts_at = instant(alert.starts_at.as_deref())?;
-    let ends_at = instant(alert.ends_at.as_deref())?;
+fn read_alert(
+    alert: &PostableAlert,
+    (starts_at, ends_at): (Option<Timestamp>, Option<Timestamp>),
+) -> Result<PostedAlert, String> {
     let labels: Labels = alert.labels.iter().collect();
     if labels.is_empty() {
         return Err("at least one label pair required".to_owned());
@@ -312,7 +318,8 @@ impl MatcherView {
             (true, true) => MatchOp::Regex,
             (false, true) => MatchOp::NotRegex,
         };
-        Matcher::new(op, &*self.name, &*self.value).map_err(|error| error.to_string())
+        Matcher::new(op, &*self.name, &*self.value)
+            .map_err(|error| format!("invalid regular expression {:?}: {error}", self.value))
     }
 }
 
@@ -380,7 +387,11 @@ pub fn parse_silence(body: &[u8]) -> Result<(Option<SilenceId>, SilenceBody), St
         Some(id) => Some(id.parse::<SilenceId>().map_err(|error| format!("invalid silence id: {error}"))?),
         None => None,
     };
-    let matchers = posted.matchers.iter().map(MatcherView::to_matcher).collect::<Result<Vec<_>, _>>()?;
+    let matcher = |(index, view): (usize, &MatcherView)| {
+        let named = |error| format!("invalid silence: invalid label matcher {index} in set 0: {error}");
+        view.to_matcher().map_err(named)
+    };
+    let matchers = posted.matchers.iter().enumerate().map(matcher).collect::<Result<Vec<_>, _>>()?;
     let at = |text: &str| parse_rfc3339(text).ok_or_else(|| format!("invalid date-time {text:?}"));
     let body = SilenceBody {
         matcher_sets: vec![matchers],

@@ -137,12 +137,13 @@ impl SilenceBody {
         if self.matcher_sets.is_empty() || self.matcher_sets.iter().any(Vec::is_empty) {
             return invalid("at least one matcher required");
         }
-        for set in &self.matcher_sets {
-            if set.iter().any(|matcher| matcher.name.is_empty()) {
-                return invalid("invalid label matcher: invalid label name \"\"");
+        for (number, set) in self.matcher_sets.iter().enumerate() {
+            if let Some(index) = set.iter().position(|matcher| matcher.name.is_empty()) {
+                return invalid(&format!("invalid label matcher {index} in set {number}: invalid label name \"\""));
             }
             if set.iter().all(|matcher| matcher.matches("")) {
-                return invalid("at least one matcher must not match the empty string");
+                let text = format!("matcher set {number}: at least one matcher must not match the empty string");
+                return invalid(&text);
             }
         }
         if self.starts_at == Timestamp::MIN {

@@ -160,6 +160,9 @@ async fn post_alerts(State(pager): Ask, headers: HeaderMap, body: Bytes) -> Resp
     if let Some(index) = missing {
         return unprocessable(REQUIRED, &format!("{index}.labels in body is required"));
     }
+    if let Some((index, url)) = bad_generator(&posted) {
+        return unprocessable(WRONG_TYPE, &format!("{index}.generatorURL in body must be of type uri: {url:?}"));
+    }
     let (good, bad) = match parse_alerts(&body) {
         Ok(parsed) => parsed,
         Err(error) => return unreadable("alerts", &error),
@@ -175,6 +178,18 @@ async fn post_alerts(State(pager): Ask, headers: HeaderMap, body: Bytes) -> Resp
         return StatusCode::OK.into_response();
     }
     answer(StatusCode::BAD_REQUEST, &bad.join("\n"))
+}
+
+/// The first alert whose source is no address: neither `scheme:…` nor `/…`.
+fn bad_generator(posted: &Value) -> Option<(usize, &str)> {
+    let is_uri = |text: &str| {
+        let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
+        let named = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        text.is_empty() || text.starts_with('/') || named
+    };
+    let urls = posted.as_array()?.iter().map(|alert| alert.get("generatorURL").and_then(Value::as_str));
+    urls.enumerate().find_map(|(index, url)| url.filter(|url| !is_uri(url)).map(|url| (index, url)))
 }
 
 async fn silences(State(pager): Ask, RawQuery(query): RawQuery) -> Response {
@@ -195,6 +210,12 @@ async fn post_silence(State(pager): Ask, headers: HeaderMap, body: Bytes) -> Res
     }
     if posted.get("matchers").and_then(Value::as_array).is_some_and(Vec::is_empty) {
         return unprocessable(TOO_FEW, "matchers in body should have at least 1 items");
+    }
+    for (index, matcher) in posted.get("matchers").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        let missing = ["isRegex", "name", "value"].into_iter().find(|field| matcher.get(field).is_none());
+        if let Some(field) = missing {
+            return unprocessable(REQUIRED, &format!("matchers.{index}.{field} in body is required"));
+        }
     }
     // A name that no silence can have is the name of none.
     let id = posted.get("id").and_then(Value::as_str).filter(|id| !id.is_empty());
