@@ -1,106 +1,16 @@
 //! Alerts as an on-call engineer gets them: from a rule or a post to a webhook, once, whoever dies on the way.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::process::{Child, Command};
 
 use serde_json::{Value, json};
 
 use crate::support::hook::{ClogEnd, Hook, Manner};
+use crate::support::paging::{
+    QUIET_MS, ROUTE, alert, electors, ends_once, firing, instant, learn_sender, other_than, pagers, post_alert,
+    resolved, write,
+};
 use crate::support::{Exporter, Peer, get, mesh_with, one_mesh_at_a_time, pause, post, send_json, wall};
-
-/// What the route of most tests says.
-const ROUTE: &str = "group_by: [alertname], group_wait: 1s, group_interval: 2s, repeat_interval: 4h";
-/// Nothing is sent so long after the last thing that should be: a second sender would have had its turn.
-const QUIET_MS: u64 = 8_000;
-
-fn write(path: PathBuf, text: &str) -> PathBuf {
-    std::fs::write(&path, text).expect("written");
-    path
-}
-
-/// So many peers without targets that deliver to a webhook.
-fn pagers(root: &Path, count: usize, hook: &Hook, route: &str) -> Vec<Peer> {
-    let file = write(root.join("alertmanager.yml"), &hook.config(route));
-    let flag = format!("--alertmanager.config.file={}", file.display());
-    let peers = mesh_with(root, count, "scrape_configs: []\n", &[flag]);
-    for peer in &peers {
-        peer.wait("all peers vote", 30_000, || (electors(peer) == count).then_some(()));
-    }
-    peers
-}
-
-fn status(peer: &Peer) -> Value {
-    serde_json::from_str(&get(peer.web, "/api/v2/status").1).unwrap_or(Value::Null)
-}
-
-fn electors(peer: &Peer) -> usize {
-    status(peer)["electorate"]["members"].as_array().map_or(0, Vec::len)
-}
-
-/// An alert as a Prometheus would post it.
-fn alert(name: &str, ended: bool) -> Value {
-    let now = wall();
-    let end = if ended { now - 1.0 } else { now + 3600.0 };
-    json!({"labels": {"alertname": name, "severity": "page"}, "endsAt": instant(end)})
-}
-
-/// RFC 3339, of seconds.
-fn instant(at: f64) -> String {
-    let seconds = at as i64;
-    let days = seconds.div_euclid(86_400);
-    // Source: H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
-    let z = days + 719_468;
-    let (era, doe) = (z.div_euclid(146_097), z.rem_euclid(146_097));
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-    let year = yoe + era * 400 + i64::from(month <= 2);
-    let rest = seconds.rem_euclid(86_400);
-    let ms = (at.fract() * 1000.0) as i64;
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
-fn post_alert(peer: &Peer, name: &str, ended: bool) {
-    let (status, body) = send_json(peer.web, "/api/v2/alerts", &json!([alert(name, ended)]));
-    assert_eq!(status, 200, "{body}\n{}", peer.log());
-}
-
-fn firing(name: &str) -> String {
-    format!("firing {{\"alertname\":\"{name}\"}}")
-}
-
-fn resolved(name: &str) -> String {
-    format!("resolved {{\"alertname\":\"{name}\"}}")
-}
-
-/// Who sends for a group: it fires and ends once, and whoever told is asked for.
-fn learn_sender(peers: &[Peer], hook: &Hook, name: &str) -> usize {
-    let before = hook.told().len();
-    hook.answer(Manner::Holding);
-    post_alert(&peers[0], name, false);
-    let told = hook.wait_for(before + 1, 15.0);
-    let sender = peers.iter().position(|peer| peer.holds_port(told[before].from.port()));
-    hook.answer(Manner::Kind);
-    post_alert(&peers[0], name, true);
-    hook.wait_for(before + 2, 15.0);
-    assert_eq!(hook.taken()[before..], [firing(name), resolved(name)]);
-    sender.expect("the sender is one of ours")
-}
-
-/// Somebody who is not that one.
-fn other_than(peers: &[Peer], one: usize) -> &Peer {
-    &peers[(one + 1) % peers.len()]
-}
-
-/// Ends the alert, and checks that from `since` on it was told once, and its end once.
-fn ends_once(peers: &[Peer], one: usize, hook: &Hook, since: usize, name: &str) {
-    pause(QUIET_MS);
-    assert_eq!(hook.taken()[since..], [firing(name)], "{}", other_than(peers, one).log());
-    post_alert(other_than(peers, one), name, true);
-    hook.wait_for(since + 2, 15.0);
-    pause(QUIET_MS);
-    assert_eq!(hook.taken()[since..], [firing(name), resolved(name)]);
-}
 
 #[test]
 fn a_lone_peer_tells_within_two_seconds_of_its_start() {
@@ -394,4 +304,78 @@ fn silences_and_groups_are_the_same_on_every_peer() {
     assert_eq!(gone.0, 200, "{}", gone.1);
     hook.wait_for(2, 15.0);
     assert_eq!(hook.taken(), [firing("I"), firing("H")]);
+}
+
+/// Starts `promesh alertmanager` with port 0 everywhere; gives the process and the ports of its two listeners.
+fn alertmanager(folder: &Path, name: &str, config: &Path, more: &[&str]) -> (Child, u16, u16) {
+    let log_path = folder.join(format!("{name}.log"));
+    let log = std::fs::File::create(&log_path).expect("a log");
+    let child = Command::new(env!("CARGO_BIN_EXE_promesh"))
+        .arg("alertmanager")
+        .arg(format!("--config.file={}", config.display()))
+        .arg(format!("--storage.path={}", folder.join(name).display()))
+        .args(["--web.listen-address=127.0.0.1:0", "--cluster.listen-address=127.0.0.1:0"])
+        .args(["--cluster.settle-timeout=1s", "--cluster.label=test", "--web.route-prefix=/am"])
+        .args(more)
+        .stderr(log)
+        .spawn()
+        .expect("the binary starts");
+    let port = |message: &str| -> u16 {
+        let began = wall();
+        loop {
+            let log = std::fs::read_to_string(&log_path).unwrap_or_default();
+            let line = log.lines().find(|line| line.contains(message));
+            let address = line.and_then(|line| line.split_once("address=")).map(|(_, rest)| rest);
+            if let Some(port) = address.and_then(|address| address.trim().rsplit(':').next()?.parse().ok()) {
+                return port;
+            }
+            assert!(wall() - began < 30.0, "{message}: {log}");
+            pause(20);
+        }
+    };
+    let (web, cluster) = (port("msg=\"Listening on\""), port("Listening on UDP"));
+    (child, web, cluster)
+}
+
+#[test]
+fn an_alertmanager_is_dropped_in() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let hook = Hook::start();
+    let config = write(root.path().join("am.yml"), &hook.config(ROUTE));
+    let (mut first, web, cluster) = alertmanager(root.path(), "one", &config, &[]);
+    let peer = format!("--cluster.peer=127.0.0.1:{cluster}");
+    let (mut second, other, other_cluster) = alertmanager(root.path(), "two", &config, &[&peer]);
+    let ask = |port: u16, path: &str| -> Value {
+        serde_json::from_str(&get(port, &format!("/am/api/v2/{path}")).1).unwrap_or(Value::Null)
+    };
+    let began = wall();
+    let peers = loop {
+        let peers = ask(other, "status")["cluster"]["peers"].as_array().cloned().unwrap_or_default();
+        if peers.len() == 2 && ask(other, "status")["electorate"]["members"].as_array().map(Vec::len) == Some(2) {
+            break peers;
+        }
+        assert!(wall() - began < 60.0, "they never met: {peers:?}");
+        pause(100);
+    };
+    assert_eq!(peers[0]["address"], format!("127.0.0.1:{other_cluster}"));
+    assert_eq!(ask(other, "status")["cluster"]["status"], "ready");
+    assert_eq!((get(web, "/am/-/healthy"), get(web, "/am/-/ready")), ((200, "OK".into()), (200, "OK".into())));
+    assert_eq!(send_json(web, "/am/api/v2/alerts", &json!([alert("J", false)])).0, 200);
+    hook.wait_for(1, 20.0);
+    assert_eq!(ask(other, "alerts")[0]["labels"]["alertname"], "J");
+    // SIGHUP reads the file again.
+    write(config, &hook.config("group_by: [severity], group_wait: 0s"));
+    for child in [&first, &second] {
+        assert!(Command::new("kill").args(["-HUP", &child.id().to_string()]).status().is_ok_and(|s| s.success()));
+    }
+    let began = wall();
+    while ask(other, "alerts/groups")[0]["labels"] != json!({"severity": "page"}) {
+        assert!(wall() - began < 20.0, "{}", ask(other, "alerts/groups"));
+        pause(50);
+    }
+    for child in [&mut second, &mut first] {
+        assert!(Command::new("kill").arg(child.id().to_string()).status().is_ok_and(|status| status.success()));
+        assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    }
 }

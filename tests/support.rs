@@ -1,6 +1,7 @@
 //! Real processes and the little that is needed to talk to them.
 
 pub mod hook;
+pub mod paging;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -104,6 +105,12 @@ fn serve(stream: TcpStream, scrapes: &AtomicU64) {
     }
 }
 
+/// Addresses of peers that are not on this machine's own one, by web port.
+fn hosts() -> MutexGuard<'static, BTreeMap<u16, String>> {
+    static HOSTS: Mutex<BTreeMap<u16, String>> = Mutex::new(BTreeMap::new());
+    HOSTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// One peer: its process, its ports, its folder.
 pub struct Peer {
     pub web: u16,
@@ -111,6 +118,8 @@ pub struct Peer {
     folder: PathBuf,
     config: PathBuf,
     arguments: Vec<String>,
+    /// Name of its network namespace and its address there; in the tests' own one if none.
+    within: Option<(String, String)>,
     child: Option<Child>,
 }
 
@@ -119,7 +128,15 @@ impl Peer {
     pub fn new(root: &Path, name: &str, config: &Path, seeds: &[&Peer]) -> Peer {
         let (web, cluster) = (free_port(), free_port());
         let arguments = seeds.iter().map(|seed| format!("--cluster.peer=127.0.0.1:{}", seed.cluster)).collect();
-        Peer { web, cluster, folder: root.join(name), config: config.to_owned(), arguments, child: None }
+        let folder = root.join(name);
+        Peer { web, cluster, folder, config: config.to_owned(), arguments, within: None, child: None }
+    }
+
+    /// Puts it into a network namespace, where it has this address; it is told elsewhere where to listen for peers.
+    pub fn within(mut self, namespace: &str, address: &str) -> Peer {
+        hosts().insert(self.web, address.to_owned());
+        self.within = Some((namespace.to_owned(), address.to_owned()));
+        self
     }
 
     /// Adds a flag.
@@ -131,11 +148,23 @@ impl Peer {
     pub fn start(&mut self) {
         std::fs::create_dir_all(&self.folder).expect("a folder");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_promesh"))
+        let binary = env!("CARGO_BIN_EXE_promesh");
+        let mut command = match &self.within {
+            None => Command::new(binary),
+            Some((namespace, _)) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace, binary]);
+                command
+            }
+        };
+        let host = self.within.as_ref().map_or("127.0.0.1", |(_, address)| address);
+        if self.within.is_none() {
+            command.arg(format!("--cluster.listen-address=127.0.0.1:{}", self.cluster));
+        }
+        let child = command
             .arg(format!("--config.file={}", self.config.display()))
             .arg(format!("--storage.tsdb.path={}", self.folder.join("data").display()))
-            .arg(format!("--web.listen-address=127.0.0.1:{}", self.web))
-            .arg(format!("--cluster.listen-address=127.0.0.1:{}", self.cluster))
+            .arg(format!("--web.listen-address={host}:{}", self.web))
             .arg("--web.enable-lifecycle")
             .args(&self.arguments)
             .current_dir(&self.folder)
@@ -193,7 +222,7 @@ impl Peer {
     /// Whether one of its TCP sockets, by local port, remote port and state, is so.
     fn has_socket(&self, wanted: impl Fn(u16, u16, &str) -> bool) -> bool {
         let Some(child) = &self.child else { return false };
-        let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+        let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", child.id())).unwrap_or_default();
         let port = |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap_or(""), 16).unwrap_or(0);
         let inodes: Vec<String> = table
             .lines()
@@ -310,7 +339,8 @@ fn request(port: u16, method: &str, path: &str) -> (u16, String) {
 
 fn exchange(port: u16, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
     let exchange = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        let host = hosts().get(&port).cloned().unwrap_or_else(|| "127.0.0.1".to_owned());
+        let mut stream = TcpStream::connect((host, port))?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         let length = body.len();
         let head = format!("{method} {path} HTTP/1.0\r\nHost: test\r\n{headers}Content-Length: {length}\r\n\r\n");

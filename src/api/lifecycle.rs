@@ -10,12 +10,12 @@ use crate::form::Form;
 use crate::respond::text;
 use crate::router::Api;
 
-pub(crate) async fn healthy() -> &'static str {
-    "Prometheus Server is Healthy.\n"
+pub(crate) async fn healthy(State(api): State<Api>) -> &'static str {
+    if api.options.alerting_only { "OK" } else { "Prometheus Server is Healthy.\n" }
 }
 
-pub(crate) async fn ready() -> &'static str {
-    "Prometheus Server is Ready.\n"
+pub(crate) async fn ready(State(api): State<Api>) -> &'static str {
+    if api.options.alerting_only { "OK" } else { "Prometheus Server is Ready.\n" }
 }
 
 /// Lets requests through once the peer is ready.

@@ -34,6 +34,8 @@ pub struct ApiOptions {
     pub cors_origin: Regex,
     /// POST /-/reload and /-/quit.
     pub enable_lifecycle: bool,
+    /// Whether the peer stands for an Alertmanager, and answers as one where the two differ.
+    pub alerting_only: bool,
     /// `/api/v1/admin`.
     pub enable_admin_api: bool,
     /// `/api/v1/write`.
@@ -54,6 +56,7 @@ impl Default for ApiOptions {
             page_title: "promesh".to_owned(),
             cors_origin: Regex::new("^(?s:.*)$").expect("a valid expression"),
             enable_lifecycle: false,
+            alerting_only: false,
             enable_admin_api: false,
             enable_remote_write_receiver: false,
             remote_write_messages: remote_write::MESSAGES.map(str::to_owned).to_vec(),

@@ -18,7 +18,7 @@ use std::io::{self, Write as _};
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 
-use crate::options::{Options, add_flags};
+use crate::options::{Options, OptionsError, add_flags, alertmanager_command};
 
 /// What a command line asks for.
 #[derive(Debug)]
@@ -45,13 +45,14 @@ pub fn interpret<T: Into<OsString> + Clone>(args: impl IntoIterator<Item = T>) -
         }
     };
     match matches.subcommand() {
+        Some(("alertmanager", matches)) => serve(Options::of_alertmanager(matches)),
         Some((name, matches)) => Invocation::Exit(run_command(name, matches)),
-        None => serve(&matches),
+        None => serve(Options::from_matches(&matches)),
     }
 }
 
-fn serve(matches: &ArgMatches) -> Invocation {
-    match Options::from_matches(matches) {
+fn serve(options: Result<Options, OptionsError>) -> Invocation {
+    match options {
         Ok(options) => Invocation::Serve(Box::new(options)),
         Err(error) => {
             eprintln!("promesh: {error}");
@@ -68,6 +69,7 @@ pub fn command() -> Command {
         .max_term_width(110)
         .next_line_help(true)
         .args_conflicts_with_subcommands(true)
+        .subcommand(alertmanager_command())
         .subcommand(cluster::command())
         .subcommand(check::command())
         .subcommand(query::command())

@@ -3,6 +3,7 @@
 //! Flags are read in two steps, as configuration is: as written ([`Values`], every flag a text) and as meant
 //! ([`Options`], units resolved, nothing optional that only means "default").
 
+mod alertmanager;
 mod cluster;
 mod features;
 mod flags;
@@ -20,6 +21,7 @@ use regex::Regex;
 use thiserror::Error;
 use url::Url;
 
+pub use alertmanager::command as alertmanager_command;
 pub use cluster::{CLUSTER_PORT, ClusterOptions, TrustOptions};
 pub use features::Features;
 use flags::{FLAGS, Fate, Flag, Kind};
@@ -184,6 +186,8 @@ pub struct AlertmanagerOptions {
 /// Everything a peer was told on its command line.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Whether it is the alerting half alone: it scrapes and evaluates nothing.
+    pub alerting_only: bool,
     /// The configuration file.
     pub config_file: FileOption,
     /// How often to look for changed configuration; `None` for never.
@@ -243,6 +247,7 @@ impl Options {
         let auto_reload = values.switch("config.auto-reload") || features.auto_reload_config;
         let interval = values.duration("config.auto-reload-interval")?.max(Duration::from_secs(1));
         Ok(Options {
+            alerting_only: false,
             config_file: file(&values, "config.file"),
             auto_reload: auto_reload.then_some(interval),
             web: web(&values, &features)?,
@@ -263,7 +268,11 @@ impl Options {
 
 /// The flags as clap knows them; help, suggestions and completions come from there.
 pub fn add_flags(command: Command) -> Command {
-    FLAGS.iter().fold(command, |command, flag| {
+    add(FLAGS, command)
+}
+
+fn add(flags: &[Flag], command: Command) -> Command {
+    flags.iter().fold(command, |command, flag| {
         let command = command.arg(argument(flag));
         match flag.kind {
             Kind::Switch => command.arg(negated(flag)),

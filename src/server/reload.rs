@@ -9,10 +9,8 @@ use tokio::sync::watch;
 
 use crate::clock;
 use crate::definitions;
-use crate::files::Disk;
-use crate::paging::Configuration;
 use crate::run::Peer;
-use crate::settings::{self, Settings};
+use crate::settings;
 
 impl Peer {
     pub(crate) async fn follow_discovery(self: Arc<Self>) {
@@ -68,10 +66,8 @@ impl Peer {
     /// Everything wrong with the new one.
     pub async fn reload(&self) -> Result<(), String> {
         let _one_at_a_time = self.reloading.lock().await;
-        let (file, alerts) = (self.options.config_file.clone(), self.options.alertmanager.config_file.clone());
-        let prefix = self.options.web.route_prefix.clone();
-        let load = move || Ok((Settings::load(&file, &prefix)?, Configuration::load(&alerts, &Disk)?));
-        let loaded = tokio::task::spawn_blocking(load).await;
+        let options = Arc::clone(&self.options);
+        let loaded = tokio::task::spawn_blocking(move || settings::load(&options)).await;
         let loaded = loaded.map_err(|error| error.to_string()).and_then(|loaded| loaded);
         let applied = loaded.and_then(|(settings, delivery)| {
             let planned = self.ruling.plan(&settings)?;

@@ -27,7 +27,6 @@ use crate::clock;
 use crate::definitions;
 use crate::deletes::Deletes;
 use crate::facts::Facts;
-use crate::files::Disk;
 use crate::hands::Hands;
 use crate::identity::PeerFolder;
 use crate::ingest::{Ingest, Lanes, LogDecoder};
@@ -102,8 +101,7 @@ pub fn run(options: Options) -> ExitCode {
 }
 
 async fn live(options: Options) -> Result<(), StartError> {
-    let settings = Settings::load(&options.config_file, &options.web.route_prefix)?;
-    let delivery = Configuration::load(&options.alertmanager.config_file, &Disk)?;
+    let (settings, delivery) = settings::load(&options)?;
     let guard = settings::guard(&options)?;
     let mut stop = Signals::new()?;
     let listeners = listen(&options.web.listen).await?;
@@ -545,6 +543,7 @@ impl Peer {
             page_title: web.page_title.clone(),
             cors_origin: web.cors_origin.clone(),
             enable_lifecycle: web.enable_lifecycle,
+            alerting_only: self.options.alerting_only,
             enable_admin_api: web.enable_admin_api,
             enable_remote_write_receiver: web.enable_remote_write_receiver,
             remote_write_messages: web.remote_write_messages.clone(),

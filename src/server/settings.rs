@@ -31,6 +31,13 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Of a peer that only delivers alerts: it scrapes and evaluates nothing.
+    pub fn nothing() -> Settings {
+        let loaded = prometheus::load_text("(built in)", b"scrape_configs: []\n", Path::new(""), &Disk);
+        let loaded = loaded.expect("the empty configuration is valid: a test says so");
+        Settings { loaded, jobs: Vec::new(), rules: Vec::new() }
+    }
+
     /// Reads the files. Without a file, unless one was named, the built-in configuration; `route_prefix` is for that.
     ///
     /// # Errors
@@ -49,6 +56,19 @@ impl Settings {
         let jobs = loaded.jobs.iter().cloned().map(Arc::new).collect();
         Ok(Settings { loaded, jobs, rules })
     }
+}
+
+/// All files of a peer.
+///
+/// # Errors
+/// Everything wrong with the first that is wrong, each with file, line and column.
+pub fn load(options: &Options) -> Result<(Settings, Configuration), String> {
+    let settings = if options.alerting_only {
+        Settings::nothing()
+    } else {
+        Settings::load(&options.config_file, &options.web.route_prefix)?
+    };
+    Ok((settings, Configuration::load(&options.alertmanager.config_file, &Disk)?))
 }
 
 /// Says where alerts go when that is not what somebody might think.
@@ -130,5 +150,6 @@ mod tests {
             assert_eq!((&*settings.jobs[0].job_name, &*settings.jobs[0].metrics_path), ("promesh", path));
         }
         assert!(Settings::load(&FileOption { is_given: true, ..absent }, "/").is_err());
+        assert!(Settings::nothing().jobs.is_empty());
     }
 }

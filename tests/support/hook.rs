@@ -62,7 +62,12 @@ pub struct Hook {
 
 impl Hook {
     pub fn start() -> Hook {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Hook::start_on("127.0.0.1")
+    }
+
+    /// On an address of this machine.
+    pub fn start_on(address: &str) -> Hook {
+        let listener = TcpListener::bind((address, 0)).expect("a free port");
         let address = listener.local_addr().expect("bound");
         let state = Arc::new((Mutex::new(State { told: Vec::new(), manner: Manner::Kind }), Condvar::new()));
         let hook = Hook { address, state };
