@@ -133,6 +133,7 @@ impl Peer {
     }
 
     /// Puts it into a network namespace, where it has this address; it is told elsewhere where to listen for peers.
+    #[allow(dead_code)] // the soak's
     pub fn within(mut self, namespace: &str, address: &str) -> Peer {
         hosts().insert(self.web, address.to_owned());
         self.within = Some((namespace.to_owned(), address.to_owned()));
@@ -237,6 +238,7 @@ impl Peer {
     }
 
     /// Sends it a signal by its name.
+    #[allow(dead_code)] // the soak's
     pub fn signal(&self, name: &str) {
         let child = self.child.as_ref().expect("it was started");
         let sent = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status();

@@ -40,6 +40,7 @@ pub enum Manner {
     /// With 200, at once.
     Kind,
     /// With 200, after so long.
+    #[allow(dead_code)] // the soak's
     Slow(Duration),
     /// With 500.
     Failing,
