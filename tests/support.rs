@@ -237,14 +237,6 @@ impl Peer {
         links.into_iter().any(|link| inodes.iter().any(|inode| link.to_string_lossy() == *inode))
     }
 
-    /// Sends it a signal by its name.
-    #[allow(dead_code)] // the soak's
-    pub fn signal(&self, name: &str) {
-        let child = self.child.as_ref().expect("it was started");
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status();
-        assert!(sent.expect("kill runs").success());
-    }
-
     /// SIGTERM; answers its exit code.
     pub fn terminate(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("it was started");

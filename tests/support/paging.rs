@@ -97,7 +97,8 @@ pub fn ends_once(peers: &[Peer], one: usize, hook: &Hook, since: usize, name: &s
     pause(QUIET_MS);
     assert_eq!(hook.taken()[since..], [firing(name)], "{}", other_than(peers, one).log());
     post_alert(other_than(peers, one), name, true);
-    hook.wait_for(since + 2, 15.0);
+    let one = other_than(peers, one);
+    one.wait("its end is told", 15_000, || (hook.taken().len() >= since + 2).then_some(()));
     pause(QUIET_MS);
     assert_eq!(hook.taken()[since..], [firing(name), resolved(name)]);
 }
