@@ -133,6 +133,7 @@ pub fn run(scenario: Scenario, seed: u64, verbose: bool) -> Report {
             shard: ShardId(rng.random_range(0..SHARD_COUNT as u16)),
             interval_ms: intervals[rng.random_range(0..intervals.len())],
             piece: job().id(),
+            pinned: false,
         })
         .collect();
     let mut world = World::new(peers, sources, replication_factor, seed);

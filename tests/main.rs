@@ -1,12 +1,16 @@
 //! What a user sees: the real binary, real files, real HTTP. One module a subject.
 
 mod alerts;
+mod discovery;
 mod faults;
 mod mesh;
 mod process;
 mod push;
 mod relay;
+mod reload;
 mod rules;
+mod scraping;
+mod stage;
 mod support;
 mod tidy;
 mod ui;

@@ -351,6 +351,12 @@ pub trait Backend: Send + Sync + 'static {
     /// All targets.
     async fn targets(&self) -> Targets;
 
+    /// The relabelling rules of a job's targets; `None` when there is no such job.
+    fn relabel_rules(&self, pool: &str) -> Option<Vec<promesh_model::relabel::Rule>> {
+        let _ = pool;
+        None
+    }
+
     /// Metadata, by target.
     async fn metadata(&self) -> Vec<TargetMetadata>;
 

@@ -140,6 +140,7 @@ fn reads() -> Router<Api> {
         .route("/labels", get_or_post(listing::label_names))
         .route("/label/{name}/values", only_get(listing::label_values))
         .route("/targets", only_get(targets::targets))
+        .route("/targets/relabel_steps", only_get(targets::relabel_steps))
         .route("/targets/metadata", only_get(targets::target_metadata))
         .route("/scrape_pools", only_get(targets::scrape_pools))
         .route("/metadata", only_get(targets::metadata))

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use axum::response::Response;
 use promesh_model::ingest::Metadata;
-use promesh_model::{Labels, Matcher};
+use promesh_model::{Labels, Matcher, relabel};
 use promesh_promql::parser;
 use serde_json::{Map, Value, json};
 
@@ -26,6 +26,20 @@ pub(crate) async fn targets(State(api): State<Api>, form: Form) -> Response {
     found.dropped.sort_by(|a, b| a.scrape_pool.cmp(&b.scrape_pool));
     let counts = shows("dropped").then_some(found.dropped_counts);
     success(&json!({"activeTargets": found.active, "droppedTargets": found.dropped, "droppedTargetCounts": counts}))
+}
+
+/// What each rule of a job does to given labels.
+pub(crate) async fn relabel_steps(State(api): State<Api>, form: Form) -> Result<Response, ApiError> {
+    let given = |name: &str| match form.get(name) {
+        "" => Err(ApiError::bad_data(format!("no {name} parameter provided"))),
+        text => Ok(text.to_owned()),
+    };
+    let pool = given("scrapePool")?;
+    let labels: Labels = serde_json::from_str(&given("labels")?)
+        .map_err(|error| ApiError::bad_data(format!("error parsing labels: {error}")))?;
+    let unknown = || ApiError::bad_data(format!("error retrieving scrape config: scrape pool {pool:?} not found"));
+    let rules = api.backend.relabel_rules(&pool).ok_or_else(unknown)?;
+    Ok(success(&json!({"steps": relabel::steps(&rules, &labels)})))
 }
 
 pub(crate) async fn scrape_pools(State(api): State<Api>) -> Response {

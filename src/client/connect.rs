@@ -1,6 +1,7 @@
 //! Connections: straight or through a proxy, plain or TLS.
 
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use promesh_config::http::HttpClientConfig;
 use promesh_model::Secret;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use url::Url;
 
@@ -26,15 +27,19 @@ use crate::tls::Tls;
 pub(crate) struct Connector(Arc<Settings>);
 
 struct Settings {
+    /// Where everything goes, whatever the URLs say: a daemon of this machine.
+    socket: Option<PathBuf>,
     proxies: Proxies,
     proxy_headers: Vec<(String, Vec<Secret>)>,
     tls: Tls,
 }
 
 impl Connector {
-    pub(crate) fn new(config: &HttpClientConfig) -> Result<Connector, ClientError> {
+    /// With a `socket` everything goes there.
+    pub(crate) fn new(config: &HttpClientConfig, socket: Option<PathBuf>) -> Result<Connector, ClientError> {
         let headers = config.proxy.proxy_connect_header.iter();
         Ok(Connector(Arc::new(Settings {
+            socket,
             proxies: Proxies::new(&config.proxy),
             proxy_headers: headers.map(|(name, values)| (name.clone(), values.clone())).collect(),
             tls: Tls::new(&config.tls_config, config.enable_http2)?,
@@ -59,6 +64,12 @@ impl tower::Service<Uri> for Connector {
 
 impl Settings {
     async fn connect(&self, uri: &Uri) -> io::Result<Stream> {
+        if let Some(path) = &self.socket {
+            let socket = UnixStream::connect(path)
+                .await
+                .map_err(|error| io::Error::new(error.kind(), format!("dial unix {}: {error}", path.display())))?;
+            return Ok(Stream { io: TokioIo::new(Box::new(socket)), through_http_proxy: false, http2: false });
+        }
         let https = uri.scheme_str() == Some("https");
         let host = uri.host().ok_or_else(|| invalid("a URL without host"))?;
         let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });

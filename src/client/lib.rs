@@ -14,6 +14,7 @@ mod proxy;
 mod redirect;
 mod tls;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,7 +135,18 @@ impl HttpClient {
     /// # Errors
     /// [`ClientError::Settings`] for what cannot be read or is no certificate, key or header.
     pub fn new(config: &HttpClientConfig) -> Result<HttpClient, ClientError> {
-        let connector = Connector::new(config)?;
+        HttpClient::through(config, Connector::new(config, None)?)
+    }
+
+    /// A client all of whose requests go to a Unix socket, in plain HTTP.
+    ///
+    /// # Errors
+    /// As [`HttpClient::new`].
+    pub fn over_socket(config: &HttpClientConfig, path: PathBuf) -> Result<HttpClient, ClientError> {
+        HttpClient::through(config, Connector::new(config, Some(path))?)
+    }
+
+    fn through(config: &HttpClientConfig, connector: Connector) -> Result<HttpClient, ClientError> {
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_idle_timeout(IDLE_MAX).pool_timer(TokioTimer::new()).timer(TokioTimer::new());
         let mut headers = Vec::new();

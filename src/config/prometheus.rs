@@ -16,10 +16,7 @@ mod unbuilt;
 mod tests;
 
 pub use alerting::{AlertingConfig, AlertmanagerConfig};
-pub use discovery::{
-    ConsulSd, Discoveries, Discovery, DnsRecord, DnsSd, FileSd, HttpSd, KubernetesMetadata, KubernetesNamespaces,
-    KubernetesRole, KubernetesSd, KubernetesSelector, PeerSd, StaticGroup, UnbuiltSd,
-};
+pub use discovery::*;
 pub use global::{EscapingScheme, GlobalConfig, RuntimeConfig, ScrapeProtocol};
 pub use load::{load, load_text};
 pub use remote::{MetadataConfig, QueueConfig, RemoteReadConfig, RemoteWriteConfig, WriteMessage};

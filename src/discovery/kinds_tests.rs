@@ -96,7 +96,7 @@ async fn kubernetes_pods_become_groups() {
         "  kubernetes_sd_configs:\n  - role: pod\n    api_server: http://{address}\n    namespaces: {{names: [ns]}}\n    selectors: [{{role: pod, label: a=b}}]\n"
     );
     let (_tell, peers) = watch::channel::<Arc<[String]>>(Arc::from([]));
-    let manager = Manager::new(peers);
+    let manager = Manager::new(peers, Arc::new(crate::tests::Standing));
     let mut receiver = manager.subscribe();
     manager.apply([("j", &discoveries(&settings))]).unwrap();
     let wait = async {

@@ -94,14 +94,17 @@ impl Follower {
     /// Follows for ever.
     pub(crate) async fn run(self, sink: Sink) {
         loop {
+            let began = tokio::time::Instant::now();
             match self.list_all().await {
                 Ok((stores, versions)) => {
-                    sink.publish(roles::groups(self.role, &self.config.attach_metadata, &stores));
+                    let groups = roles::groups(self.role, &self.config.attach_metadata, &stores);
+                    sink.listed(groups, began.elapsed());
                     tokio::time::sleep(LIST_INTERVAL_MIN).await;
                     self.wait_for_change(versions).await;
                 }
                 Err(error) => {
                     warn!(%error, "listing Kubernetes' objects failed, the last targets stay");
+                    sink.failed(began.elapsed());
                     tokio::time::sleep(RETRY_INTERVAL).await;
                 }
             }

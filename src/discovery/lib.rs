@@ -2,30 +2,67 @@
 //!
 //! A provider is one configured discovery; equal ones of several jobs run once. It publishes all its groups whenever
 //! they changed. The [`Manager`] starts and stops providers as the configuration says and publishes, per job, what is
-//! known now. Nothing here decides which targets are kept or who scrapes them.
+//! known now. In a mesh a back end is asked by one peer, whoever acts for the shard of its settings, and the others hear
+//! of what it found ([`Told`]). Nothing here decides which targets are kept or who scrapes them.
 
+mod api;
+mod aws;
+mod azure;
 mod consul;
+mod digitalocean;
 mod dns;
+mod docker;
+mod dockerswarm;
+mod ec2;
+mod eureka;
 mod file;
+mod gce;
+mod hetzner;
 mod http;
+mod ionos;
+mod kinds;
 mod kubernetes;
+mod kuma;
+mod lightsail;
+mod linode;
 mod manager;
+mod marathon;
+mod nomad;
+mod openstack;
+mod outscale;
+mod ovhcloud;
 mod peer;
+mod puppetdb;
 mod refresh;
+mod scaleway;
+mod share;
+mod signing;
+mod stackit;
+mod stats;
+mod triton;
+mod uyuni;
+mod vultr;
+mod xml;
+mod zookeeper;
 
 use std::sync::Arc;
 
-use promesh_model::Labels;
+use promesh_config::yaml::FilePath;
 use promesh_model::labels::METRIC_NAME;
-use serde::Deserialize;
+use promesh_model::{Labels, Secret};
+use serde::{Deserialize, Serialize};
 
 pub use manager::{Discovered, Manager};
+pub use share::{Asker, Told};
+pub use stats::{Counters, ProviderStats, Stats};
 
 /// The label of a target's address until relabelling is done.
 pub const ADDRESS: &str = "__address__";
+/// The label that says `everywhere` of targets that belong to the peer that found them.
+pub const MESH_SCOPE: &str = "__mesh_scope__";
 
 /// Targets that share labels.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetGroup {
     /// Names the group among those of its provider: a later one with this name replaces it.
     pub source: String,
@@ -93,7 +130,22 @@ pub(crate) fn label_name(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }
 
+/// A secret, given or in a file that is read anew each time.
+pub(crate) fn secret_of(given: &Secret, file: &FilePath) -> Result<Secret, DiscoveryError> {
+    if file.is_empty() {
+        return Ok(given.clone());
+    }
+    let text = std::fs::read_to_string(file.as_path()).map_err(|error| {
+        DiscoveryError::Settings(format!("unable to read file {}: {error}", file.as_path().display()))
+    })?;
+    Ok(Secret::new(text.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod api_tests;
 #[cfg(test)]
 mod kinds_tests;
+#[cfg(test)]
+mod share_tests;
 #[cfg(test)]
 mod tests;

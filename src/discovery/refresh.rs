@@ -16,25 +16,25 @@ pub(crate) trait Refresh: Send + Sync + 'static {
     fn refresh(&mut self) -> impl Future<Output = Result<Vec<TargetGroup>, DiscoveryError>> + Send;
 }
 
-/// Asks for ever. A failure leaves what was found before; so does one empty answer after another that was not: a back
-/// end that lost its mind for a moment must not end the scraping of everything.
+/// A mistyped interval of nothing must not become a flood.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// Asks for ever, first when the mesh's rhythm says so. A failure leaves what was found before.
 pub(crate) async fn run(mut poller: impl Refresh, sink: Sink) {
-    let mut had_targets = false;
-    let mut empty_answers = 0;
+    let interval = poller.interval().max(INTERVAL_MIN);
+    tokio::time::sleep(sink.wait(interval)).await;
+    let mut ticks = tokio::time::interval(interval);
+    // An answer that took longer than an interval is followed by a whole one.
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        ticks.tick().await;
+        let began = tokio::time::Instant::now();
         match poller.refresh().await {
-            Ok(groups) => {
-                let empty = groups.iter().all(|group| group.targets.is_empty());
-                empty_answers = if empty { empty_answers + 1 } else { 0 };
-                if empty && had_targets && empty_answers < 2 {
-                    warn!("an empty answer after one with targets: waiting for another one");
-                } else {
-                    had_targets = !empty;
-                    sink.publish(groups);
-                }
+            Ok(groups) => sink.answered(groups, began.elapsed()),
+            Err(error) => {
+                warn!(%error, "refreshing targets failed, the last ones stay");
+                sink.failed(began.elapsed());
             }
-            Err(error) => warn!(%error, "refreshing targets failed, the last ones stay"),
         }
-        tokio::time::sleep(poller.interval()).await;
     }
 }

@@ -7,6 +7,16 @@ use tokio::sync::watch;
 
 use super::*;
 
+/// A clock at the start of 2026.
+pub(crate) struct Standing;
+
+impl promesh_model::time::Clock for Standing {
+    fn now(&self) -> promesh_model::Now {
+        let wall = promesh_model::Timestamp(1_767_225_600_000);
+        promesh_model::Now { wall, ..promesh_model::Now::default() }
+    }
+}
+
 pub(crate) fn discoveries(text: &str) -> Discoveries {
     let text = format!("scrape_configs:\n- job_name: j\n{text}");
     let loaded = load_text("p.yml", text.as_bytes(), Path::new("/"), &MemorySource::default()).unwrap();
@@ -30,7 +40,7 @@ async fn until(receiver: &mut watch::Receiver<Arc<Discovered>>, wanted: &[&str])
 #[tokio::test]
 async fn static_targets_are_there_at_once_and_peers_follow() {
     let (tell, peers) = watch::channel::<Arc<[String]>>(Arc::from([]));
-    let manager = Manager::new(peers);
+    let manager = Manager::new(peers, Arc::new(Standing));
     let mut receiver = manager.subscribe();
     let both = discoveries("  static_configs: [{targets: [a, b]}]\n  peer_sd_configs: [{}]\n");
     manager.apply([("j", &both)]).unwrap();
@@ -47,7 +57,7 @@ async fn files_are_followed_and_broken_ones_keep_their_targets() {
     let file = folder.path().join("t.json");
     std::fs::write(&file, r#"[{"targets": ["a:1"], "labels": {"x": "y"}}]"#).unwrap();
     let (_tell, peers) = watch::channel::<Arc<[String]>>(Arc::from([]));
-    let manager = Manager::new(peers);
+    let manager = Manager::new(peers, Arc::new(Standing));
     let mut receiver = manager.subscribe();
     let pattern = folder.path().join("*.json");
     let config = discoveries(&format!("  file_sd_configs: [{{files: ['{}']}}]\n", pattern.display()));
@@ -66,11 +76,11 @@ fn kinds_that_are_not_built_are_refused_by_name() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let _entered = runtime.enter();
     let (_tell, peers) = watch::channel::<Arc<[String]>>(Arc::from([]));
-    let manager = Manager::new(peers);
-    let error = manager.apply([("j", &discoveries("  ec2_sd_configs: [{region: x}]\n"))]).unwrap_err();
+    let manager = Manager::new(peers, Arc::new(Standing));
+    let error = manager.apply([("j", &discoveries("  rds_sd_configs: [{region: x}]\n"))]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "job \"j\": ec2_sd_configs is not supported yet: use http_sd_configs or file_sd_configs"
+        "job \"j\": rds_sd_configs is not supported yet: use http_sd_configs or file_sd_configs"
     );
 }
 

@@ -14,7 +14,7 @@ use regex_automata::util::captures::Captures;
 use regex_automata::util::syntax;
 use serde::{Serialize, Serializer};
 
-use crate::labels::{LabelsBuilder, is_classic_label_name};
+use crate::labels::{Labels, LabelsBuilder, is_classic_label_name};
 use crate::regexp::RegexpError;
 
 /// What a rule does.
@@ -356,6 +356,28 @@ impl Rule {
 
 fn owned_pairs(labels: &LabelsBuilder) -> Vec<(String, String)> {
     labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// What one rule did to labels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// The labels after it; none once they were dropped.
+    pub output: Labels,
+    /// Whether they are kept so far.
+    pub keep: bool,
+}
+
+/// Applies rules one after the other, and says what each did. Rules after the one that drops are not applied.
+pub fn steps<'a>(rules: &'a [Rule], labels: &Labels) -> Vec<Step<'a>> {
+    let mut builder = labels.to_builder();
+    let mut keep = true;
+    let step = |rule: &'a Rule| {
+        keep = keep && rule.apply(&mut builder);
+        Step { rule, output: if keep { builder.build() } else { Labels::empty() }, keep }
+    };
+    rules.iter().map(step).collect()
 }
 
 /// Applies rules in order. `None`: a rule dropped the labels.

@@ -326,7 +326,8 @@ impl Mesh {
 
     /// When to call [`Mesh::handle`] with `Timeout`, if nothing else happens before; `now` as in the last call.
     pub fn poll_timeout(&self, now: Now) -> Option<Monotonic> {
-        let idle = self.ownership.acting().is_empty() && self.definitions.elected.is_unanimous();
+        let pinned = self.schedule.has_pinned() && self.owns();
+        let idle = self.ownership.acting().is_empty() && self.definitions.elected.is_unanimous() && !pinned;
         let slot = if idle { None } else { self.schedule.next() };
         let walls = [slot, self.ownership.next_settlement()].into_iter().flatten();
         let from_wall = walls.map(|at| now.monotonic + at.since(now.wall)).min();

@@ -25,6 +25,8 @@ pub struct SourceSpec {
     pub interval_ms: i64,
     /// The piece of the configuration it comes from: only a peer with the version that stands starts its slots.
     pub piece: PieceId,
+    /// Started by this peer whoever owns the shard: the source is this peer's own, and no other has it.
+    pub pinned: bool,
 }
 
 impl SourceSpec {
@@ -67,7 +69,7 @@ impl Entry {
     fn unstarted(&self, now: Timestamp) -> Option<(SourceSpec, Timestamp)> {
         let slot = self.spec.slot_at(now);
         let stampable = now.ms() - slot.ms() <= self.spec.stamp_ms();
-        (slot > self.newest && stampable).then_some((self.spec, slot))
+        (slot > self.newest && stampable && !self.spec.pinned).then_some((self.spec, slot))
     }
 }
 
@@ -77,24 +79,28 @@ pub(crate) struct Schedule {
     entries: HashMap<SourceId, Entry>,
     by_shard: BTreeMap<ShardId, Vec<SourceId>>,
     due: BinaryHeap<Reverse<(Timestamp, SourceId)>>,
+    has_pinned: bool,
 }
 
 impl Schedule {
-    /// Makes the sources these. Known ones keep what is known of them; slots begin after `now`.
+    /// Makes the sources these. Known ones keep what is known of them, a slot that is due this very moment too; slots of
+    /// new ones begin after `now`.
     pub(crate) fn set_sources(&mut self, specs: &[SourceSpec], now: Timestamp) {
         let mut entries = HashMap::with_capacity(specs.len());
         self.by_shard.clear();
         self.due.clear();
         for spec in specs {
-            let (newest, since) =
-                self.entries.get(&spec.source).map_or((Timestamp::MIN, now), |known| (known.newest, known.since));
-            let queued = Timestamp(spec.slot_at(now).ms() + spec.interval_ms.max(1));
+            let known = self.entries.get(&spec.source);
+            let (newest, since) = known.map_or((Timestamp::MIN, now), |known| (known.newest, known.since));
+            let next = Timestamp(spec.slot_at(now).ms() + spec.interval_ms.max(1));
+            let queued = known.filter(|known| known.spec == *spec).map_or(next, |known| known.queued);
             if entries.insert(spec.source, Entry { spec: *spec, newest, since, queued }).is_none() {
                 self.by_shard.entry(spec.shard).or_default().push(spec.source);
                 self.due.push(Reverse((queued, spec.source)));
             }
         }
         self.entries = entries;
+        self.has_pinned = specs.iter().any(|spec| spec.pinned);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -106,6 +112,11 @@ impl Schedule {
         if let Some(entry) = self.entries.get_mut(&source) {
             entry.newest = entry.newest.max(slot);
         }
+    }
+
+    /// Whether any source is this peer's own.
+    pub(crate) fn has_pinned(&self) -> bool {
+        self.has_pinned
     }
 
     /// The next slot of any source.
@@ -164,7 +175,8 @@ mod tests {
     use super::*;
 
     fn spec(source: u128, interval_ms: i64) -> SourceSpec {
-        SourceSpec { source: SourceId(source), shard: ShardId(1), interval_ms, piece: PieceId::default() }
+        let (source, shard) = (SourceId(source), ShardId(1));
+        SourceSpec { source, shard, interval_ms, piece: PieceId::default(), pinned: false }
     }
 
     #[test]
@@ -195,6 +207,17 @@ mod tests {
         schedule.note(SourceId(0), Timestamp(10_000));
         assert_eq!((unscraped(&schedule, 12_501), unscraped(&schedule, 22_501)), (0, 1));
         assert_eq!(schedule.unscraped(|_| false, Timestamp(99_000)), 0);
+    }
+
+    #[test]
+    fn new_sources_do_not_swallow_the_slot_that_is_due() {
+        let mut schedule = Schedule::default();
+        schedule.set_sources(&[spec(0, 1000)], Timestamp(0));
+        schedule.set_sources(&[spec(0, 1000), spec(500, 1000)], Timestamp(1_002));
+        assert_eq!(schedule.take_due(Timestamp(1_003)), [(spec(0, 1000), Timestamp(1_000))]);
+        // Another interval is another schedule.
+        schedule.set_sources(&[spec(0, 700)], Timestamp(1_004));
+        assert_eq!(schedule.next(), Some(Timestamp(1_400)));
     }
 
     #[test]

@@ -181,6 +181,20 @@ impl ScrapeLoop {
         result
     }
 
+    /// What a slot is when the target must not be asked: a scrape that failed at once, for this reason.
+    pub fn refuse(&mut self, slot: Timestamp, why: &str, index: &dyn SeriesIndex, clock: &dyn Clock) -> ScrapeResult {
+        self.cache.abandon();
+        let mut result = ScrapeResult {
+            began: clock.now(),
+            failed: Some(why.to_owned()),
+            track_timestamps_staleness: self.target.job.track_timestamps_staleness,
+            batch: Batch { slot, ..Batch::default() },
+            ..ScrapeResult::default()
+        };
+        self.add_synthetic(index, &mut result);
+        result
+    }
+
     /// The body of the target's answer, its format and how many bytes came over the wire.
     async fn fetch(&self, body: &mut Vec<u8>) -> Result<(Format, usize), String> {
         let mut request = Request::get(self.target.url.clone());

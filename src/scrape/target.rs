@@ -20,7 +20,7 @@ impl fmt::Display for TargetId {
 }
 
 /// One thing to scrape, as relabelling left it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Target {
     /// Its name across the mesh.
     pub id: TargetId,
@@ -44,12 +44,22 @@ pub struct Target {
     pub classic_histograms_too: bool,
     /// Whether classic histograms become native ones with custom buckets.
     pub to_custom_buckets: bool,
+    /// Whether this peer scrapes it whoever owns its shard: every peer has such targets of its own.
+    pub pinned: bool,
 }
 
 impl Target {
     /// The scrape pool: the job's name.
     pub fn pool(&self) -> &str {
         &self.job.job_name
+    }
+
+    /// Whether a scrape of the other one would be the same: what discovery said of it may differ.
+    pub fn scrapes_alike(&self, other: &Target) -> bool {
+        (self.id, self.interval, self.timeout) == (other.id, other.interval, other.timeout)
+            && (self.native_histograms, self.classic_histograms_too, self.to_custom_buckets, self.pinned)
+                == (other.native_histograms, other.classic_histograms_too, other.to_custom_buckets, other.pinned)
+            && (Arc::ptr_eq(&self.job, &other.job) || self.job == other.job)
     }
 
     pub(crate) fn identify(job: &str, labels: &Labels, url: &Url) -> (TargetId, ShardId) {

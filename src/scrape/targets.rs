@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use promesh_config::prometheus::ScrapeConfig;
-use promesh_discovery::{ADDRESS, TargetGroup};
+use promesh_config::prometheus::{MeshScope, ScrapeConfig};
+use promesh_discovery::{ADDRESS, MESH_SCOPE, TargetGroup};
 use promesh_model::labels::Iter;
 use promesh_model::{Labels, LabelsBuilder, duration, relabel};
 use url::Url;
@@ -24,6 +24,10 @@ const TO_CUSTOM_BUCKETS: &str = "__convert_classic_histograms_to_nhcb__";
 const CLASSIC_TOO: &str = "__always_scrape_classic_histograms__";
 const NATIVE: &str = "__scrape_native_histograms__";
 
+/// With the peer as `instance` only other labels tell a job's targets apart.
+const ALIKE: &str = "another target of this job has the same labels: with mesh_scope everywhere the instance is the \
+                     peer, so tell targets apart by another label";
+
 /// What became of a job's groups.
 #[derive(Clone, Debug, Default)]
 pub struct Populated {
@@ -39,20 +43,29 @@ pub struct Populated {
     pub limit_exceeded: Option<String>,
 }
 
-/// The targets of a job's groups.
-pub fn from_groups<'a>(job: &Arc<ScrapeConfig>, groups: impl IntoIterator<Item = &'a TargetGroup>) -> Populated {
+/// The targets of a job's groups. `peer` is what this peer is called: with `mesh_scope: everywhere` each peer has targets
+/// of its own, and that is their `instance`.
+pub fn from_groups<'a>(
+    job: &Arc<ScrapeConfig>,
+    groups: impl IntoIterator<Item = &'a TargetGroup>,
+    peer: &str,
+) -> Populated {
     let mut populated = Populated::default();
     let mut seen = BTreeSet::new();
+    let mut own_labels = BTreeSet::new();
     for group in groups {
         for target in &group.targets {
             let builder = discovered(job, target, &group.labels);
             let before = builder.build();
-            match populate(job, builder, &before) {
-                Ok(Some(target)) => {
-                    if seen.insert(target.id) {
+            match populate(job, builder, &before, peer) {
+                Ok(Some(target)) if seen.insert(target.id) => {
+                    if job.mesh_scope == MeshScope::Everywhere && !own_labels.insert(target.labels.clone()) {
+                        populated.failed.push((before, ALIKE.to_owned()));
+                    } else {
                         populated.targets.push(target);
                     }
                 }
+                Ok(Some(_)) => {}
                 Ok(None) => {
                     populated.dropped_count += 1;
                     if job.keep_dropped_targets == 0 || populated.dropped.len() < job.keep_dropped_targets {
@@ -71,6 +84,11 @@ pub fn from_groups<'a>(job: &Arc<ScrapeConfig>, groups: impl IntoIterator<Item =
         ));
     }
     populated
+}
+
+/// The labels that rules of a job meet, of a target with these labels of its own.
+pub fn discovered_labels(job: &ScrapeConfig, own: &Labels) -> Labels {
+    discovered(job, own, &Labels::empty()).build()
 }
 
 /// Labels of a target before relabelling.
@@ -101,7 +119,12 @@ fn discovered(job: &ScrapeConfig, own: &Labels, shared: &Labels) -> LabelsBuilde
 }
 
 /// The target of labels; `None` when a rule dropped it.
-fn populate(job: &Arc<ScrapeConfig>, labels: LabelsBuilder, before: &Labels) -> Result<Option<Target>, String> {
+fn populate(
+    job: &Arc<ScrapeConfig>,
+    labels: LabelsBuilder,
+    before: &Labels,
+    peer: &str,
+) -> Result<Option<Target>, String> {
     let Some(mut labels) = relabel::apply(&job.relabel_configs, labels) else { return Ok(None) };
     let address = labels.get(ADDRESS).ok_or("no address")?.to_owned();
     if address.contains('/') {
@@ -115,9 +138,13 @@ fn populate(job: &Arc<ScrapeConfig>, labels: LabelsBuilder, before: &Labels) -> 
     let to_custom_buckets = flag(TO_CUSTOM_BUCKETS, "convert classic histograms to nhcb")?;
     let classic_histograms_too = flag(CLASSIC_TOO, "always scrape classic histograms")?;
     let native_histograms = flag(NATIVE, "scrape native histograms")?;
-    if labels.get("instance").is_none() {
+    let everywhere = job.mesh_scope == MeshScope::Everywhere;
+    if everywhere {
+        labels.set("instance", peer);
+    } else if labels.get("instance").is_none() {
         labels.set("instance", &address);
     }
+    let pinned = everywhere || labels.get(MESH_SCOPE) == Some("everywhere");
     let all = labels.build();
     let url = url_of(job, &all, &address)?;
     let labels = all.without(|name| name.starts_with("__"));
@@ -134,6 +161,7 @@ fn populate(job: &Arc<ScrapeConfig>, labels: LabelsBuilder, before: &Labels) -> 
         native_histograms,
         classic_histograms_too,
         to_custom_buckets,
+        pinned,
     }))
 }
 

@@ -98,7 +98,7 @@ impl Exporter {
         let job = Arc::new(loaded.jobs[0].clone());
         let shared = Labels::from_pairs([("instance", "i")]);
         let group = TargetGroup::of_addresses("0", [self.address.as_str()], &shared);
-        let populated = targets::from_groups(&job, [&group]);
+        let populated = targets::from_groups(&job, [&group], "peer:9090");
         assert!(populated.failed.is_empty(), "{:?}", populated.failed);
         let client = HttpClient::new(&job.http).unwrap();
         ScrapeLoop::new(populated.targets[0].clone(), client, ScrapeOptions::default())
@@ -272,13 +272,30 @@ fn targets_get_defaults_rules_and_one_identity_everywhere() {
         ("__scrape_timeout__", "1s"),
     ]);
     let group = TargetGroup::of_addresses("0", ["a:1", "drop:1", "bad/1", "a:1"], &labels);
-    let populated = targets::from_groups(&job, [&group]);
+    let populated = targets::from_groups(&job, [&group], "peer:9090");
     assert_eq!((populated.targets.len(), populated.dropped_count, populated.failed.len()), (1, 1, 1));
     let target = &populated.targets[0];
     assert_eq!(target.labels.to_string(), r#"{instance="a:1", job="j", x="y"}"#);
     assert_eq!(target.url.as_str(), "http://a:1/metrics?m=c&m=b");
     assert_eq!((target.interval.as_secs(), target.timeout.as_secs()), (5, 1));
     expect_test::expect!["c2bd588572f1863a"].assert_eq(&format!("{:x}", target.id.0 >> 64));
+}
+
+#[test]
+fn everywhere_the_peer_is_the_instance_and_targets_are_its_own() {
+    let text = "scrape_configs:\n- job_name: j\n  mesh_scope: everywhere\n- job_name: k\n";
+    let loaded = load_text("p.yml", text.as_bytes(), Path::new("/"), &MemorySource::default()).unwrap();
+    let job = |index: usize| Arc::new(loaded.jobs[index].clone());
+    let group = TargetGroup::of_addresses("0", ["localhost:1", "localhost:2"], &Labels::empty());
+    let populated = targets::from_groups(&job(0), [&group], "peer:9090");
+    let target = &populated.targets[0];
+    assert_eq!((target.labels.value("instance"), target.pinned), ("peer:9090", true));
+    assert!(populated.failed[0].1.contains("same labels"), "{:?}", populated.failed);
+    // What a discovery says of its groups counts too, and leaves the instance as it is.
+    let own = Labels::from_pairs([("__mesh_scope__", "everywhere")]);
+    let group = TargetGroup::of_addresses("0", ["c:1"], &own);
+    let target = targets::from_groups(&job(1), [&group], "peer:9090").targets.remove(0);
+    assert_eq!((target.labels.to_string().as_str(), target.pinned), (r#"{instance="c:1", job="k"}"#, true));
 }
 
 #[tokio::test]

@@ -104,6 +104,12 @@ impl Backend for PeerBackend {
         }
     }
 
+    fn relabel_rules(&self, pool: &str) -> Option<Vec<promesh_model::relabel::Rule>> {
+        let settings = self.0.settings.load();
+        let job = settings.jobs.iter().find(|job| job.job_name == pool)?;
+        Some(job.relabel_configs.clone())
+    }
+
     async fn metadata(&self) -> Vec<TargetMetadata> {
         let mut newest: BTreeMap<Labels, MetadataNews> = BTreeMap::new();
         for news in self.0.gather::<MetadataNews>(&Question::Metadata).await.into_iter().chain(self.0.own_metadata()) {

@@ -6,6 +6,7 @@ mod http;
 mod progress;
 mod promql;
 mod query;
+mod relabel;
 mod test;
 #[cfg(test)]
 mod tests;
@@ -76,6 +77,7 @@ pub fn command() -> Command {
         .subcommand(test::command())
         .subcommand(promql::command())
         .subcommand(tsdb::command())
+        .subcommand(relabel::command())
         .subcommand(completions());
     add_flags(command)
 }
@@ -94,6 +96,7 @@ fn run_command(name: &str, matches: &ArgMatches) -> u8 {
         "test" => test::run(matches),
         "promql" => promql::run(matches),
         "tsdb" => tsdb::run(matches),
+        "relabel" => relabel::run(matches),
         "completions" => {
             let shell = *matches.get_one::<Shell>("shell").expect("a required argument");
             // Into memory first: clap_complete panics when what it writes to is closed.

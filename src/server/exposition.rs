@@ -7,6 +7,7 @@ use promesh_node::{MeshView, PeerInfo};
 
 use crate::clock;
 use crate::run::Peer;
+use crate::telemetry::LIMITS;
 
 /// A page of metrics as it grows.
 pub struct Page(String);
@@ -58,6 +59,7 @@ pub async fn metrics(peer: &Peer) -> String {
     let mut page = Page(String::with_capacity(8 << 10));
     storage(&mut page, peer);
     scraping(&mut page, peer);
+    discovery(&mut page, peer);
     ruling(&mut page, peer);
     peer.paging.metrics(&mut page).await;
     alertmanager_configuration(&mut page, peer);
@@ -112,6 +114,49 @@ fn scraping(page: &mut Page, peer: &Peer) {
         "scrape_job",
         &pools,
     );
+    for ((_, name), counter) in LIMITS.iter().zip(&telemetry.exceeded_limits) {
+        page.value(name, "counter", "Scrapes of this peer that failed by this limit.", load(counter));
+    }
+    let refused: Vec<(String, f64)> = peer.scraping.refused().into_keys().map(|job| (job, 1.0)).collect();
+    let name = "promesh_scrape_pool_refused";
+    page.labelled(
+        name,
+        "gauge",
+        "Jobs not scraped, as they have more targets than target_limit.",
+        "scrape_job",
+        &refused,
+    );
+    let name = "prometheus_target_scrapes_sample_duplicate_timestamp_total";
+    page.value(name, "counter", "Samples repeated within a scrape.", load(&telemetry.samples_repeated));
+}
+
+fn discovery(page: &mut Page, peer: &Peer) {
+    let stats = peer.discovery.stats();
+    page.family("prometheus_sd_discovered_targets", "gauge", "Targets that were discovered.");
+    for (job, count) in &stats.targets {
+        page.sample("prometheus_sd_discovered_targets", &[("config", job), ("name", "scrape")], *count as f64);
+    }
+    // Settings that cannot be used are refused as a whole.
+    page.family("prometheus_sd_failed_configs", "gauge", "Discoveries that could not be set up.");
+    page.sample("prometheus_sd_failed_configs", &[("name", "scrape")], 0.0);
+    page.family("prometheus_sd_received_updates_total", "counter", "Times that a discovery said something.");
+    page.sample("prometheus_sd_received_updates_total", &[("name", "scrape")], stats.updates as f64);
+    page.family("promesh_discovery_asked", "gauge", "Whether this peer asks a discovery's back end.");
+    for one in &stats.providers {
+        let labels = [("config", one.job.as_str()), ("mechanism", &one.kind)];
+        page.sample("promesh_discovery_asked", &labels, f64::from(u8::from(one.asks)));
+    }
+    page.family("prometheus_sd_refresh_failures_total", "counter", "Questions to back ends that failed.");
+    for one in &stats.providers {
+        let labels = [("config", one.job.as_str()), ("mechanism", &one.kind)];
+        page.sample("prometheus_sd_refresh_failures_total", &labels, one.counters.failures as f64);
+    }
+    page.family("prometheus_sd_refresh_duration_seconds", "summary", "How long questions to back ends took.");
+    for one in &stats.providers {
+        let labels = [("config", one.job.as_str()), ("mechanism", &one.kind)];
+        page.sample("prometheus_sd_refresh_duration_seconds_sum", &labels, one.counters.took.as_secs_f64());
+        page.sample("prometheus_sd_refresh_duration_seconds_count", &labels, one.counters.refreshes as f64);
+    }
 }
 
 /// Both files are loaded or neither.

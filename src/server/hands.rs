@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use promesh_cluster::{MembershipInput, MembershipOutput, Snapshot};
+use promesh_discovery::Manager;
 use promesh_model::PeerId;
 use promesh_model::codec::{self, RPC_BYTES_MAX};
 use promesh_model::shard::ShardSet;
@@ -23,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use crate::asking;
 use crate::copy;
 use crate::deletes::Deletes;
+use crate::discovering::FOLLOW;
 use crate::identity::{KnownMember, PeerFolder};
 use crate::ingest::{Ingest, StoreError};
 use crate::journal::Journal;
@@ -53,6 +55,8 @@ const KEY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Everything the hands hold.
 pub struct Hands {
+    /// Where targets come from.
+    pub discovery: Arc<Manager>,
     /// To other peers; `None` while the cluster is off.
     pub transport: Option<Transport>,
     /// To the minds.
@@ -336,6 +340,9 @@ impl Hands {
                         None => drop(responder.refuse("not started yet").await),
                     }
                 });
+            }
+            FOLLOW => {
+                tokio::spawn(crate::discovering::answer(Arc::clone(&self.discovery), responder.stream()));
             }
             RULES => {
                 tokio::spawn(async move { hands.ruling.answer(responder.stream()).await });

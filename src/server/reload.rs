@@ -36,7 +36,12 @@ impl Peer {
 
     pub(crate) fn apply_targets(&self, discovered: &Discovered) {
         let jobs = self.settings.load().jobs.clone();
-        let mut sources = self.scraping.apply(&jobs, discovered);
+        let name = self.web_address.to_string();
+        let mut sources = self.scraping.apply(&jobs, discovered, &name);
+        if let Some(own) = self.own_address {
+            let view = self.view.borrow().clone();
+            self.loopback.look(&self.scraping.targets(), view.as_deref(), own);
+        }
         sources.extend(self.ruling.specs());
         self.minds.tell(Input::Sources(sources));
     }
@@ -66,10 +71,12 @@ impl Peer {
     /// Everything wrong with the new one.
     pub async fn reload(&self) -> Result<(), String> {
         let _one_at_a_time = self.reloading.lock().await;
+        let began = clock::monotonic();
         let options = Arc::clone(&self.options);
         let loaded = tokio::task::spawn_blocking(move || settings::load(&options)).await;
         let loaded = loaded.map_err(|error| error.to_string()).and_then(|loaded| loaded);
-        let applied = loaded.and_then(|(settings, delivery)| {
+        let applied = loaded.and_then(|(mut settings, delivery)| {
+            settings.keep_unchanged(&self.settings.load());
             let planned = self.ruling.plan(&settings)?;
             let notifiers = self.paging.prepare(&delivery)?;
             let jobs = settings.jobs.iter().map(|job| (job.job_name.as_str(), &job.discovery));
@@ -83,6 +90,7 @@ impl Peer {
                 let (alerting, before) = (self.paging.configuration().published(), self.digests.load_full());
                 self.publish(definitions::digests(&settings, &self.options, alerting, &before, clock::wall()));
                 self.settings.store(Arc::new(settings));
+                self.scraping.reopen_logs();
                 self.apply_storage();
                 self.ruling.apply(planned);
                 let settings = self.settings.load();
@@ -91,7 +99,8 @@ impl Peer {
                 self.apply_targets(&found);
                 self.telemetry.reload_successful.store(1, Ordering::Relaxed);
                 self.telemetry.reload_success_at.store(clock::wall().ms() as u64 / 1000, Ordering::Relaxed);
-                tracing::info!(file = %self.options.config_file.path.display(), "Completed loading of configuration file");
+                let took = clock::monotonic().since(began);
+                tracing::info!(file = %self.options.config_file.path.display(), ?took, "Completed loading of configuration file");
                 Ok(())
             }
             Err(error) => {
@@ -107,5 +116,28 @@ impl Peer {
         let settings = self.settings.load();
         let window = settings.loaded.config.storage.tsdb.out_of_order_time_window;
         self.ingest.db().head().set_out_of_order(promesh_model::time::ms_of(window));
+    }
+
+    /// With `--config.auto-reload`: reloads whenever the files say something else. What could not be loaded is tried
+    /// again at every look, since the reason may lie in a file that is not looked at.
+    pub(crate) async fn follow_files(self: Arc<Self>) {
+        let Some(interval) = self.options.auto_reload else { return };
+        let alerts = self.options.alertmanager.config_file.path.clone();
+        let look = || {
+            let (options, alerts) = (Arc::clone(&self.options), alerts.clone());
+            tokio::task::spawn_blocking(move || (settings::digest(&options), std::fs::read(alerts).ok()))
+        };
+        let Ok((_, mut delivery)) = look().await else { return };
+        loop {
+            tokio::time::sleep(interval).await;
+            let Ok((present, alerts)) = look().await else { return };
+            if present != self.settings.load().digest || alerts != delivery {
+                tracing::info!("Configuration file change detected, reloading the configuration.");
+                // What is wrong is said and counted where it happens.
+                if self.reload().await.is_ok() {
+                    delivery = alerts;
+                }
+            }
+        }
     }
 }

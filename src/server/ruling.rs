@@ -162,7 +162,7 @@ impl Ruling {
         let spec = |source: &SourceId| {
             let planned = &table.entries.get(source)?.planned;
             let (shard, interval_ms) = (planned.shard, planned.interval_ms());
-            Some(SourceSpec { source: *source, shard, interval_ms, piece: planned.piece().id() })
+            Some(SourceSpec { source: *source, shard, interval_ms, piece: planned.piece().id(), pinned: false })
         };
         table.order.iter().filter_map(spec).collect()
     }

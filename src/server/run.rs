@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use promesh_cluster::{Membership, MembershipInput, PeerRecord, PeerState};
-use promesh_discovery::Manager;
+use promesh_discovery::{Asker, Manager};
 use promesh_model::storage::Queryable;
 use promesh_model::{Generation, PeerId};
 use promesh_node::{Digests, Input, Mesh, MeshConfig, MeshView};
@@ -126,6 +126,7 @@ async fn live(options: Options) -> Result<(), StartError> {
     )?);
     peer.tell_facts().await;
     let served = peer.serve(listeners, guard.as_ref());
+    tokio::spawn(Arc::clone(&peer).follow_files());
     tracing::info!(peer = %id, generation = generation.0, web = %web_address, "Server is ready to receive web requests.");
     loop {
         tokio::select! {
@@ -291,7 +292,8 @@ pub struct Peer {
     pub facts: tokio::sync::OnceCell<Arc<Facts>>,
     pub(crate) hands: Arc<Hands>,
     pub(crate) minds: Minds,
-    pub(crate) discovery: Manager,
+    pub(crate) discovery: Arc<Manager>,
+    pub(crate) loopback: crate::discovering::Loopback,
     /// What the configuration in use says.
     pub(crate) digests: ArcSwap<Digests>,
     orders: Mutex<Option<mpsc::Receiver<operate::Relayed>>>,
@@ -414,7 +416,14 @@ impl Peer {
         let digests = definitions::digests(&settings, &options, paging.configuration().published(), &before, now.wall);
         let (refused_sender, refused) = watch::channel(None);
         let (order_sender, orders) = mpsc::channel(operate::WAITING_MAX);
+        let machine = Arc::new(crate::scraping::MachineClock);
+        let discovery = Arc::new(Manager::new(peer_addresses(view.clone(), web_address), machine));
+        if let Some(transport) = &transport {
+            discovery.share(Asker { peer: id, generation });
+            tokio::spawn(crate::discovering::follow(Arc::clone(&discovery), transport.clone(), view.clone()));
+        }
         let hands = Arc::new(Hands {
+            discovery: Arc::clone(&discovery),
             transport: transport.clone(),
             minds: minds.clone(),
             ingest: Arc::clone(&ingest),
@@ -446,7 +455,6 @@ impl Peer {
             let known = known.into_iter().map(|member| member.address).collect();
             tokio::spawn(Arc::clone(&hands).seek(seeds, known, own));
         }
-        let discovery = Manager::new(peer_addresses(view.clone(), web_address));
         discovery.apply(settings.jobs.iter().map(|job| (job.job_name.as_str(), &job.discovery)))?;
         telemetry.reload_successful.store(1, Ordering::Relaxed);
         telemetry.reload_success_at.store(now.wall.ms() as u64 / 1000, Ordering::Relaxed);
@@ -481,6 +489,7 @@ impl Peer {
             refused,
             reach: Arc::default(),
             certificate_ends,
+            loopback: crate::discovering::Loopback::default(),
             stage: AtomicU8::new(STARTING),
             left,
             quit: tokio::sync::Notify::new(),

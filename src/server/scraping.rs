@@ -21,6 +21,7 @@ use promesh_tsdb::SampleIndex;
 
 use crate::clock;
 use crate::definitions;
+use crate::failure_log::FailureLogs;
 use crate::ingest::{Ingest, OwnBatch};
 use crate::telemetry::Telemetry;
 
@@ -47,11 +48,13 @@ pub struct ScrapeStatus {
     pub metadata: Vec<(String, Metadata)>,
 }
 
-/// One target, its loop and its last result.
+/// One target, its loop and its last result. The loop outlives what discovery says of the target.
 struct Entry {
     target: Target,
-    scrape_loop: tokio::sync::Mutex<ScrapeLoop>,
-    status: Mutex<ScrapeStatus>,
+    scrape_loop: Arc<tokio::sync::Mutex<ScrapeLoop>>,
+    status: Arc<Mutex<ScrapeStatus>>,
+    /// Why it must not be asked: its job has more targets than it may have.
+    refused: Option<String>,
 }
 
 /// What is known of all jobs' targets.
@@ -72,6 +75,7 @@ pub struct Scraping {
     under_way: tokio_util::task::TaskTracker,
     /// Targets that are gone, and whose series nobody is known to have ended yet.
     gone: Mutex<Vec<(SourceId, Arc<Entry>)>>,
+    failure_logs: FailureLogs,
 }
 
 impl Scraping {
@@ -85,17 +89,19 @@ impl Scraping {
             clients: Mutex::default(),
             under_way: tokio_util::task::TaskTracker::new(),
             gone: Mutex::default(),
+            failure_logs: FailureLogs::default(),
         }
     }
 
     /// Makes the targets those of these jobs as discovered; answers what the mind is to schedule. A target that stays as
-    /// it is keeps its loop. The series of those that are gone end with [`Scraping::end_what_is_gone`].
-    pub fn apply(&self, jobs: &[Arc<ScrapeConfig>], discovered: &Discovered) -> Vec<SourceSpec> {
+    /// it is keeps its loop. `peer` is what this peer is called where each has targets of its own. The series of those that
+    /// are gone end with [`Scraping::end_what_is_gone`].
+    pub fn apply(&self, jobs: &[Arc<ScrapeConfig>], discovered: &Discovered, peer: &str) -> Vec<SourceSpec> {
         let before = self.table.load_full();
         let mut table = Table { pools: jobs.iter().map(|job| job.job_name.clone()).collect(), ..Table::default() };
         for job in jobs {
             let groups = discovered.get(&job.job_name).into_iter().flatten().map(|group| &**group);
-            let populated = targets::from_groups(job, groups);
+            let populated = targets::from_groups(job, groups, peer);
             for failure in &populated.failed {
                 tracing::error!(job = job.job_name, failure = ?failure, "a target cannot be used");
             }
@@ -103,8 +109,21 @@ impl Scraping {
             let Some(client) = self.client(job) else { continue };
             for target in populated.targets {
                 let source = SourceId(target.id.0);
-                let kept = before.entries.get(&source).filter(|entry| entry.target == target);
-                let entry = kept.cloned().unwrap_or_else(|| Arc::new(self.entry(target, client.clone())));
+                let known = before.entries.get(&source).filter(|entry| entry.target.scrapes_alike(&target));
+                let refused = populated.limit_exceeded.clone();
+                let same = |known: &Entry| {
+                    known.target.discovered_labels == target.discovered_labels && known.refused == refused
+                };
+                let entry = match known {
+                    Some(known) if same(known) => Arc::clone(known),
+                    Some(known) => Arc::new(Entry {
+                        target,
+                        scrape_loop: Arc::clone(&known.scrape_loop),
+                        status: Arc::clone(&known.status),
+                        refused,
+                    }),
+                    None => Arc::new(self.entry(target, client.clone(), refused)),
+                };
                 table.entries.insert(source, entry);
             }
         }
@@ -118,6 +137,7 @@ impl Scraping {
             shard: entry.target.shard,
             interval_ms: promesh_model::time::ms_of(entry.target.interval).max(1),
             piece: pieces.get(entry.target.job.job_name.as_str()).copied().unwrap_or_default(),
+            pinned: entry.target.pinned,
         };
         let mut specs: Vec<SourceSpec> = table.entries.iter().map(spec).collect();
         specs.sort_by_key(|spec| spec.source);
@@ -125,9 +145,9 @@ impl Scraping {
         specs
     }
 
-    fn entry(&self, target: Target, client: HttpClient) -> Entry {
+    fn entry(&self, target: Target, client: HttpClient, refused: Option<String>) -> Entry {
         let scrape_loop = ScrapeLoop::new(target.clone(), client, self.options.clone());
-        Entry { target, scrape_loop: tokio::sync::Mutex::new(scrape_loop), status: Mutex::default() }
+        Entry { target, scrape_loop: Arc::new(tokio::sync::Mutex::new(scrape_loop)), status: Arc::default(), refused }
     }
 
     /// A job's client: its targets share connections. Made anew when the job changed.
@@ -163,7 +183,7 @@ impl Scraping {
             if !view.elected.may_act(view.me, piece) {
                 return true;
             }
-            if view.acting.contains(entry.target.shard) {
+            if entry.target.pinned || view.acting.contains(entry.target.shard) {
                 ending.push((*source, Arc::clone(entry)));
             }
             false
@@ -194,9 +214,19 @@ impl Scraping {
         let mut scrape_loop = entry.scrape_loop.lock().await;
         Telemetry::count(&self.telemetry.scrapes);
         let db = Arc::clone(self.ingest.db());
-        let result = scrape_loop.scrape(slot, &*db, &MachineClock).await;
-        if result.failed.is_some() {
+        let result = match &entry.refused {
+            None => scrape_loop.scrape(slot, &*db, &MachineClock).await,
+            Some(why) => scrape_loop.refuse(slot, why, &*db, &MachineClock),
+        };
+        self.telemetry.samples_repeated.fetch_add(result.samples_repeated as u64, Ordering::Relaxed);
+        if let Some(why) = &result.failed {
             Telemetry::count(&self.telemetry.scrapes_failed);
+            self.telemetry.limit_exceeded(why);
+            let (target, file) = (&entry.target, &entry.target.job.scrape_failure_log_file);
+            if !file.is_empty() {
+                let url = promesh_client::redacted(&target.url);
+                self.failure_logs.write(file.as_path(), result.began.wall, target.pool(), &url, why);
+            }
         }
         self.note(entry, &scrape_loop, &result);
         let own = OwnBatch {
@@ -250,6 +280,18 @@ impl Scraping {
     pub fn targets(&self) -> Vec<(Target, ScrapeStatus)> {
         let table = self.table.load();
         table.entries.values().map(|entry| (entry.target.clone(), entry.status.lock().clone())).collect()
+    }
+
+    /// Lets go of log files, so that moved ones are not written on.
+    pub fn reopen_logs(&self) {
+        self.failure_logs.reopen();
+    }
+
+    /// Jobs none of whose targets is asked because they are too many, and why.
+    pub fn refused(&self) -> BTreeMap<String, String> {
+        let table = self.table.load();
+        let refused = |entry: &Arc<Entry>| Some((entry.target.pool().to_owned(), entry.refused.clone()?));
+        table.entries.values().filter_map(refused).collect()
     }
 
     /// Dropped targets by job: how many, and some of them.

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use promesh_config::prometheus::{self, Discovery, Loaded, ScrapeConfig};
 use promesh_config::rules::{self, RuleFile};
+use promesh_config::yaml::{self, Kind, Node};
+use promesh_config::{ConfigErrors, Source as _};
 use promesh_promql::EngineOptions;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::files::Disk;
 use crate::options::{FileOption, Options};
@@ -28,6 +31,8 @@ pub struct Settings {
     pub jobs: Vec<Arc<ScrapeConfig>>,
     /// The rule files.
     pub rules: Vec<RuleFile>,
+    /// See [`Settings::digest_of`].
+    pub digest: Option<u128>,
 }
 
 impl Settings {
@@ -44,17 +49,67 @@ impl Settings {
     /// Everything wrong, each with file, line and column.
     pub fn load(file: &FileOption, route_prefix: &str) -> Result<Settings, String> {
         let path = &file.path;
+        // Before the files are read: what changes meanwhile must look changed.
+        let digest = Settings::digest_of(file);
         let loaded = if file.is_given || path.exists() {
             prometheus::load(path, &Disk).map_err(|errors| errors.to_string())?
         } else {
             prometheus::load_text("(built in)", built_in(route_prefix).as_bytes(), Path::new(""), &Disk)
                 .expect("the built-in configuration is valid: a test says so")
         };
-        loaded.require_supported().map_err(|errors| errors.to_string())?;
+        // What is wrong with rule files is said together with what is not built of the main one.
         let names = loaded.config.global.scheme();
-        let rules = rules::load(&loaded.config.rule_files, names, &Disk).map_err(|errors| errors.to_string())?;
+        let mut problems = loaded.unsupported.clone();
+        let rules = rules::load(&loaded.config.rule_files, names, &Disk).unwrap_or_else(|errors| {
+            problems.extend(errors.0);
+            Vec::new()
+        });
+        if !problems.is_empty() {
+            return Err(ConfigErrors(problems).to_string());
+        }
         let jobs = loaded.jobs.iter().cloned().map(Arc::new).collect();
-        Ok(Settings { loaded, jobs, rules })
+        Ok(Settings { loaded, jobs, rules, digest })
+    }
+
+    /// Jobs that say what they said before stay the very same value: everything made of them is known to be unchanged
+    /// without being compared.
+    pub fn keep_unchanged(&mut self, before: &Settings) {
+        for job in &mut self.jobs {
+            if let Some(known) = before.jobs.iter().find(|known| known.job_name == job.job_name && **known == *job) {
+                *job = Arc::clone(known);
+            }
+        }
+    }
+
+    /// What the files said when they were read, in one number. `None` when the main file cannot be read: its problem is
+    /// said by [`Settings::load`].
+    ///
+    /// Files of secrets, certificates and targets are not among them: those are read anew when they are used.
+    pub fn digest_of(file: &FileOption) -> Option<u128> {
+        if !file.is_given && !file.path.exists() {
+            return Some(0);
+        }
+        let text = std::fs::read(&file.path).ok()?;
+        let mut hasher = Xxh3::new();
+        let mut add = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        add(&text);
+        let folder = file.path.parent().unwrap_or(Path::new(""));
+        let node = yaml::parse(&file.path.to_string_lossy(), &text).ok();
+        for key in ["rule_files", "scrape_config_files"] {
+            let patterns = node.as_ref().and_then(|node| node.get(key)).map_or(&[][..], Node::elements);
+            for pattern in patterns {
+                let Kind::Scalar { text, .. } = &pattern.kind else { continue };
+                let pattern = folder.join(text);
+                for path in Disk.glob(&pattern.to_string_lossy()).unwrap_or_default() {
+                    add(path.as_os_str().as_encoded_bytes());
+                    add(&std::fs::read(&path).unwrap_or_default());
+                }
+            }
+        }
+        Some(hasher.digest128())
     }
 }
 
@@ -151,5 +206,54 @@ mod tests {
         }
         assert!(Settings::load(&FileOption { is_given: true, ..absent }, "/").is_err());
         assert!(Settings::nothing().jobs.is_empty());
+    }
+
+    #[test]
+    fn the_digest_changes_with_every_file_that_is_read_and_no_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+        let file = FileOption { path: folder.path().join("prometheus.yml"), is_given: true };
+        let mut last = Settings::digest_of(&file);
+        assert_eq!(last, None);
+        let mut changed = |name: &str, text: &str, expected: bool| {
+            write(name, text);
+            let now = Settings::digest_of(&file);
+            assert_eq!(now != last, expected, "{name}");
+            last = now;
+        };
+        let main = "rule_files: ['*.rules']\nscrape_config_files: [jobs.yml]\n";
+        changed("prometheus.yml", main, true);
+        changed("a.rules", "groups: []", true);
+        changed("jobs.yml", "scrape_configs: []", true);
+        changed("other.yml", "x", false);
+        changed("b.rules", "groups: []", true);
+        changed("prometheus.yml", "rule_files: [", true);
+    }
+
+    #[test]
+    fn an_unchanged_job_stays_the_same_value() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = FileOption { path: folder.path().join("prometheus.yml"), is_given: true };
+        let load = |b: &str| {
+            let text = format!("scrape_configs: [{{job_name: a}}, {{job_name: b, metrics_path: {b}}}]");
+            std::fs::write(&file.path, text).expect("written");
+            Settings::load(&file, "/").expect("it loads")
+        };
+        let before = load("/x");
+        let mut after = load("/y");
+        after.keep_unchanged(&before);
+        assert!(Arc::ptr_eq(&before.jobs[0], &after.jobs[0]));
+        assert_eq!(after.jobs[1].metrics_path, "/y");
+    }
+
+    #[test]
+    fn problems_of_all_files_are_said_together() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = FileOption { path: folder.path().join("prometheus.yml"), is_given: true };
+        let main = "rule_files: [r.yml]\nscrape_configs:\n- job_name: a\n  rds_sd_configs: [{region: x}]\n";
+        std::fs::write(&file.path, main).expect("written");
+        std::fs::write(folder.path().join("r.yml"), "groups:\n- name: g\n  rule: []\n").expect("written");
+        let error = Settings::load(&file, "/").expect_err("both are wrong");
+        assert!(error.contains("prometheus.yml:4:3") && error.contains("r.yml:3:3"), "{error}");
     }
 }

@@ -1,33 +1,172 @@
 //! Where targets come from.
 
+mod clouds;
+mod platforms;
+
 use std::time::Duration;
 
 use promesh_model::{Labels, Secret};
 
+pub use clouds::*;
+pub use platforms::*;
+
+use super::scrape::MeshScope;
 use crate::http::{BasicAuth, HttpClientConfig, HttpUrl};
 use crate::section;
 use crate::yaml::{FilePath, Key, Kind, Node, Position, Reader, Section, Show, Yaml, read_section};
 
-/// One discovery of a job or of a set of Alertmanagers.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Discovery {
-    /// Written in the file.
-    Static(Vec<StaticGroup>),
-    /// Files of groups.
-    File(FileSd),
-    /// A URL that answers with groups.
-    Http(Box<HttpSd>),
-    /// DNS.
-    Dns(DnsSd),
-    /// Consul.
-    Consul(Box<ConsulSd>),
-    /// Kubernetes.
-    Kubernetes(Box<KubernetesSd>),
-    /// All peers of this mesh.
-    Peer(PeerSd),
-    /// A kind of Prometheus that is not built.
-    Unbuilt(UnbuiltSd),
+/// Declares the kinds that are built: how each is read, shown and named.
+macro_rules! kinds {
+    ($( $(#[$meta:meta])* $variant:ident($section:ty) $name:literal ),* $(,)?) => {
+        /// One discovery of a job or of a set of Alertmanagers.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Discovery {
+            /// Written in the file.
+            Static(Vec<StaticGroup>),
+            $( $(#[$meta])* $variant(Box<$section>), )*
+            /// Asked by every peer for itself, and what it finds is scraped by it: `mesh_scope: everywhere`.
+            Everywhere(Box<Discovery>),
+            /// A kind of Prometheus that is not built.
+            Unbuilt(UnbuiltSd),
+        }
+
+        impl Discovery {
+            fn is_built(kind: &str) -> bool {
+                matches!(kind, $( $name )|*)
+            }
+
+            fn read_kind(kind: &str, key: &Key, node: &Node, reader: &mut Reader<'_>) -> Discovery {
+                match kind {
+                    $( $name => Discovery::$variant(Box::new(read_section(node, reader))), )*
+                    _ => {
+                        super::unbuilt::check(kind, node, reader);
+                        Discovery::Unbuilt(UnbuiltSd { kind: kind.to_owned(), at: key.at, node: node.clone() })
+                    }
+                }
+            }
+
+            /// Its kind, as in `<kind>_sd_configs`.
+            pub fn kind(&self) -> &str {
+                match self {
+                    Discovery::Static(_) => "static",
+                    $( Discovery::$variant(_) => $name, )*
+                    Discovery::Everywhere(inner) => inner.kind(),
+                    Discovery::Unbuilt(unbuilt) => &unbuilt.kind,
+                }
+            }
+
+            fn show_kind(&self, show: Show) -> Node {
+                match self {
+                    Discovery::Static(groups) => groups.show(show),
+                    $( Discovery::$variant(section) => section.show(show), )*
+                    Discovery::Everywhere(inner) => {
+                        let mut node = inner.show_kind(show);
+                        if let Kind::Map(fields) = &mut node.kind {
+                            let key = Key { text: SCOPE.to_owned(), at: Position::default() };
+                            fields.push((key, MeshScope::Everywhere.show(show)));
+                        }
+                        node
+                    }
+                    Discovery::Unbuilt(unbuilt) => super::unbuilt::show(&unbuilt.node, show),
+                }
+            }
+        }
+    };
 }
+
+/// The field of every kind that says where in the mesh it is asked.
+const SCOPE: &str = "mesh_scope";
+
+kinds! {
+    /// Files of groups.
+    File(FileSd) "file",
+    /// A URL that answers with groups.
+    Http(HttpSd) "http",
+    /// DNS.
+    Dns(DnsSd) "dns",
+    /// Consul.
+    Consul(ConsulSd) "consul",
+    /// Kubernetes.
+    Kubernetes(KubernetesSd) "kubernetes",
+    /// All peers of this mesh.
+    Peer(PeerSd) "peer",
+    /// Docker.
+    Docker(DockerSd) "docker",
+    /// Docker swarms.
+    DockerSwarm(DockerSwarmSd) "dockerswarm",
+    /// Amazon EC2.
+    Ec2(Ec2Sd) "ec2",
+    /// Amazon Lightsail.
+    Lightsail(LightsailSd) "lightsail",
+    /// Google Compute Engine.
+    Gce(GceSd) "gce",
+    /// Azure.
+    Azure(AzureSd) "azure",
+    /// Nomad.
+    Nomad(NomadSd) "nomad",
+    /// OpenStack.
+    OpenStack(OpenStackSd) "openstack",
+    /// Hetzner.
+    Hetzner(HetznerSd) "hetzner",
+    /// DigitalOcean.
+    DigitalOcean(DigitalOceanSd) "digitalocean",
+    /// Linode.
+    Linode(LinodeSd) "linode",
+    /// Scaleway.
+    Scaleway(ScalewaySd) "scaleway",
+    /// Eureka.
+    Eureka(EurekaSd) "eureka",
+    /// PuppetDB.
+    PuppetDb(PuppetDbSd) "puppetdb",
+    /// IONOS.
+    Ionos(IonosSd) "ionos",
+    /// OVHcloud.
+    OvhCloud(OvhCloudSd) "ovhcloud",
+    /// Kuma.
+    Kuma(KumaSd) "kuma",
+    /// Marathon.
+    Marathon(MarathonSd) "marathon",
+    /// Nerve.
+    Nerve(NerveSd) "nerve",
+    /// Serversets.
+    Serverset(ServersetSd) "serverset",
+    /// Triton.
+    Triton(TritonSd) "triton",
+    /// Uyuni.
+    Uyuni(UyuniSd) "uyuni",
+    /// Vultr.
+    Vultr(VultrSd) "vultr",
+    /// STACKIT.
+    Stackit(StackitSd) "stackit",
+    /// Outscale.
+    Outscale(OutscaleSd) "outscale",
+}
+
+/// A section with what most kinds have: an interval, a port and how it is asked.
+macro_rules! polled {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident $title:literal $(=> $check:path)? {
+            $( $(#[$field_meta:meta])* pub $field:ident : $type:ty $(= $default:expr)? ),* $(,)?
+        }
+    ) => {
+        $crate::section! {
+            $(#[$meta])*
+            pub struct $name $title $(=> $check)? {
+                $( $(#[$field_meta])* pub $field: $type $(= $default)?, )*
+                /// How often it is asked. Default 1m.
+                pub refresh_interval: Duration = Duration::from_secs(60),
+                /// The port of targets. Default 80.
+                pub port: u16 = 80,
+                ; inline {
+                    /// How it is asked.
+                    pub http: HttpClientConfig,
+                }
+            }
+        }
+    };
+}
+use polled;
 
 /// All discoveries of a job, in the order written.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -332,8 +471,7 @@ impl Section for Discoveries {
                 None => return false,
             },
         };
-        let known = matches!(kind, "file" | "http" | "dns" | "consul" | "kubernetes" | "peer");
-        if !known && !super::unbuilt::is_kind(kind) {
+        if !Discovery::is_built(kind) && !super::unbuilt::is_kind(kind) {
             return false;
         }
         if !matches!(value.kind, Kind::List(_) | Kind::Null) {
@@ -353,8 +491,11 @@ impl Section for Discoveries {
 
     fn show_fields(&self, show: Show, fields: &mut Vec<(Key, Node)>) {
         for discovery in &self.0 {
-            let (name, shown) = discovery.show(show);
-            let shown = if matches!(discovery, Discovery::Static(_)) { shown.elements().to_vec() } else { vec![shown] };
+            let shown = discovery.show_kind(show);
+            let (name, shown) = match discovery {
+                Discovery::Static(_) => ("static_configs".to_owned(), shown.elements().to_vec()),
+                _ => (format!("{}_sd_configs", discovery.kind()), vec![shown]),
+            };
             match fields.iter_mut().find(|(key, _)| key.text == name) {
                 Some((_, Node { kind: Kind::List(list), .. })) => list.extend(shown),
                 _ => fields.push((Key { text: name, at: Position::default() }, Node::new(Kind::List(shown)))),
@@ -363,34 +504,18 @@ impl Section for Discoveries {
     }
 }
 
+/// Reads an element; `mesh_scope` is a field of every kind.
 fn read_discovery(kind: &str, key: &Key, node: &Node, reader: &mut Reader<'_>) -> Discovery {
-    match kind {
-        "file" => Discovery::File(read_section(node, reader)),
-        "http" => Discovery::Http(Box::new(read_section(node, reader))),
-        "dns" => Discovery::Dns(read_section(node, reader)),
-        "consul" => Discovery::Consul(Box::new(read_section(node, reader))),
-        "kubernetes" => Discovery::Kubernetes(Box::new(read_section(node, reader))),
-        "peer" => Discovery::Peer(read_section(node, reader)),
-        _ => {
-            super::unbuilt::check(kind, node, reader);
-            Discovery::Unbuilt(UnbuiltSd { kind: kind.to_owned(), at: key.at, node: node.clone() })
-        }
+    let Some(written) = node.get(SCOPE) else { return Discovery::read_kind(kind, key, node, reader) };
+    let scope = MeshScope::read(written, reader);
+    let mut rest = node.clone();
+    if let Kind::Map(fields) = &mut rest.kind {
+        fields.retain(|(key, _)| key.text != SCOPE);
     }
-}
-
-impl Discovery {
-    fn show(&self, show: Show) -> (String, Node) {
-        let (kind, node) = match self {
-            Discovery::Static(groups) => return ("static_configs".to_owned(), groups.show(show)),
-            Discovery::File(file) => ("file", file.show(show)),
-            Discovery::Http(http) => ("http", http.show(show)),
-            Discovery::Dns(dns) => ("dns", dns.show(show)),
-            Discovery::Consul(consul) => ("consul", consul.show(show)),
-            Discovery::Kubernetes(kubernetes) => ("kubernetes", kubernetes.show(show)),
-            Discovery::Peer(peer) => ("peer", peer.show(show)),
-            Discovery::Unbuilt(unbuilt) => (unbuilt.kind.as_str(), super::unbuilt::show(&unbuilt.node, show)),
-        };
-        (format!("{kind}_sd_configs"), node)
+    let discovery = Discovery::read_kind(kind, key, &rest, reader);
+    match scope {
+        MeshScope::Everywhere => Discovery::Everywhere(Box::new(discovery)),
+        MeshScope::Once => discovery,
     }
 }
 
@@ -425,6 +550,10 @@ impl Discoveries {
     pub(super) fn unbuilt(&self) -> impl Iterator<Item = &UnbuiltSd> {
         self.0.iter().filter_map(|discovery| match discovery {
             Discovery::Unbuilt(unbuilt) => Some(unbuilt),
+            Discovery::Everywhere(inner) => match &**inner {
+                Discovery::Unbuilt(unbuilt) => Some(unbuilt),
+                _ => None,
+            },
             _ => None,
         })
     }

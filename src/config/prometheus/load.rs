@@ -62,7 +62,12 @@ pub fn load_text(file: &str, text: &[u8], dir: &Path, source: &dyn Source) -> Re
             }
         }
     }
-    if problems.is_empty() { Ok(Loaded { config, jobs, unsupported }) } else { Err(ConfigErrors(problems)) }
+    if problems.is_empty() {
+        return Ok(Loaded { config, jobs, unsupported });
+    }
+    // Who mends the file should hear at once what else will be in the way.
+    problems.extend(unsupported);
+    Err(ConfigErrors(problems))
 }
 
 fn whole_file(file: &str, message: String) -> Problem {

@@ -39,11 +39,34 @@ fn digests_see_content_and_secrets_but_not_paths_and_comments() {
 #[test]
 fn what_is_not_built_loads_and_is_named_with_its_line() {
     let loaded =
-        loaded("scrape_configs:\n- job_name: a\n  ec2_sd_configs:\n  - region: x\n    secret_key: y\n").unwrap();
+        loaded("scrape_configs:\n- job_name: a\n  rds_sd_configs:\n  - region: x\n    secret_key: y\n").unwrap();
     assert!(!loaded.config.to_yaml().contains("secret_key: \"y\""));
     let error = loaded.require_supported().unwrap_err().to_string();
     assert!(
-        error.starts_with("p.yml:3:3: ec2_sd_configs is not supported yet: use http_sd_configs or file_sd_configs"),
+        error.starts_with("p.yml:3:3: rds_sd_configs is not supported yet: use http_sd_configs or file_sd_configs"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_built_is_read_with_its_types_and_its_secrets_are_masked() {
+    let text = "scrape_configs:\n- job_name: a\n  ec2_sd_configs:\n  - {region: x, secret_key: hidden, port: 9100, mesh_scope: everywhere}\n";
+    let loaded = loaded(text).unwrap();
+    assert!(loaded.require_supported().is_ok());
+    let Discovery::Everywhere(inner) = &loaded.jobs[0].discovery.0[0] else { panic!("everywhere") };
+    let Discovery::Ec2(ec2) = &**inner else { panic!("ec2") };
+    assert_eq!((ec2.port, ec2.secret_key.expose()), (9100, "hidden"));
+    let shown = loaded.config.to_yaml();
+    assert!(shown.contains("mesh_scope: everywhere") && !shown.contains("hidden"), "{shown}");
+    let error = super::load_text(
+        "p.yml",
+        b"scrape_configs:\n- job_name: a\n  hetzner_sd_configs:\n  - {role: hcloud, port: many}\n  nomad_sd_configs:\n  - {serverr: x}\n",
+        Path::new("/"),
+        &crate::source::MemorySource::default(),
+    );
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("p.yml:4:26") && error.contains("p.yml:6:6: field serverr not found in type nomad_sd_config"),
         "{error}"
     );
 }

@@ -93,9 +93,11 @@ impl Mesh {
 
     /// Whether this peer starts a slot.
     pub(super) fn may_start(&self, spec: &SourceSpec, slot: Timestamp) -> bool {
-        let acts = self.ownership.may_start(spec.shard, slot);
+        // What is this peer's own nobody else could start.
+        let acts = if spec.pinned { self.owns() } else { self.ownership.may_start(spec.shard, slot) };
         let Some(contest) = self.definitions.elected.contest(spec.piece) else { return acts };
-        !contest.others.contains(&self.me()) && (acts || (self.owns() && self.stands_in(contest, spec.shard)))
+        let stands_in = || !spec.pinned && self.owns() && self.stands_in(contest, spec.shard);
+        !contest.others.contains(&self.me()) && (acts || stands_in())
     }
 
     /// Whether whoever acts for a shard has another version, and this peer is the next that has the one that stands.

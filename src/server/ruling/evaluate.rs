@@ -148,7 +148,8 @@ impl Ruling {
 
     fn stamp_ms(&self, entry: &Entry) -> i64 {
         let (source, shard, interval_ms) = (entry.planned.source, entry.planned.shard, entry.planned.interval_ms());
-        promesh_node::SourceSpec { source, shard, interval_ms, piece: entry.planned.piece().id() }.stamp_ms()
+        promesh_node::SourceSpec { source, shard, interval_ms, piece: entry.planned.piece().id(), pinned: false }
+            .stamp_ms()
     }
 
     fn is_past_hold(&self, since: Monotonic, now: Monotonic) -> bool {

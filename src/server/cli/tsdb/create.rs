@@ -127,7 +127,7 @@ fn read_open_metrics(input: &[u8], more: &[(&str, &str)]) -> Result<Windows, Str
         let at = sample.timestamp.ok_or_else(|| format!("expected timestamp for series {labels}, got none"))?;
         windows.push(&labels, at, sample.value);
         samples += 1;
-        if samples % 100_000 == 0 {
+        if samples.is_multiple_of(100_000) {
             progress.set_note(format!("{samples} samples"));
         }
     }
