@@ -3,6 +3,7 @@
 mod alerts;
 mod discovery;
 mod faults;
+mod golden;
 mod mesh;
 mod process;
 mod push;

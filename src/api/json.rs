@@ -13,19 +13,52 @@ const INFALLIBLE: &str = "writing into memory does not fail";
 
 /// Writes an instant: seconds, with a fraction of three digits if it has one.
 pub fn write_timestamp(out: &mut Vec<u8>, at: Timestamp) {
-    let (sign, ms) = if at.ms() < 0 { ("-", at.ms().unsigned_abs()) } else { ("", at.ms().unsigned_abs()) };
-    write!(out, "{sign}{}", ms / 1000).expect(INFALLIBLE);
+    let ms = at.ms().unsigned_abs();
+    if at.ms() < 0 {
+        out.push(b'-');
+    }
+    write_unsigned(out, ms / 1000);
     if !ms.is_multiple_of(1000) {
-        write!(out, ".{:03}", ms % 1000).expect(INFALLIBLE);
+        let rest = (ms % 1000) as u16;
+        out.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10 % 10), digit(rest % 10)]);
     }
 }
+
+fn digit(digit: u16) -> u8 {
+    b'0' + digit as u8
+}
+
+/// Writes a whole number: a long answer is mostly these.
+fn write_unsigned(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = digit((number % 10) as u16);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Below this, every float without a fraction is a whole number of which all digits count.
+const WHOLE_MAX: f64 = 1e15;
 
 /// Writes a float as a JSON text: the shortest that reads back, with an exponent below 1e-6 and from 1e21 on.
 ///
 /// Source: prometheus `util/jsonutil.MarshalFloat`.
 pub fn write_float(out: &mut Vec<u8>, value: f64) {
     let magnitude = value.abs();
-    if magnitude != 0.0 && value.is_finite() && !(1e-6..1e21).contains(&magnitude) {
+    if magnitude < WHOLE_MAX && magnitude.trunc() == magnitude {
+        out.push(b'"');
+        if value.is_sign_negative() {
+            out.push(b'-');
+        }
+        write_unsigned(out, magnitude as u64);
+        out.push(b'"');
+    } else if magnitude != 0.0 && value.is_finite() && !(1e-6..1e21).contains(&magnitude) {
         let text = format!("{value:e}");
         let (mantissa, exponent) = text.split_once('e').expect("`{:e}` always prints an exponent");
         let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |digits| ('-', digits));
@@ -255,6 +288,11 @@ mod tests {
     fn floats_and_instants_are_written_as_upstream_does() {
         for (value, text) in [
             (1.0, "1"),
+            (0.0, "0"),
+            (-10.0, "-10"),
+            (999_999_999_999_999.0, "999999999999999"),
+            (1_000_000_000_000_001.0, "1000000000000001"),
+            (0.1, "0.1"),
             (-0.0, "-0"),
             (1e-6, "0.000001"),
             (1e-7, "1e-07"),
@@ -267,7 +305,15 @@ mod tests {
         ] {
             assert_eq!(written(|out| write_float(out, value)), format!("\"{text}\""));
         }
-        for (ms, text) in [(0, "0"), (1, "0.001"), (1000, "1"), (1_435_781_430_780, "1435781430.780"), (-1, "-0.001")] {
+        for (ms, text) in [
+            (0, "0"),
+            (1, "0.001"),
+            (1000, "1"),
+            (1010, "1.010"),
+            (-1500, "-1.500"),
+            (1_435_781_430_780, "1435781430.780"),
+            (-1, "-0.001"),
+        ] {
             assert_eq!(written(|out| write_timestamp(out, Timestamp(ms))), text);
         }
     }

@@ -126,7 +126,24 @@ impl Labels {
 
     /// The set without some labels.
     pub fn without(&self, dropped: impl Fn(&str) -> bool) -> Labels {
-        Labels::from_sorted(self.iter().filter(|(name, _)| !dropped(name)))
+        let mut packed = Vec::with_capacity(self.0.len());
+        self.pack_kept(&mut packed, |name| !dropped(name));
+        Labels(packed.into())
+    }
+
+    /// Appends the packed bytes of the set of those labels whose names are kept, for a table keyed by part of a set:
+    /// nothing is allocated but `out`.
+    pub fn pack_kept(&self, out: &mut Vec<u8>, keep: impl Fn(&str) -> bool) {
+        let mut rest = &self.0[..];
+        while !rest.is_empty() {
+            let pair = rest;
+            let name = take_text(&mut rest);
+            let value = take_length(&mut rest).expect("packed by push_text or checked by from_packed");
+            rest = &rest[value..];
+            if keep(name) {
+                out.extend_from_slice(&pair[..pair.len() - rest.len()]);
+            }
+        }
     }
 }
 
@@ -262,8 +279,34 @@ impl Ord for Labels {
         if Arc::ptr_eq(&self.0, &other.0) {
             return Ordering::Equal;
         }
-        self.iter().cmp(other.iter())
+        // Series that are compared share most of their pairs: only the first that differs is looked into.
+        let same = common_prefix(&self.0, &other.0);
+        let (mut ours, mut theirs) = (&self.0[..], &other.0[..]);
+        loop {
+            let at = self.0.len() - ours.len();
+            let mut next = ours;
+            if next.is_empty() {
+                break;
+            }
+            for _ in 0..2 {
+                let length = take_length(&mut next).expect("packed by push_text or checked by from_packed");
+                next = &next[length..];
+            }
+            let pair = ours.len() - next.len();
+            if at + pair > same {
+                break;
+            }
+            (ours, theirs) = (next, &theirs[pair..]);
+        }
+        Iter { rest: ours }.cmp(Iter { rest: theirs })
     }
+}
+
+/// How many bytes two texts begin with alike.
+fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    const WORD: usize = 8;
+    let words = a.chunks_exact(WORD).zip(b.chunks_exact(WORD)).take_while(|(a, b)| a == b).count() * WORD;
+    words + a[words..].iter().zip(&b[words..]).take_while(|(a, b)| a == b).count()
 }
 
 impl PartialOrd for Labels {
@@ -462,7 +505,19 @@ mod tests {
         }
     }
 
+    fn arb_pairs() -> impl Strategy<Value = Vec<(String, String)>> {
+        prop::collection::vec(("[a-c]{1,3}", "[xy]{1,12}"), 0..6)
+    }
+
     proptest! {
+        #[test]
+        fn sets_sort_label_by_label(a in arb_pairs(), b in arb_pairs(), shared in arb_pairs()) {
+            let a: Labels = a.iter().chain(&shared).map(|(n, v)| (n, v)).collect();
+            let b: Labels = b.iter().chain(&shared).map(|(n, v)| (n, v)).collect();
+            prop_assert_eq!(a.cmp(&b), a.iter().cmp(b.iter()));
+            prop_assert_eq!(a.without(|name| name < "b"), a.iter().filter(|(name, _)| *name >= "b").collect());
+        }
+
         #[test]
         fn packing_and_serde_give_the_set_back(pairs in prop::collection::btree_map("\\PC{1,9}", "\\PC{1,200}", 0..9)) {
             let labels: Labels = pairs.iter().collect();

@@ -38,6 +38,8 @@ pub struct SelectHints {
     pub by: bool,
     /// At most so many series; 0 for all.
     pub limit: usize,
+    /// Only the newest sample of each series matters; those before it may be left out.
+    pub newest_only: bool,
 }
 
 /// The samples of one series within a request's bounds, instants rising strictly within each column.
@@ -53,6 +55,16 @@ pub struct SeriesColumns {
     pub start_timestamps: Vec<i64>,
     /// Histogram samples.
     pub histograms: Vec<HistogramPoint>,
+}
+
+impl SeriesColumns {
+    /// Empties the columns, whose memory stays for the next series.
+    pub fn clear(&mut self) {
+        self.timestamps.clear();
+        self.values.clear();
+        self.start_timestamps.clear();
+        self.histograms.clear();
+    }
 }
 
 /// One histogram sample as a reader sees it.
@@ -73,6 +85,44 @@ pub struct Selection {
     pub series: Vec<SeriesColumns>,
     /// What a person should know: data that may be missing, and why.
     pub warnings: Vec<String>,
+}
+
+/// The series of one selection one after another, in label order, each read when it is asked for: a query that looks at
+/// one series at a time never holds all samples.
+pub trait SeriesCursor: Send {
+    /// Reads the next series into `series`, whose memory is used again; answers false when there is none.
+    ///
+    /// # Errors
+    /// As [`StorageError`] says; the cursor is of no more use then.
+    fn next(&mut self, series: &mut SeriesColumns) -> Result<bool, StorageError>;
+
+    /// Hands out the warnings so far, each once.
+    fn take_warnings(&mut self) -> Vec<String>;
+}
+
+/// A selection that is in memory as a cursor.
+#[derive(Debug)]
+pub struct SelectionCursor {
+    series: std::vec::IntoIter<SeriesColumns>,
+    warnings: Vec<String>,
+}
+
+impl From<Selection> for SelectionCursor {
+    fn from(selection: Selection) -> Self {
+        SelectionCursor { series: selection.series.into_iter(), warnings: selection.warnings }
+    }
+}
+
+impl SeriesCursor for SelectionCursor {
+    fn next(&mut self, series: &mut SeriesColumns) -> Result<bool, StorageError> {
+        let Some(next) = self.series.next() else { return Ok(false) };
+        *series = next;
+        Ok(true)
+    }
+
+    fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
 }
 
 /// Names, values or label sets with warnings.
@@ -167,6 +217,21 @@ pub trait Queryable: Send + Sync {
     /// # Errors
     /// As [`StorageError`] says. Missing data is a warning, not an error.
     fn select(&self, requests: &[SelectRequest], budget: &Budget) -> Result<Vec<Selection>, StorageError>;
+
+    /// As [`Queryable::select`], but series are read when they are asked for. An implementation that gains nothing by
+    /// that leaves it as it is here.
+    ///
+    /// # Errors
+    /// As [`StorageError`] says.
+    fn cursors<'a>(
+        &'a self,
+        requests: &[SelectRequest],
+        budget: &Budget,
+    ) -> Result<Vec<Box<dyn SeriesCursor + 'a>>, StorageError> {
+        let selections = self.select(requests, budget)?;
+        let boxed = |selection| Box::new(SelectionCursor::from(selection)) as Box<dyn SeriesCursor + 'a>;
+        Ok(selections.into_iter().map(boxed).collect())
+    }
 
     /// Names of labels.
     ///

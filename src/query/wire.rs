@@ -67,6 +67,8 @@ impl WireRequest {
             grouping: self.grouping,
             by: self.by,
             limit: usize::try_from(self.limit).unwrap_or(0),
+            // An older asker does not say; a newer one saves little by it.
+            newest_only: false,
         };
         SelectRequest { matchers: self.matchers, start: Timestamp(self.start), end: Timestamp(self.end), hints }
     }

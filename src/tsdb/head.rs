@@ -17,6 +17,7 @@ pub mod late;
 mod pages;
 mod postings;
 mod read;
+mod selections;
 pub mod series;
 pub mod spill;
 mod stats;
@@ -32,7 +33,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use hashbrown::HashTable;
 use parking_lot::{Mutex, RwLock};
 use promesh_model::ingest::{IngestError, Metadata, SeriesIndex, SeriesRef};
-use promesh_model::labels::Labels;
+use promesh_model::labels::{Labels, METRIC_NAME};
 use promesh_model::shard::shard_of;
 use promesh_model::time::Timestamp;
 use xxhash_rust::xxh3::xxh3_64;
@@ -42,6 +43,8 @@ pub use cut::{CutKind, SortedSeries, encode as encode_chunks, join as join_sampl
 pub use delete::HeadTombstone;
 pub use exemplars::ExemplarSeries;
 pub use gc::Collected;
+pub use read::Span;
+pub use selections::SelectedSeries;
 pub use stats::{HeadCounts, Ranked, TsdbStats};
 pub use transfer::{HeadChunk, ImportError};
 
@@ -84,6 +87,7 @@ pub struct Head {
     pages: Pages,
     lookup: Box<[Mutex<HashTable<Entry>>]>,
     index: RwLock<Index>,
+    selections: selections::Selections,
     spill: Spill,
     /// Samples before this are in blocks.
     min: AtomicI64,
@@ -113,6 +117,41 @@ pub struct Head {
 struct Index {
     symbols: Symbols,
     postings: Postings,
+    /// How many series came or went.
+    changes: u64,
+    /// That count when a series of this metric name last did.
+    changed: HashMap<Symbol, u64>,
+}
+
+impl Index {
+    fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    fn changed(&self, name: Symbol) -> u64 {
+        self.changed.get(&name).copied().unwrap_or(0)
+    }
+
+    /// Enters a new series.
+    fn enter(&mut self, slot: u32, labels: &[Symbol]) {
+        self.postings.insert(slot, labels);
+        self.note_change(labels);
+    }
+
+    /// Takes a series out.
+    fn leave(&mut self, slot: u32, labels: &[Symbol]) {
+        self.postings.remove(slot, labels);
+        self.note_change(labels);
+        labels.iter().for_each(|symbol| self.symbols.release(*symbol));
+    }
+
+    fn note_change(&mut self, labels: &[Symbol]) {
+        self.changes += 1;
+        let Some(name_label) = self.symbols.find(METRIC_NAME) else { return };
+        if let Some(pair) = labels.chunks_exact(2).find(|pair| pair[0] == name_label) {
+            self.changed.insert(pair[1], self.changes);
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +175,7 @@ impl Head {
             pages: Pages::default(),
             lookup: std::iter::repeat_with(Mutex::default).take(LOOKUP_SHARDS).collect(),
             index: RwLock::default(),
+            selections: selections::Selections::default(),
             spill: Spill::open(fs, dir)?,
             min: AtomicI64::new(i64::MIN),
             sealing: AtomicI64::new(i64::MIN),
@@ -295,7 +335,7 @@ impl SeriesIndex for Head {
             .pages
             .insert(series)
             .ok_or_else(|| IngestError::Disk("the head has no room for another series".to_owned()))?;
-        self.index.write().postings.insert(slot, &packed);
+        self.index.write().enter(slot, &packed);
         table.insert_unique(spread_hash(hash), Entry { hash, slot }, |entry| spread_hash(entry.hash));
         self.series.fetch_add(1, Ordering::Relaxed);
         self.created.fetch_add(1, Ordering::Relaxed);

@@ -5,6 +5,7 @@ mod support;
 
 mod blocks;
 mod conformance;
+mod cursors;
 mod damage;
 mod digests;
 mod reopen;

@@ -18,7 +18,7 @@ use super::annotations::{Note, Operation};
 use super::eval::{Evaluator, text_of};
 use super::functions::over_time::HistogramTotal;
 use super::functions::quantile;
-use super::grid::{Floats, Grid, Row, Sample, Steps, absent, is_absent};
+use super::grid::{Floats, Grid, Row, Sample, Steps, absent, is_absent, is_metadata};
 use super::plan::AggregateNode;
 use super::select::nothing;
 use crate::parser::{AggregateOp, Span};
@@ -41,18 +41,56 @@ pub(crate) fn group_labels(labels: &Labels, names: &[String], without: bool) -> 
 }
 
 pub(crate) fn grouping(grid: &Grid, names: &[String], without: bool) -> Grouping {
-    let mut index: HashMap<Labels, u32, RandomState> = HashMap::default();
-    let mut grouping = Grouping { labels: Vec::new(), of: Vec::with_capacity(grid.rows.len()) };
-    for row in &grid.rows {
-        let labels = group_labels(&row.labels, names, without);
-        let next = grouping.labels.len() as u32;
-        let group = *index.entry(labels.clone()).or_insert(next);
-        if group == next {
-            grouping.labels.push(labels);
-        }
-        grouping.of.push(group);
+    let mut groups = Groups::new(names, without);
+    let of = grid.rows.iter().map(|row| groups.of(&row.labels, false)).collect();
+    Grouping { labels: groups.labels, of }
+}
+
+/// Groups as they are met. Label sets are compared as packed bytes: one is made for a new group only.
+struct Groups<'n> {
+    names: &'n [String],
+    without: bool,
+    index: HashMap<Vec<u8>, u32, RandomState>,
+    labels: Vec<Labels>,
+    key: Vec<u8>,
+    /// The key and number of the row before: neighbours are often of one group.
+    last: Vec<u8>,
+    last_number: u32,
+}
+
+impl<'n> Groups<'n> {
+    fn new(names: &'n [String], without: bool) -> Groups<'n> {
+        let (key, last) = (Vec::new(), Vec::new());
+        Groups { names, without, index: HashMap::default(), labels: Vec::new(), key, last, last_number: 0 }
     }
-    grouping
+
+    /// The group of a series, whose name may be gone already.
+    fn of(&mut self, labels: &Labels, name_gone: bool) -> u32 {
+        self.key.clear();
+        let listed = |name: &str| self.names.iter().any(|label| label == name);
+        if self.without {
+            labels.pack_kept(&mut self.key, |name| {
+                !(name == METRIC_NAME || listed(name) || name_gone && is_metadata(name))
+            });
+        } else if !self.names.is_empty() {
+            labels.pack_kept(&mut self.key, |name| listed(name) && !(name_gone && is_metadata(name)));
+        }
+        if !self.labels.is_empty() && self.key == self.last {
+            return self.last_number;
+        }
+        let number = match self.index.get(&self.key) {
+            Some(number) => *number,
+            None => {
+                let number = self.labels.len() as u32;
+                self.index.insert(self.key.clone(), number);
+                self.labels.push(Labels::from_packed(&self.key).expect("pairs of a label set, in order"));
+                number
+            }
+        };
+        self.last.clone_from(&self.key);
+        self.last_number = number;
+        number
+    }
 }
 
 impl Evaluator<'_> {
@@ -64,21 +102,22 @@ impl Evaluator<'_> {
             Some(param) => Some(self.scalar(param, steps)?),
             None => None,
         };
+        if !node.op.keeps_series() && node.op != AggregateOp::Quantile {
+            let result = match node.op {
+                AggregateOp::Sum | AggregateOp::Avg => self.total(node, steps)?,
+                _ => self.fold(node, steps)?,
+            };
+            self.hold(result.samples())?;
+            return Ok(result);
+        }
         let grid = self.grid(&node.expr, steps)?;
         let held = grid.samples();
-        let result = match (&param, node.op.keeps_series()) {
-            (Some(param), true) => self.aggregate_k(node, grid, param, steps)?,
-            _ => {
-                let grouping = grouping(&grid, &node.grouping, node.without);
-                match node.op {
-                    AggregateOp::Sum | AggregateOp::Avg => self.total(node, &grid, &grouping, steps)?,
-                    AggregateOp::Quantile => {
-                        let param = param.unwrap_or_else(|| nothing(steps.count));
-                        self.quantile(node, &grid, &grouping, &param, steps)?
-                    }
-                    _ => self.fold(node, &grid, &grouping, steps)?,
-                }
-            }
+        let param = param.unwrap_or_else(|| nothing(steps.count));
+        let result = if node.op.keeps_series() {
+            self.aggregate_k(node, grid, &param, steps)?
+        } else {
+            let grouping = grouping(&grid, &node.grouping, node.without);
+            self.quantile(node, &grid, &grouping, &param, steps)?
         };
         self.hold(result.samples())?;
         self.release(held);
@@ -96,24 +135,25 @@ impl Evaluator<'_> {
     }
 
     /// `count group min max stddev stdvar`.
-    fn fold(
-        &mut self,
-        node: &AggregateNode,
-        grid: &Grid,
-        grouping: &Grouping,
-        steps: Steps,
-    ) -> Result<Grid, QueryError> {
-        let mut rows = Self::group_rows(grid, grouping, steps);
+    fn fold(&mut self, node: &AggregateNode, steps: Steps) -> Result<Grid, QueryError> {
         let op = node.op;
         let counts_histograms = matches!(op, AggregateOp::Count | AggregateOp::Group);
         let spread = matches!(op, AggregateOp::Stddev | AggregateOp::Stdvar);
-        let cells = if spread { rows.len() * steps.count } else { 0 };
-        let (mut counts, mut means) = (vec![0.0; cells], vec![0.0; cells]);
-        for (number, (row, group)) in grid.rows.iter().zip(&grouping.of).enumerate() {
-            if number % 256 == 0 {
-                self.check()?;
+        let mut groups = Groups::new(&node.grouping, node.without);
+        let mut rows: Vec<Row> = Vec::new();
+        let (mut counts, mut means) = (Vec::new(), Vec::new());
+        self.each_row(&node.expr, steps, &mut |this, row, name_gone| {
+            let group = groups.of(&row.labels, name_gone) as usize;
+            if group == rows.len() {
+                this.hold(steps.count)?;
+                rows.push(Row::of(groups.labels[group].clone(), nothing(steps.count)));
+                if spread {
+                    counts.resize(rows.len() * steps.count, 0.0);
+                    means.resize(rows.len() * steps.count, 0.0);
+                }
             }
-            let target = &mut rows[*group as usize].floats;
+            rows[group].drop_name |= row.drop_name;
+            let target = &mut rows[group].floats[..];
             if row.histograms.is_some() {
                 if counts_histograms {
                     for step in (0..steps.count).filter(|step| row.histogram(*step).is_some()) {
@@ -121,27 +161,24 @@ impl Evaluator<'_> {
                         target[step] = if op == AggregateOp::Count { before + 1.0 } else { 1.0 };
                     }
                 } else if (0..steps.count).any(|step| row.histogram(step).is_some()) {
-                    self.annotations.add(node.expr.span, Note::IgnoredInAggregation(op.as_str()));
+                    this.annotations.add(node.expr.span, Note::IgnoredInAggregation(op.as_str()));
                 }
             }
-            let base = *group as usize * steps.count;
-            for (step, value) in row.floats.iter().enumerate().filter(|(_, value)| !is_absent(**value)) {
-                let slot = &mut target[step];
-                let first = is_absent(*slot);
-                *slot = match op {
-                    AggregateOp::Count if first => 1.0,
-                    AggregateOp::Count => *slot + 1.0,
-                    AggregateOp::Group => 1.0,
-                    AggregateOp::Min if first || *value < *slot || slot.is_nan() => *value,
-                    AggregateOp::Max if first || *value > *slot || slot.is_nan() => *value,
-                    AggregateOp::Min | AggregateOp::Max => *slot,
-                    _ => {
-                        let cell = base + step;
-                        deviate(first, *slot, *value, &mut counts[cell], &mut means[cell])
+            match op {
+                AggregateOp::Count => merge(target, &row.floats, |slot, _| slot + 1.0, |_| 1.0),
+                AggregateOp::Group => merge(target, &row.floats, |_, _| 1.0, |_| 1.0),
+                AggregateOp::Min => merge(target, &row.floats, |slot, value| better(slot, value, value < slot), |v| v),
+                AggregateOp::Max => merge(target, &row.floats, |slot, value| better(slot, value, value > slot), |v| v),
+                _ => {
+                    let base = group * steps.count;
+                    for (step, value) in row.floats.iter().enumerate().filter(|(_, value)| !is_absent(**value)) {
+                        let (slot, cell) = (&mut target[step], base + step);
+                        *slot = deviate(is_absent(*slot), *slot, *value, &mut counts[cell], &mut means[cell]);
                     }
-                };
+                }
             }
-        }
+            Ok(())
+        })?;
         if spread {
             for (number, row) in rows.iter_mut().enumerate() {
                 for (step, value) in row.floats.iter_mut().enumerate().filter(|(_, value)| !is_absent(**value)) {
@@ -150,74 +187,77 @@ impl Evaluator<'_> {
                 }
             }
         }
+        self.release(rows.len() * steps.count);
         Ok(finish(rows))
     }
 
     /// `sum` and `avg`, of floats and of histograms.
-    fn total(
-        &mut self,
-        node: &AggregateNode,
-        grid: &Grid,
-        grouping: &Grouping,
-        steps: Steps,
-    ) -> Result<Grid, QueryError> {
+    fn total(&mut self, node: &AggregateNode, steps: Steps) -> Result<Grid, QueryError> {
         let mean = node.op == AggregateOp::Avg;
-        let mut rows = Self::group_rows(grid, grouping, steps);
-        let cells = rows.len() * steps.count;
-        let mut compensations = vec![0.0; cells];
-        let mut counts = vec![0u32; if mean { cells } else { 0 }];
+        let mut groups = Groups::new(&node.grouping, node.without);
+        let mut rows: Vec<Row> = Vec::new();
+        let mut compensations: Vec<f64> = Vec::new();
+        let mut counts: Vec<u32> = Vec::new();
         // Cells whose sum would overflow go on as means.
         let mut incremental: HashMap<usize, (), RandomState> = HashMap::default();
         let mut histograms: HashMap<usize, HistogramCell, RandomState> = HashMap::default();
-        for (number, (row, group)) in grid.rows.iter().zip(&grouping.of).enumerate() {
-            if number % 256 == 0 {
-                self.check()?;
+        self.each_row(&node.expr, steps, &mut |this, row, name_gone| {
+            let group = groups.of(&row.labels, name_gone) as usize;
+            let base = group * steps.count;
+            if group == rows.len() {
+                this.hold(steps.count)?;
+                rows.push(Row::of(groups.labels[group].clone(), nothing(steps.count)));
+                compensations.resize(base + steps.count, 0.0);
+                counts.resize(if mean { base + steps.count } else { 0 }, 0);
             }
-            let base = *group as usize * steps.count;
-            let target = &mut rows[*group as usize].floats;
-            for (step, value) in row.floats.iter().enumerate() {
-                if is_absent(*value) {
-                    continue;
+            rows[group].drop_name |= row.drop_name;
+            let target = &mut rows[group].floats[..];
+            let compensations = &mut compensations[base..];
+            if !mean {
+                for ((slot, compensation), value) in target.iter_mut().zip(compensations).zip(&row.floats) {
+                    if is_absent(*value) {
+                        continue;
+                    }
+                    if is_absent(*slot) {
+                        *slot = *value;
+                    } else {
+                        (*slot, *compensation) = kahan_add(*value, *slot, *compensation);
+                    }
                 }
-                let (slot, cell) = (&mut target[step], base + step);
-                if mean {
+            } else {
+                for (step, value) in row.floats.iter().enumerate().filter(|(_, value)| !is_absent(**value)) {
+                    let (slot, cell) = (&mut target[step], base + step);
                     counts[cell] += 1;
-                }
-                if is_absent(*slot) {
-                    *slot = *value;
-                    continue;
-                }
-                let compensation = &mut compensations[cell];
-                if mean && !incremental.is_empty() && incremental.contains_key(&cell) {
-                    add_to_mean(slot, compensation, *value, f64::from(counts[cell]));
-                    continue;
-                }
-                let (sum, next) = kahan_add(*value, *slot, *compensation);
-                if mean && sum.is_infinite() {
-                    let before = f64::from(counts[cell]) - 1.0;
-                    (*slot, *compensation) = (*slot / before, *compensation / before);
-                    incremental.insert(cell, ());
-                    add_to_mean(slot, compensation, *value, f64::from(counts[cell]));
-                } else {
-                    (*slot, *compensation) = (sum, next);
+                    if is_absent(*slot) {
+                        *slot = *value;
+                        continue;
+                    }
+                    let compensation = &mut compensations[step];
+                    if !incremental.is_empty() && incremental.contains_key(&cell) {
+                        add_to_mean(slot, compensation, *value, f64::from(counts[cell]));
+                        continue;
+                    }
+                    let (sum, next) = kahan_add(*value, *slot, *compensation);
+                    if sum.is_infinite() {
+                        let before = f64::from(counts[cell]) - 1.0;
+                        (*slot, *compensation) = (*slot / before, *compensation / before);
+                        incremental.insert(cell, ());
+                        add_to_mean(slot, compensation, *value, f64::from(counts[cell]));
+                    } else {
+                        (*slot, *compensation) = (sum, next);
+                    }
                 }
             }
             if let Some(column) = &row.histograms {
-                let metric = row.labels.value(METRIC_NAME);
+                let metric = if name_gone { "" } else { row.labels.value(METRIC_NAME) };
                 for (step, histogram) in column.iter().enumerate().filter_map(|(s, h)| Some((s, h.as_ref()?))) {
                     let has_float = !is_absent(target[step]);
-                    self.add_histogram(
-                        node.expr.span,
-                        &mut histograms,
-                        base + step,
-                        histogram,
-                        mean,
-                        has_float,
-                        metric,
-                    );
+                    let cell = base + step;
+                    this.add_histogram(node.expr.span, &mut histograms, cell, histogram, mean, has_float, metric);
                 }
             }
-        }
+            Ok(())
+        })?;
         for (number, row) in rows.iter_mut().enumerate() {
             for (step, value) in row.floats.iter_mut().enumerate().filter(|(_, value)| !is_absent(**value)) {
                 let cell = number * steps.count + step;
@@ -233,6 +273,7 @@ impl Evaluator<'_> {
         if !histograms.is_empty() {
             self.finish_histograms(node.expr.span, &mut rows, histograms, steps);
         }
+        self.release(rows.len() * steps.count);
         Ok(finish(rows))
     }
 
@@ -334,31 +375,51 @@ impl Evaluator<'_> {
         if !node.without {
             names.push(label.clone());
         }
-        let grid = self.grid(&node.expr, steps)?;
         let mut index: HashMap<Labels, usize, RandomState> = HashMap::default();
         let mut rows: Vec<Row> = Vec::new();
-        for row in &grid.rows {
-            self.check()?;
-            for step in 0..steps.count {
-                let value = match row.sample(step) {
-                    None => continue,
-                    Some(Sample::Float(value)) => format_float(value),
-                    Some(Sample::Histogram(histogram)) => histogram.to_string(),
-                };
+        // Rows by base group and the value's bits: text and labels are made once for each.
+        let mut bases = Groups::new(&node.grouping, node.without);
+        let mut known: HashMap<(u32, u64), usize, RandomState> = HashMap::default();
+        self.each_row(&node.expr, steps, &mut |this, row, name_gone| {
+            if name_gone {
+                row.labels = row.without_name();
+            }
+            let base = bases.of(&row.labels, false);
+            let mut row_of = |value: String, rows: &mut Vec<Row>| {
                 let mut labels = row.labels.to_builder();
                 labels.set(&label, &value);
                 let labels = group_labels(&labels.build(), &names, node.without);
-                let at = *index.entry(labels.clone()).or_insert(rows.len());
-                if at == rows.len() {
+                *index.entry(labels.clone()).or_insert_with(|| {
                     rows.push(Row::of(labels, nothing(steps.count)));
-                }
+                    rows.len() - 1
+                })
+            };
+            let before = rows.len();
+            let mut last = None;
+            for step in 0..steps.count {
+                let at = match row.sample(step) {
+                    None => continue,
+                    Some(Sample::Float(value)) => match last {
+                        Some((bits, at)) if bits == value.to_bits() => at,
+                        _ => {
+                            let at = *known
+                                .entry((base, value.to_bits()))
+                                .or_insert_with(|| row_of(format_float(value), &mut rows));
+                            last = Some((value.to_bits(), at));
+                            at
+                        }
+                    },
+                    Some(Sample::Histogram(histogram)) => row_of(histogram.to_string(), &mut rows),
+                };
                 let slot = &mut rows[at].floats[step];
                 *slot = if is_absent(*slot) { 1.0 } else { *slot + 1.0 };
             }
-        }
+            // Each value makes a whole row.
+            this.hold((rows.len() - before) * steps.count)
+        })?;
+        self.release(rows.len() * steps.count);
         let result = Grid { rows };
         self.hold(result.samples())?;
-        self.release(grid.samples());
         Ok(result)
     }
 }
@@ -382,6 +443,22 @@ fn finish(rows: Vec<Row>) -> Grid {
 fn add_to_mean(mean: &mut f64, compensation: &mut f64, value: f64, count: f64) {
     let share = (count - 1.0) / count;
     (*mean, *compensation) = kahan_add(value / count, share * *mean, share * *compensation);
+}
+
+/// Folds a column into a group's.
+#[inline(always)]
+fn merge(target: &mut [f64], column: &[f64], next: impl Fn(f64, f64) -> f64, first: impl Fn(f64) -> f64) {
+    for (slot, value) in target.iter_mut().zip(column) {
+        if !is_absent(*value) {
+            *slot = if is_absent(*slot) { first(*value) } else { next(*slot, *value) };
+        }
+    }
+}
+
+/// The new extreme; NaN gives way to anything.
+#[inline(always)]
+fn better(slot: f64, value: f64, beats: bool) -> f64 {
+    if beats || slot.is_nan() { value } else { slot }
 }
 
 /// Smallest and largest, NaN left out.

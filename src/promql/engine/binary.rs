@@ -203,22 +203,37 @@ fn histograms_with_scalar(
 /// Numbers of match groups: series with the same matching labels have the same number.
 #[derive(Default)]
 struct MatchGroups {
-    numbers: HashMap<Labels, u32, RandomState>,
+    numbers: HashMap<Vec<u8>, u32, RandomState>,
 }
 
 impl MatchGroups {
     fn number(&mut self, grid: &Grid, matching: &Matching) -> Vec<u32> {
-        grid.rows
-            .iter()
-            .map(|row| {
-                let next = self.numbers.len() as u32;
-                *self.numbers.entry(match_labels(&row.labels, matching)).or_insert(next)
-            })
-            .collect()
+        let mut key = Vec::new();
+        let mut number = |row: &Row| {
+            key.clear();
+            pack_match_labels(&row.labels, matching, &mut key);
+            if let Some(number) = self.numbers.get(&key) {
+                return *number;
+            }
+            let next = self.numbers.len() as u32;
+            self.numbers.insert(key.clone(), next);
+            next
+        };
+        grid.rows.iter().map(&mut number).collect()
     }
 
     fn count(&self) -> usize {
         self.numbers.len()
+    }
+}
+
+/// The packed labels by which a series is matched.
+fn pack_match_labels(labels: &Labels, matching: &Matching, out: &mut Vec<u8>) {
+    let listed = |name: &str| matching.labels.iter().any(|label| label == name);
+    if matching.on {
+        labels.pack_kept(out, listed);
+    } else {
+        labels.pack_kept(out, |name| name != METRIC_NAME && !listed(name));
     }
 }
 

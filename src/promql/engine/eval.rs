@@ -4,14 +4,16 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use promesh_model::storage::{Budget, Queryable, SelectRequest, Selection};
+use promesh_model::storage::{Budget, Queryable, Selection};
 use promesh_model::{CounterReset, Timestamp};
 use smallvec::SmallVec;
 
 use super::annotations::Annotations;
-use super::grid::{Floats, Grid, Row, Steps, duplicate_labels, is_absent};
+use super::feed::Source;
+use super::grid::{Floats, Grid, Row, Steps, is_absent};
 use super::plan::{Kind, Node, SubqueryNode};
 use super::range::RangeSeries;
+use super::sliding::Scratch;
 use super::{EngineOptions, QueryError, Stats, Value, matrix, vector};
 use crate::parser::ValueType;
 
@@ -21,7 +23,10 @@ pub(crate) struct Evaluator<'a> {
     pub storage: &'a dyn Queryable,
     pub budget: Budget,
     pub lookback: i64,
-    pub selections: Vec<Arc<Selection>>,
+    /// The answers to the plan's requests, and how many nodes read each.
+    pub sources: Vec<Source<'a>>,
+    pub readers: Vec<u32>,
+    pub scratch: Scratch,
     /// Selections without the buckets of histograms, made when first needed.
     pub bare_selections: BTreeMap<usize, Arc<Selection>>,
     pub annotations: Annotations,
@@ -46,7 +51,9 @@ impl<'a> Evaluator<'a> {
             storage,
             budget,
             lookback,
-            selections: Vec::new(),
+            sources: Vec::new(),
+            readers: Vec::new(),
+            scratch: Scratch::default(),
             bare_selections: BTreeMap::new(),
             annotations: Annotations::default(),
             query,
@@ -55,23 +62,6 @@ impl<'a> Evaluator<'a> {
             total: 0,
             per_step: per_step.then(|| vec![0; query.count]),
         }
-    }
-
-    /// Asks storage for everything the plan needs.
-    pub fn select(&mut self, requests: &[SelectRequest]) -> Result<(), QueryError> {
-        if requests.is_empty() {
-            return Ok(());
-        }
-        let selections = self.storage.select(requests, &self.budget)?;
-        if selections.len() != requests.len() {
-            let why = format!("storage answered {} of {} selectors", selections.len(), requests.len());
-            return Err(QueryError::Storage(why));
-        }
-        for warning in selections.iter().flat_map(|selection| &selection.warnings) {
-            self.annotations.add_storage(warning);
-        }
-        self.selections = selections.into_iter().map(Arc::new).collect();
-        Ok(())
     }
 
     // Limits and statistics.
@@ -100,6 +90,16 @@ impl<'a> Evaluator<'a> {
             let last = per_step.len() - 1;
             per_step[usize::try_from(step).unwrap_or(last).min(last)] += samples as u64;
         }
+    }
+
+    /// Counts samples of many steps at once; only while [`Evaluator::counts_steps`] is false.
+    pub fn count_all(&mut self, samples: u64) {
+        self.total += samples;
+    }
+
+    /// Whether samples have to be counted step by step.
+    pub fn counts_steps(&self) -> bool {
+        self.per_step.is_some()
     }
 
     pub fn stats(&self) -> Stats {
@@ -157,11 +157,6 @@ impl<'a> Evaluator<'a> {
             }
             row.drop_name = true;
         }
-    }
-
-    /// Checks that no two rows have the same labels, whatever their steps.
-    pub fn forbid_duplicates(&self, grid: &Grid) -> Result<(), QueryError> {
-        if !self.options.delayed_name_removal && grid.has_duplicates() { Err(duplicate_labels()) } else { Ok(()) }
     }
 
     /// Evaluates a node at every step.

@@ -95,6 +95,24 @@ impl Row {
         Row { labels, drop_name: false, floats, histograms: None }
     }
 
+    /// Makes it the empty row of other labels; its memory is used again.
+    pub fn reset(&mut self, labels: Labels, steps: usize) {
+        self.labels = labels;
+        self.drop_name = false;
+        self.histograms = None;
+        if self.floats.len() == steps {
+            self.floats.fill(absent());
+        } else {
+            self.floats = SmallVec::from_elem(absent(), steps);
+        }
+    }
+
+    /// Takes the row out of what will be used again.
+    pub fn take(&mut self) -> Row {
+        let empty = Row { labels: Labels::empty(), drop_name: false, floats: Floats::new(), histograms: None };
+        std::mem::replace(self, empty)
+    }
+
     #[inline]
     pub fn histogram(&self, step: usize) -> Option<&Shared> {
         self.histograms.as_ref().and_then(|column| column[step].as_ref())

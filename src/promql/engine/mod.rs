@@ -6,12 +6,15 @@ mod annotations;
 mod binary;
 mod elements;
 mod eval;
+mod feed;
 mod functions;
 mod grid;
 mod info;
 mod plan;
 mod range;
+mod rows;
 mod select;
+mod sliding;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +30,7 @@ pub use annotations::{Annotations, capped};
 pub(crate) use annotations::{Note, Operation};
 use eval::Evaluator;
 pub(crate) use functions::quantile::almost_equal;
-use grid::{Grid, Sample, Steps};
+use grid::{Grid, Sample, Steps, is_absent};
 
 /// Switches that upstream calls feature flags. All are off by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -282,8 +285,9 @@ impl Engine {
         let planned = plan::plan(expr, steps, end, instant, lookback, ms_of(self.options.default_step).max(1))?;
         let budget = options.budget.clone().unwrap_or_else(Budget::unlimited);
         let mut evaluator = Evaluator::new(&self.options, storage, budget, lookback, steps, options.per_step_stats);
-        evaluator.select(&planned.requests)?;
+        evaluator.select(&planned.requests, &planned.readers)?;
         let value = evaluator.value(&planned.root, expr.value_type(), steps, instant)?;
+        evaluator.finish_sources();
         let (warnings, infos) = evaluator.annotations.texts(query);
         Ok(Outcome { value, warnings, infos, stats: evaluator.stats() })
     }
@@ -309,6 +313,9 @@ fn matrix(mut grid: Grid, steps: Steps) -> Vec<MatrixSeries> {
         .into_iter()
         .filter_map(|row| {
             let mut series = MatrixSeries { labels: row.labels.clone(), floats: Vec::new(), histograms: Vec::new() };
+            if row.histograms.is_none() {
+                series.floats.reserve_exact(row.floats.iter().filter(|value| !is_absent(**value)).count());
+            }
             for step in 0..steps.count {
                 let at = Timestamp(steps.at(step));
                 match row.sample(step) {

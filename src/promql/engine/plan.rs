@@ -94,6 +94,8 @@ pub(crate) struct InfoNode {
 pub(crate) struct Planned {
     pub root: Node,
     pub requests: Vec<SelectRequest>,
+    /// How many nodes read each request.
+    pub readers: Vec<u32>,
 }
 
 /// What stands above a selector.
@@ -120,6 +122,7 @@ struct Planner {
     lookback: i64,
     default_step: i64,
     requests: Vec<SelectRequest>,
+    readers: Vec<u32>,
 }
 
 /// A planned node, whether it is the same at every step, and whether that is worth wrapping it.
@@ -134,9 +137,11 @@ pub(crate) fn plan(
     default_step: i64,
 ) -> Result<Planned, QueryError> {
     let interval = if instant { 0 } else { steps.interval };
-    let mut planner = Planner { start: steps.start, end, interval, lookback, default_step, requests: Vec::new() };
+    let (requests, readers) = (Vec::new(), Vec::new());
+    let mut planner = Planner { start: steps.start, end, interval, lookback, default_step, requests, readers };
     let (root, _, wrap) = planner.node(expr, &Above::default())?;
-    Ok(Planned { root: if wrap { invariant(root) } else { root }, requests: planner.requests })
+    let root = if wrap { invariant(root) } else { root };
+    Ok(Planned { root, requests: planner.requests, readers: planner.readers })
 }
 
 fn invariant(node: Node) -> Node {
@@ -247,7 +252,14 @@ impl Planner {
             buckets: above.buckets || buckets,
             ..above.clone()
         };
+        let readers_before = self.readers.clone();
         let planned = args.iter().map(|arg| self.node(arg, &above)).collect::<Result<Vec<_>, _>>()?;
+        if function.name == "histogram_quantiles" {
+            // It reads its vector once for each quantile.
+            for (at, readers) in self.readers.iter_mut().enumerate() {
+                *readers += u32::from(readers_before.get(at).is_none_or(|before| before < readers));
+            }
+        }
         let all_same = planned.iter().all(|(_, same, _)| *same);
         // `timestamp` depends on the step unless it looks at a selector that is fixed.
         let fixed_timestamp = function.name == "timestamp"
@@ -324,6 +336,8 @@ impl Planner {
             start = start.saturating_sub(above.subquery_offset).saturating_sub(above.subquery_range);
             end = end.saturating_sub(above.subquery_offset);
         }
+        // Looked at from one instant only, a series is its newest sample.
+        let newest_only = range == 0 && start == end && !selector.smoothed;
         // Left-open: one millisecond less than the whole lookback or range.
         start = start.saturating_sub(range.max(if range == 0 { self.lookback } else { 0 }) - 1);
         if range > 0 && (selector.anchored || selector.smoothed) {
@@ -343,13 +357,16 @@ impl Planner {
                 grouping: above.grouping.clone(),
                 by: above.by,
                 limit: 0,
+                newest_only,
             },
         };
         let known = self.requests.iter().position(|known| *known == request);
         let request = known.unwrap_or_else(|| {
             self.requests.push(request);
+            self.readers.push(0);
             self.requests.len() - 1
         });
+        self.readers[request] += 1;
         let (anchored, smoothed, matchers) = (selector.anchored, selector.smoothed, selector.matchers.clone());
         let stats_only = above.stats && !above.buckets;
         Ok(Selector { request, offset, at, anchored, smoothed, matchers, stats_only })

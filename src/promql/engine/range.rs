@@ -3,17 +3,20 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashSet;
 use promesh_model::labels::METRIC_NAME;
 use promesh_model::storage::{HistogramPoint, SeriesColumns};
 use promesh_model::value::is_stale;
-use promesh_model::{CounterReset, FloatHistogram, Labels, Timestamp};
+use promesh_model::{CounterReset, FloatHistogram, Labels, MatchOp, Matcher, Timestamp};
 
 use super::annotations::{Annotations, Note};
 use super::eval::Evaluator;
 use super::functions::over_time::{RangeFunction, range_function};
-use super::grid::{Floats, Grid, Row, Sample, Steps, is_absent};
+use super::grid::{Floats, Grid, Row, Sample, Steps, duplicate_labels, is_absent, is_metadata};
 use super::plan::{Kind, Node, Selector};
 use super::select::advance;
+use super::sliding::{self, Sliding, Windows};
 use super::{MatrixSeries, QueryError};
 use crate::parser::{Function, Span};
 
@@ -117,7 +120,54 @@ impl RangeCall<'_> {
     }
 }
 
+/// Takes a row at a time; the flag says that the metric's name is gone although the labels still have it. A row whose
+/// columns are taken out is kept by whom they went to.
+pub(crate) type Consume<'c, 'a> = dyn FnMut(&mut Evaluator<'a>, &mut Row, bool) -> Result<(), QueryError> + 'c;
+
+/// A range function on its way over the series of its argument.
+struct Slide {
+    run: RangeFunction,
+    /// The way for floats alone, if there is one.
+    sliding: Option<Sliding>,
+    span: Span,
+    reach: Reach,
+    params: Vec<Floats>,
+    steps: Steps,
+    drops_name: bool,
+    /// Whether no two series differ in their names only.
+    unique: bool,
+    /// Packed labels without names, where they may be equal.
+    seen: HashSet<Vec<u8>, RandomState>,
+    key: Vec<u8>,
+}
+
+impl Slide {
+    fn call<'c>(&self, annotations: &'c mut Annotations, metric: &'c str) -> RangeCall<'c> {
+        RangeCall {
+            annotations,
+            metric,
+            span: self.span,
+            seconds: self.reach.range as f64 / 1000.0,
+            params: [0.0; 2],
+            smoothed: self.reach.smoothed,
+            anchored: self.reach.anchored,
+            error: None,
+        }
+    }
+}
+
+fn names_one_metric(matcher: &Matcher) -> bool {
+    matcher.op == MatchOp::Equal && matcher.name == METRIC_NAME && !matcher.value.is_empty()
+}
+
+/// Whether labels go with the name that may tell series apart.
+fn has_type_or_unit(labels: &Labels) -> bool {
+    let near = labels.iter().map(|(name, _)| name).take_while(|name| *name <= "__unit__");
+    near.into_iter().any(|name| matches!(name, "__type__" | "__unit__"))
+}
+
 /// The geometry of a range argument.
+#[derive(Clone, Copy, Default)]
 struct Reach {
     range: i64,
     offset: i64,
@@ -128,7 +178,7 @@ struct Reach {
     smoothed: bool,
 }
 
-impl Evaluator<'_> {
+impl<'a> Evaluator<'a> {
     /// A function with a range among its arguments.
     pub fn range_call(
         &mut self,
@@ -138,6 +188,30 @@ impl Evaluator<'_> {
         index: usize,
         steps: Steps,
     ) -> Result<Grid, QueryError> {
+        if function.name != "absent_over_time" {
+            return self.gather(node, steps);
+        }
+        debug_assert_eq!(index, 0, "absent_over_time takes nothing but a range");
+        let mut present = vec![false; steps.count];
+        self.each_slid(function, args, index, steps, &mut |_, row, _| {
+            for (step, present) in present.iter_mut().enumerate() {
+                *present |= row.is_present(step);
+            }
+            Ok(())
+        })?;
+        Ok(absent_over_time(&present, &args[0], steps))
+    }
+
+    /// Visits the value of a range function series by series. Names that the function drops are still there, and told
+    /// about, when they need not be kept to the end of the query.
+    pub fn each_slid(
+        &mut self,
+        function: &'static Function,
+        args: &[Node],
+        index: usize,
+        steps: Steps,
+        consume: &mut Consume<'_, 'a>,
+    ) -> Result<(), QueryError> {
         let name = function.name;
         let Some(run) = range_function(name) else {
             return Err(QueryError::Execution(format!("function {name} takes no range")));
@@ -148,14 +222,27 @@ impl Evaluator<'_> {
             .filter(|(at, _)| *at != index)
             .map(|(_, arg)| self.scalar(arg, steps))
             .collect::<Result<Vec<_>, _>>()?;
-        let mut grid = match &args[index].kind {
+        let delayed = self.options.delayed_name_removal;
+        let mut slide = Slide {
+            run,
+            sliding: Sliding::of(name).filter(|_| !self.counts_steps()),
+            span: remark_span(&args[0]),
+            reach: Reach::default(),
+            params,
+            steps,
+            drops_name: !matches!(name, "last_over_time" | "first_over_time"),
+            unique: true,
+            seen: HashSet::default(),
+            key: Vec::new(),
+        };
+        let mut row = Row::empty(Labels::empty(), steps.count);
+        match &args[index].kind {
             Kind::Range(selector, range) => {
                 check_extended(name, selector)?;
-                let selection = self.selection(selector);
                 let with_starts =
                     self.options.features.start_timestamps && matches!(name, "rate" | "irate" | "increase" | "resets");
                 let extended = selector.anchored || selector.smoothed;
-                let reach = Reach {
+                slide.reach = Reach {
                     range: *range,
                     offset: selector.offset,
                     at: selector.at,
@@ -164,96 +251,125 @@ impl Evaluator<'_> {
                     anchored: selector.anchored,
                     smoothed: selector.smoothed,
                 };
-                let series = selection.series.iter().map(|columns| RangeSeries::of(columns, with_starts));
-                self.slide(run, args, series, &reach, &params, steps)?
+                slide.unique = delayed || selector.matchers.iter().any(names_one_metric);
+                let mut feed = self.feed(selector)?;
+                let mut number = 0;
+                while let Some(columns) = feed.next()? {
+                    if number % 16 == 0 {
+                        self.check()?;
+                    }
+                    number += 1;
+                    row.reset(columns.labels.clone(), steps.count);
+                    if self.slide_columns(&slide, columns, with_starts, &mut row)? {
+                        self.pass_on(&mut slide, &mut row, consume)?;
+                    }
+                }
+                self.finish_feed(feed);
             }
             Kind::Subquery(subquery) => {
                 let (series, samples) = self.subquery_series(subquery, steps)?;
-                let reach = Reach {
-                    range: subquery.range,
-                    offset: subquery.offset,
-                    at: subquery.at,
-                    before: 0,
-                    after: 0,
-                    anchored: false,
-                    smoothed: false,
-                };
-                let grid = self.slide(run, args, series.into_iter(), &reach, &params, steps)?;
+                slide.reach =
+                    Reach { range: subquery.range, offset: subquery.offset, at: subquery.at, ..Reach::default() };
+                slide.unique = delayed;
+                for (number, series) in series.into_iter().enumerate() {
+                    if number % 16 == 0 {
+                        self.check()?;
+                    }
+                    row.reset(series.labels.clone(), steps.count);
+                    if self.slide_series(&slide, &series, &mut row)? {
+                        self.pass_on(&mut slide, &mut row, consume)?;
+                    }
+                }
                 self.release(samples);
-                grid
             }
             _ => return Err(QueryError::Execution(format!("function {name} needs a range vector"))),
-        };
-        if name == "absent_over_time" {
-            return Ok(absent_over_time(&grid, &args[0], steps));
         }
-        if !matches!(name, "last_over_time" | "first_over_time") {
-            self.drop_names(&mut grid);
-        } else if !self.options.delayed_name_removal {
-            for row in grid.rows.iter_mut().filter(|row| row.drop_name) {
-                row.labels = row.without_name();
-            }
-        }
-        self.forbid_duplicates(&grid)?;
-        debug_assert!(node.span.end >= node.span.start);
-        Ok(grid)
+        Ok(())
     }
 
-    fn slide<'s>(
+    /// Hands a row on, unless another had the same labels.
+    fn pass_on(&mut self, slide: &mut Slide, row: &mut Row, consume: &mut Consume<'_, 'a>) -> Result<(), QueryError> {
+        row.drop_name |= slide.drops_name;
+        let gone = row.drop_name && !self.options.delayed_name_removal;
+        if gone && (!slide.unique || has_type_or_unit(&row.labels)) {
+            slide.key.clear();
+            row.labels.pack_kept(&mut slide.key, |name| !is_metadata(name));
+            if !slide.seen.insert(slide.key.clone()) {
+                return Err(duplicate_labels());
+            }
+        }
+        let samples = row.samples();
+        self.hold(samples)?;
+        consume(self, row, gone)?;
+        if !row.floats.is_empty() {
+            self.release(samples);
+        }
+        Ok(())
+    }
+
+    /// One series of storage; answers whether there is anything in the row.
+    fn slide_columns(
         &mut self,
-        run: RangeFunction,
-        args: &[Node],
-        series: impl Iterator<Item = RangeSeries<'s>>,
-        reach: &Reach,
-        params: &[Floats],
-        steps: Steps,
-    ) -> Result<Grid, QueryError> {
-        let mut grid = Grid::default();
-        let mut annotations = std::mem::take(&mut self.annotations);
-        let mut result = Ok(());
-        for (number, series) in series.enumerate() {
-            if number % 16 == 0 {
-                result = self.check();
-            }
-            let row = result.and_then(|()| {
-                self.slide_one(run, remark_span(&args[0]), &series, reach, params, steps, &mut annotations)
-            });
-            match row {
-                Ok(row) => grid.rows.extend(row),
-                Err(error) => {
-                    self.annotations = annotations;
-                    return Err(error);
+        slide: &Slide,
+        columns: &SeriesColumns,
+        with_starts: bool,
+        row: &mut Row,
+    ) -> Result<bool, QueryError> {
+        let without_starts = !with_starts || columns.start_timestamps.is_empty();
+        let plain = columns.histograms.is_empty() && without_starts;
+        if let Some(sliding) = slide.sliding.filter(|_| plain && !slide.reach.anchored && !slide.reach.smoothed) {
+            let (mut times, mut values) = (Vec::new(), Vec::new());
+            let mut series = sliding::Floats { times: &columns.timestamps, values: &columns.values };
+            if columns.values.iter().any(|value| is_stale(*value)) {
+                times = std::mem::take(&mut self.scratch.times);
+                values = std::mem::take(&mut self.scratch.values);
+                times.clear();
+                values.clear();
+                for (at, value) in columns.timestamps.iter().zip(&columns.values).filter(|(_, v)| !is_stale(**v)) {
+                    times.push(*at);
+                    values.push(*value);
                 }
+                series = sliding::Floats { times: &times, values: &values };
             }
-            result = Ok(());
+            let Reach { range, offset, at, .. } = slide.reach;
+            let windows = Windows { steps: slide.steps, range, offset, at };
+            let slid = sliding::slide(sliding, &windows, series, &slide.params, &mut self.scratch, &mut row.floats);
+            if times.capacity() > 0 {
+                (self.scratch.times, self.scratch.values) = (times, values);
+            }
+            if let Some(samples) = slid {
+                self.count_all(samples);
+                let found = row.floats.iter().any(|value| !is_absent(*value));
+                if found && slide.run.per_second_or_increase {
+                    let mut annotations = std::mem::take(&mut self.annotations);
+                    self.note_non_counter(&mut slide.call(&mut annotations, row.labels.value(METRIC_NAME)), row);
+                    self.annotations = annotations;
+                }
+                return Ok(found);
+            }
         }
-        self.annotations = annotations;
-        Ok(grid)
+        self.slide_series(slide, &RangeSeries::of(columns, with_starts), row)
     }
 
-    #[allow(clippy::too_many_arguments)]
+    /// The general way: any function over floats and histograms.
+    fn slide_series(&mut self, slide: &Slide, series: &RangeSeries<'_>, row: &mut Row) -> Result<bool, QueryError> {
+        let mut annotations = std::mem::take(&mut self.annotations);
+        let result = self.slide_one(slide, series, row, &mut annotations);
+        self.annotations = annotations;
+        result
+    }
+
     fn slide_one(
         &mut self,
-        run: RangeFunction,
-        span: Span,
+        slide: &Slide,
         series: &RangeSeries<'_>,
-        reach: &Reach,
-        params: &[Floats],
-        steps: Steps,
+        row: &mut Row,
         annotations: &mut Annotations,
-    ) -> Result<Option<Row>, QueryError> {
+    ) -> Result<bool, QueryError> {
+        let Slide { run, reach, params, steps, .. } = slide;
         let resets = if run.counter { counter_resets(series) } else { Vec::new() };
-        let mut call = RangeCall {
-            annotations,
-            metric: series.metric(),
-            span,
-            seconds: reach.range as f64 / 1000.0,
-            params: [0.0; 2],
-            smoothed: reach.smoothed,
-            anchored: reach.anchored,
-            error: None,
-        };
-        let mut row: Option<Row> = None;
+        let mut call = slide.call(annotations, series.metric());
+        let mut found = false;
         let (mut low, mut high, mut low_h, mut high_h) = (0, 0, 0, 0);
         for step in 0..steps.count {
             let at = steps.at(step);
@@ -290,25 +406,24 @@ impl Evaluator<'_> {
                 return Err(error);
             }
             if let Some(sample) = sample {
-                row.get_or_insert_with(|| Row::empty(series.labels.clone(), steps.count)).set(step, Some(sample));
+                found = true;
+                row.set(step, Some(sample));
             }
         }
-        let Some(mut row) = row else { return Ok(None) };
         row.drop_name = series.drop_name;
-        self.hold(row.samples())?;
-        if run.per_second_or_increase {
-            self.note_non_counter(&mut call, &series.labels, &row);
+        if found && run.per_second_or_increase {
+            self.note_non_counter(&mut call, row);
         }
-        Ok(Some(row))
+        Ok(found)
     }
 
     /// A counter's name should say that it is one.
-    fn note_non_counter(&self, call: &mut RangeCall<'_>, labels: &Labels, row: &Row) {
+    fn note_non_counter(&self, call: &mut RangeCall<'_>, row: &Row) {
         if call.metric.is_empty() || row.floats.iter().all(|value| is_absent(*value)) {
             return;
         }
         if self.options.features.type_and_unit_labels {
-            let kind = labels.value("__type__");
+            let kind = row.labels.value("__type__");
             if !matches!(kind, "counter" | "histogram") {
                 let kind = kind.to_owned();
                 call.note(|metric| Note::PossibleNonCounterLabel(metric, kind));
@@ -320,7 +435,7 @@ impl Evaluator<'_> {
 
     /// A range selector as the value of an instant query: its raw samples.
     pub fn range_value(&mut self, selector: &Selector, range: i64, at: i64) -> Result<Vec<MatrixSeries>, QueryError> {
-        let selection = Arc::clone(&self.selections[selector.request]);
+        let selection = self.whole_selection(selector.request)?;
         let end = selector.at.unwrap_or(at).saturating_sub(selector.offset);
         let start = end.saturating_sub(range);
         let extended = selector.anchored || selector.smoothed;
@@ -403,12 +518,10 @@ pub(crate) fn started_anew(before_start: i64, before: i64, start: i64, at: i64) 
     start > before || (before_start <= before && before_start != 0 && before_start != before)
 }
 
-fn absent_over_time(grid: &Grid, arg: &Node, steps: Steps) -> Grid {
+fn absent_over_time(present: &[bool], arg: &Node, steps: Steps) -> Grid {
     let mut row = Row::empty(super::functions::labels::absent_labels(arg), steps.count);
-    for step in 0..steps.count {
-        if !grid.rows.iter().any(|present| present.is_present(step)) {
-            row.floats[step] = 1.0;
-        }
+    for (value, _) in row.floats.iter_mut().zip(present).filter(|(_, present)| !**present) {
+        *value = 1.0;
     }
     row.drop_name = true;
     if row.is_empty() { Grid::default() } else { Grid { rows: vec![row] } }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use promesh_model::storage::{HistogramPoint, Selection, SeriesColumns};
+use promesh_model::storage::{HistogramPoint, SeriesColumns};
 use promesh_model::value::is_stale;
 use promesh_model::{CounterReset, FloatHistogram};
 
@@ -87,58 +87,13 @@ pub(crate) fn advance(from: usize, len: usize, mut holds: impl FnMut(usize) -> b
     low
 }
 
-/// Histograms without buckets. What those told about counter resets is told by hints instead.
-///
-/// Source: prometheus `promql.HistogramStatsIterator`.
-fn without_buckets(selection: &Selection) -> Selection {
-    let mut bare = selection.clone();
-    for series in &mut bare.series {
-        let mut before: Option<Arc<FloatHistogram>> = None;
-        for point in &mut series.histograms {
-            let whole = Arc::clone(&point.value);
-            let mut counter_reset = whole.counter_reset;
-            if !is_stale(whole.sum) {
-                if let (CounterReset::Unknown, Some(before)) = (counter_reset, &before) {
-                    let reset = whole.detect_reset(before);
-                    counter_reset = if reset { CounterReset::Reset } else { CounterReset::NotReset };
-                }
-                before = Some(Arc::clone(&whole));
-            }
-            let FloatHistogram { schema, count, sum, .. } = *whole;
-            point.value = Arc::new(FloatHistogram { counter_reset, schema, count, sum, ..FloatHistogram::default() });
-        }
-    }
-    bare
-}
-
 impl Evaluator<'_> {
-    /// The series of a selector.
-    pub fn selection(&mut self, selector: &Selector) -> Arc<Selection> {
-        let whole = Arc::clone(&self.selections[selector.request]);
-        if !selector.stats_only || whole.series.iter().all(|series| series.histograms.is_empty()) {
-            return whole;
-        }
-        let bare = self.bare_selections.entry(selector.request).or_insert_with(|| Arc::new(without_buckets(&whole)));
-        Arc::clone(bare)
-    }
-
     pub fn vector_selector(&mut self, node: &Node, selector: &Selector, steps: Steps) -> Result<Grid, QueryError> {
-        let selection = self.selection(selector);
         if selector.smoothed {
+            let selection = self.selection(selector)?;
             return Ok(self.smoothed_selector(node, selector, &selection.series, steps));
         }
-        let lookback = self.lookback;
-        self.look_up(
-            &selection.series,
-            selector.offset,
-            selector.at,
-            steps,
-            |found| match found.histogram {
-                Some(point) => Sample::Histogram(Arc::clone(&point.value)),
-                None => Sample::Float(found.float),
-            },
-            lookback,
-        )
+        self.gather(node, steps)
     }
 
     /// One row a series; each found sample is turned into a value.

@@ -74,8 +74,7 @@ impl Head {
         }
         let mut index = self.index.write();
         for (slot, series) in dead {
-            index.postings.remove(*slot, &series.labels);
-            series.labels.iter().for_each(|symbol| index.symbols.release(*symbol));
+            index.leave(*slot, &series.labels);
         }
     }
 }

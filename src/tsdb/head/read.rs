@@ -9,7 +9,7 @@ use roaring::RoaringBitmap;
 
 use super::pages::PAGE_SLOTS;
 use super::series::{Series, Value};
-use super::{Head, labels_of, series_key};
+use super::{Head, SelectedSeries, labels_of, same_labels, series_key};
 use crate::block::tombstones::drop_spans;
 use crate::chunk::Encoding;
 use crate::columns;
@@ -27,6 +27,17 @@ impl SelectedSlots {
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.slots.iter()
     }
+}
+
+/// What of a series is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// The first instant, inclusive.
+    pub start: i64,
+    /// The last instant, inclusive.
+    pub end: i64,
+    /// Whether the samples before the newest may be left out.
+    pub newest_only: bool,
 }
 
 impl Head {
@@ -50,26 +61,60 @@ impl Head {
         warnings: &mut Vec<String>,
     ) -> Result<Vec<SeriesColumns>, StorageError> {
         let mut answer = Vec::new();
-        let selected = self.select_slots(matchers);
         if !self.may_overlap(start, end) {
             return Ok(answer);
         }
-        for slot in &selected.slots {
+        let selected = self.selected_series(matchers);
+        let span = Span { start, end, newest_only: false };
+        for place in 0..selected.series.len() {
             let mut columns = SeriesColumns::default();
-            let labels = self.with_series(slot, |series| {
-                self.read_series(series, start, end, &mut columns, warnings);
-                let is_empty = columns.timestamps.is_empty() && columns.histograms.is_empty();
-                (!is_empty).then(|| labels_of(&self.index.read().symbols, &series.labels))
-            });
-            let Some(labels) = labels.flatten() else { continue };
-            if self.reuse_epoch.load(Ordering::Acquire) != selected.epoch && !matches_all(matchers, &labels) {
-                continue;
+            if self.read_selected(&selected, place, span, &mut columns, warnings) {
+                budget.take(columns::sample_count(&columns))?;
+                answer.push(columns);
             }
-            budget.take(columns::sample_count(&columns))?;
-            columns.labels = labels;
-            answer.push(columns);
         }
         Ok(answer)
+    }
+
+    /// Reads one series of a selection; answers false when it has no samples in the span, or is gone.
+    pub fn read_selected(
+        &self,
+        selected: &SelectedSeries,
+        place: usize,
+        span: Span,
+        columns: &mut SeriesColumns,
+        warnings: &mut Vec<String>,
+    ) -> bool {
+        let (slot, labels) = &selected.series[place];
+        columns.clear();
+        let read = self.with_series(*slot, |series| {
+            // A freed slot may hold another series by now.
+            let same = self.reuse_epoch.load(Ordering::Acquire) == selected.reuse_epoch
+                || same_labels(&self.index.read().symbols, &series.labels, labels);
+            if same {
+                self.read_span(series, span, columns, warnings);
+            }
+        });
+        if read.is_none() || columns.timestamps.is_empty() && columns.histograms.is_empty() {
+            return false;
+        }
+        columns.labels = labels.clone();
+        true
+    }
+
+    pub(super) fn labels_at(&self, slot: u32) -> Option<Labels> {
+        self.with_series(slot, |series| labels_of(&self.index.read().symbols, &series.labels))
+    }
+
+    fn read_span(&self, series: &Series, span: Span, columns: &mut SeriesColumns, warnings: &mut Vec<String>) {
+        let plain = span.newest_only && !series.has_late() && !self.has_tombstones.load(Ordering::Relaxed);
+        let start = span.start.max(self.min.load(Ordering::Acquire));
+        if plain && let Some((at, bits)) = series.newest_float_until(start, span.end) {
+            columns.timestamps.push(at);
+            columns.values.push(f64::from_bits(bits));
+            return;
+        }
+        self.read_series(series, span.start, span.end, columns, warnings);
     }
 
     /// The label sets of the series that satisfy all matchers and may have samples in `start ..= end`.

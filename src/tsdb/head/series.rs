@@ -394,6 +394,30 @@ impl Series {
         }
     }
 
+    /// The newest sample in `start ..= end`, if it is a float that is found without looking beyond the open chunk.
+    pub fn newest_float_until(&self, start: i64, end: i64) -> Option<(i64, u64)> {
+        if self.pending == Pending::Float && self.pending_at <= end {
+            return (self.pending_at >= start).then_some((self.pending_at, self.pending_bits));
+        }
+        if self.pending == Pending::Histogram && self.pending_at <= end {
+            return None;
+        }
+        let open = self.floats.as_ref()?;
+        if open.last_at() <= end {
+            return (open.last_at() >= start).then_some((open.last_at(), open.last_bits()));
+        }
+        let mut found = None;
+        xor::for_each(&self.chunk, |at, bits| {
+            let within = at <= end;
+            if within {
+                found = Some((at, bits));
+            }
+            within
+        })
+        .ok()?;
+        found.filter(|(at, _)| *at >= start)
+    }
+
     /// Decodes the floats of the open chunk in place, without copying it; answers false if it is no float chunk.
     pub fn read_open_floats(&self, start: i64, end: i64, timestamps: &mut Vec<i64>, values: &mut Vec<f64>) -> bool {
         self.floats.is_some() && xor::decode_into(&self.chunk, start, end, timestamps, values).is_ok()

@@ -29,7 +29,7 @@ impl Evaluator<'_> {
         steps: Steps,
     ) -> Result<Grid, QueryError> {
         let name = function.name;
-        if let Some(index) = args.iter().position(|arg| arg.value_type == ValueType::Matrix) {
+        if let Some(index) = range_argument(args) {
             return self.range_call(node, function, args, index, steps);
         }
         if let Some(apply) = math::function(name) {
@@ -138,7 +138,7 @@ impl Evaluator<'_> {
     fn timestamp(&mut self, arg: &Node, steps: Steps) -> Result<Grid, QueryError> {
         let grid = match &arg.kind {
             Kind::Vector(selector) => {
-                let selection = std::sync::Arc::clone(&self.selections[selector.request]);
+                let selection = self.whole_selection(selector.request)?;
                 let time = |found: &super::select::Found<'_>| Sample::Float(found.at as f64 / 1000.0);
                 let lookback = self.lookback;
                 self.look_up(&selection.series, selector.offset, selector.at, steps, time, lookback)?
@@ -165,7 +165,7 @@ impl Evaluator<'_> {
         if !self.options.features.start_timestamps {
             return Ok(Grid::default());
         }
-        let selection = std::sync::Arc::clone(&self.selections[selector.request]);
+        let selection = self.whole_selection(selector.request)?;
         let start = |found: &super::select::Found<'_>| Sample::Float(found.start as f64 / 1000.0);
         let lookback = self.lookback;
         let grid = self.look_up(&selection.series, selector.offset, selector.at, steps, start, lookback)?;
@@ -206,6 +206,11 @@ impl Evaluator<'_> {
         grid.drop_empty();
         Ok(grid)
     }
+}
+
+/// Which argument is a range, if one is.
+pub(super) fn range_argument(args: &[Node]) -> Option<usize> {
+    args.iter().position(|arg| arg.value_type == ValueType::Matrix)
 }
 
 /// The text arguments of a call.

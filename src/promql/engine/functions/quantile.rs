@@ -32,6 +32,11 @@ pub(crate) fn of_values(q: f64, values: &mut [f64]) -> f64 {
         return extreme;
     }
     values.sort_unstable_by(|a, b| rank_order(*a, *b));
+    of_sorted(q, values)
+}
+
+/// The quantile of some sorted values; `q` is between 0 and 1.
+pub(crate) fn of_sorted(q: f64, values: &[f64]) -> f64 {
     let rank = q * (values.len() - 1) as f64;
     let lower = rank.floor().max(0.0);
     let upper = (lower + 1.0).min((values.len() - 1) as f64);

@@ -1,0 +1,91 @@
+//! Reading series one by one gives what reading all at once gives, whatever happens meanwhile.
+
+use promesh_model::matcher::{MatchOp, Matcher};
+use promesh_model::storage::{Budget, Queryable, SelectHints, SelectRequest, SeriesColumns};
+use promesh_model::time::Timestamp;
+
+use super::support::{Plain, now, open, select, series, write};
+use crate::Db;
+use crate::fs::FaultyFs;
+
+const HOUR: i64 = 3_600_000;
+const START: i64 = 1_700_006_400_000;
+
+fn fill(db: &Db, name: &str, minutes: std::ops::Range<i64>, hosts: std::ops::Range<usize>) {
+    for step in minutes {
+        let at = START + step * 60_000;
+        let batch: Plain = hosts.clone().map(|host| (series(name, host), at, (step as f64).to_bits())).collect();
+        write(db, 1, &batch).expect("writes");
+    }
+}
+
+fn request(matcher: Matcher, start: i64, end: i64, newest_only: bool) -> SelectRequest {
+    let hints = SelectHints { newest_only, ..SelectHints::default() };
+    SelectRequest { matchers: vec![matcher], start: Timestamp(start), end: Timestamp(end), hints }
+}
+
+fn drained(db: &Db, request: &SelectRequest, mut meanwhile: impl FnMut(usize)) -> Vec<SeriesColumns> {
+    let mut cursors = db.cursors(std::slice::from_ref(request), &Budget::unlimited()).expect("answers");
+    let mut cursor = cursors.pop().expect("one a request");
+    let (mut all, mut series) = (Vec::new(), SeriesColumns::default());
+    while cursor.next(&mut series).expect("reads") {
+        all.push(series.clone());
+        meanwhile(all.len());
+    }
+    assert_eq!(cursor.take_warnings(), Vec::<String>::new());
+    all
+}
+
+fn name(value: &str) -> Matcher {
+    Matcher::equal("__name__", value)
+}
+
+#[test]
+fn a_cursor_gives_what_a_selection_gives() {
+    let (db, _) = open(&FaultyFs::new(), |_| {});
+    fill(&db, "up", 0..200, 0..12);
+    let every = || Matcher::new(MatchOp::Regex, "__name__", ".+").expect("compiles");
+    for (from, to) in [(0, 200), (50, 60), (199, 400), (300, 400)] {
+        let (start, end) = (START + from * 60_000, START + to * 60_000);
+        for matcher in [name("up"), every(), name("down")] {
+            let whole = select(&db, vec![matcher.clone()], start, end);
+            assert_eq!(drained(&db, &request(matcher.clone(), start, end, false), |_| {}), whole);
+            let newest = drained(&db, &request(matcher, start, end, true), |_| {});
+            let last = |series: &SeriesColumns| (series.timestamps.last().copied(), series.values.last().copied());
+            assert_eq!(newest.iter().map(last).collect::<Vec<_>>(), whole.iter().map(last).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn a_window_that_becomes_a_block_under_a_cursor_is_read_all_the_same() {
+    let (db, _) = open(&FaultyFs::new(), |_| {});
+    fill(&db, "up", 0..300, 0..9);
+    let (start, end) = (START, START + 5 * HOUR);
+    let whole = select(&db, vec![name("up")], start, end);
+    let read = drained(&db, &request(name("up"), start, end, false), |count| {
+        if count == 4 {
+            assert_eq!(db.maintain(now(START)).expect("maintains").windows_cut, 1);
+        }
+    });
+    assert_eq!(read, whole);
+}
+
+#[test]
+fn a_kept_selection_sees_series_come_and_go() {
+    let (db, _) = open(&FaultyFs::new(), |_| {});
+    let hosts = |from: i64| select(&db, vec![name("up")], START + from * 60_000, START + 1000 * 60_000).len();
+    assert_eq!(hosts(0), 0);
+    fill(&db, "up", 0..10, 0..3);
+    assert_eq!((hosts(0), hosts(0)), (3, 3));
+    fill(&db, "other", 0..10, 0..3);
+    fill(&db, "up", 5..10, 3..5);
+    assert_eq!(hosts(0), 5);
+    // All but one host end; blocks take over, and their slots are used again by other series.
+    fill(&db, "up", 10..700, 4..5);
+    db.maintain(now(START)).expect("maintains");
+    fill(&db, "fresh", 690..700, 0..8);
+    assert_eq!((hosts(0), hosts(600)), (5, 1));
+    fill(&db, "up", 700..705, 0..1);
+    assert_eq!(hosts(600), 2);
+}
