@@ -4,11 +4,13 @@
 //! said, series by series; the rest of the push is stored all the same.
 
 mod decode;
+mod known;
 mod proto;
 mod v1;
 mod v2;
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
@@ -22,6 +24,7 @@ use crate::backend::{BackendError, Push, PushOutcome};
 use crate::respond::text;
 use crate::router::Api;
 use decode::Decoded;
+pub(crate) use known::KnownLabels;
 
 /// The messages that can be accepted.
 pub(crate) const MESSAGES: [&str; 2] = ["prometheus.WriteRequest", "io.prometheus.write.v2.Request"];
@@ -54,7 +57,8 @@ pub(crate) async fn write(State(api): State<Api>, request: Request) -> Response 
     };
     let latest = Timestamp(api.backend.now().wall.ms().saturating_add(AHEAD_MS_MAX));
     // Milliseconds of work for the largest body: off the threads that serve others.
-    let decoded = tokio::task::spawn_blocking(move || decode(version, &body, latest)).await;
+    let known = Arc::clone(&api.pushed);
+    let decoded = tokio::task::spawn_blocking(move || decode(version, &body, latest, &known)).await;
     let decoded = match decoded {
         Ok(Ok(decoded)) => decoded,
         Ok(Err(why)) => return text(StatusCode::BAD_REQUEST, why),
@@ -118,14 +122,14 @@ fn message_of(content_type: &str) -> Result<(Version, &str), String> {
     Ok((Version::One, MESSAGES[0]))
 }
 
-fn decode(version: Version, body: &[u8], latest: Timestamp) -> Result<Decoded, String> {
+fn decode(version: Version, body: &[u8], latest: Timestamp, known: &KnownLabels) -> Result<Decoded, String> {
     let length = snap::raw::decompress_len(body).map_err(|_| "snappy: corrupt input".to_owned())?;
     if length > BODY_BYTES_MAX {
         return Err(format!("snappy: decoded length {length} exceeds limit {BODY_BYTES_MAX}"));
     }
     let body = snap::raw::Decoder::new().decompress_vec(body).map_err(|_| "snappy: corrupt input".to_owned())?;
     let decoded = match version {
-        Version::One => v1::decode(&body, latest),
+        Version::One => v1::decode(&body, latest, known),
         Version::Two => v2::decode(&body, latest),
     };
     decoded.map_err(|error| error.to_string())

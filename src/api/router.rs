@@ -73,6 +73,8 @@ pub(crate) struct Api {
     pub options: Arc<ApiOptions>,
     pub queries: Arc<Semaphore>,
     pub pages: Arc<Pages>,
+    /// Label sets that were pushed before.
+    pub pushed: Arc<remote_write::KnownLabels>,
 }
 
 /// All routes over a peer.
@@ -80,7 +82,7 @@ pub fn router(backend: Arc<dyn Backend>, options: ApiOptions) -> Router {
     let queries = Arc::new(Semaphore::new(options.query_concurrency.max(1)));
     let prefix = options.route_prefix.clone();
     let pages = Arc::new(Pages::new(&options.page_title, &options.external_path));
-    let api = Api { backend, options: Arc::new(options), queries, pages };
+    let api = Api { backend, options: Arc::new(options), queries, pages, pushed: Arc::default() };
     let routes = ungated(&api).merge(gated(&api)).merge(pages::routes()).fallback(not_found).with_state(api.clone());
     let routes = routes.layer(CompressionLayer::new().quality(CompressionLevel::Fastest));
     if prefix == "/" {

@@ -309,6 +309,9 @@ impl Ingest {
         mut batch: Batch,
         wants_copies: bool,
     ) -> Result<WrittenPush, StoreError> {
+        // Most pushes are of one instant: it is said once.
+        let slot = batch.slot;
+        batch.timestamps.retain(|(_, at)| *at != slot);
         let mut lane = self.lanes.of(source).lock();
         let rejected = self.db.head().refusals(&batch);
         if !rejected.is_empty() {

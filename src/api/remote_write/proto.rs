@@ -61,6 +61,7 @@ pub(crate) struct Fields<'a>(pub &'a [u8]);
 impl<'a> Iterator for Fields<'a> {
     type Item = Result<Field<'a>, ProtoError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {
             return None;
@@ -74,6 +75,7 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    #[inline]
     fn read(&mut self) -> Result<Field<'a>, ProtoError> {
         let key = take_varint(&mut self.0)?;
         let (number, wire) = (key >> 3, (key & 7) as u8);
@@ -106,6 +108,12 @@ impl<'a> Field<'a> {
             Wire::Fixed32(_) => 5,
         };
         ProtoError::WireType { field: self.number, wire }
+    }
+
+    /// Whether the field's bytes lie in a part of the message.
+    pub fn is_within(&self, part: &[u8]) -> bool {
+        matches!(self.wire, Wire::Bytes(bytes) if part.as_ptr_range().start <= bytes.as_ptr_range().start
+            && bytes.as_ptr_range().end <= part.as_ptr_range().end)
     }
 
     pub fn bytes(&self) -> Result<&'a [u8], ProtoError> {
@@ -175,7 +183,32 @@ fn take_array<'a, const N: usize>(bytes: &mut &'a [u8]) -> Result<&'a [u8; N], P
     Ok(array)
 }
 
+/// How many bytes at the front of a message are fields of this number (1 to 15) that hold bytes.
+pub(crate) fn leading_bytes(message: &[u8], number: u8) -> usize {
+    let mut rest = message;
+    loop {
+        let before = rest.len();
+        if rest.first() != Some(&(number << 3 | 2)) {
+            return message.len() - before;
+        }
+        rest = &rest[1..];
+        let length = take_varint(&mut rest).ok().and_then(|length| usize::try_from(length).ok());
+        match length.and_then(|length| rest.get(length..)) {
+            Some(after) => rest = after,
+            None => return message.len() - before,
+        }
+    }
+}
+
+#[inline]
 fn take_varint(bytes: &mut &[u8]) -> Result<u64, ProtoError> {
+    // Keys and lengths are nearly always one byte.
+    if let Some((&byte, rest)) = bytes.split_first()
+        && byte < 0x80
+    {
+        *bytes = rest;
+        return Ok(u64::from(byte));
+    }
     let mut value = 0u64;
     for (index, &byte) in bytes.iter().enumerate() {
         if index == 9 && byte > 1 {
