@@ -324,21 +324,22 @@ pub fn delete(port: u16, path: &str) -> (u16, String) {
 
 /// POST of JSON.
 pub fn send_json(port: u16, path: &str, body: &Value) -> (u16, String) {
-    exchange(port, "POST", path, "Content-Type: application/json\r\n", &body.to_string())
+    exchange(port, "POST", path, "Content-Type: application/json\r\n", body.to_string().as_bytes())
 }
 
 fn request(port: u16, method: &str, path: &str) -> (u16, String) {
-    exchange(port, method, path, "", "")
+    exchange(port, method, path, "", b"")
 }
 
-fn exchange(port: u16, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+/// A request with headers, each ended by `\\r\\n`, and a body; status 0 when nobody answers.
+pub fn exchange(port: u16, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String) {
     let exchange = || -> std::io::Result<String> {
         let host = hosts().get(&port).cloned().unwrap_or_else(|| "127.0.0.1".to_owned());
         let mut stream = TcpStream::connect((host, port))?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         let length = body.len();
         let head = format!("{method} {path} HTTP/1.0\r\nHost: test\r\n{headers}Content-Length: {length}\r\n\r\n");
-        stream.write_all((head + body).as_bytes())?;
+        stream.write_all(&[head.as_bytes(), body].concat())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)

@@ -102,6 +102,14 @@ fn scraping(page: &mut Page, peer: &Peer) {
     let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
     page.value("promesh_scrapes_total", "counter", "Scrapes begun by this peer.", load(&telemetry.scrapes));
     page.value("promesh_scrapes_failed_total", "counter", "Scrapes that failed.", load(&telemetry.scrapes_failed));
+    let name = "promesh_scrape_slot_delay_seconds";
+    page.family(name, "histogram", "How long after their slots scrapes of this peer began.");
+    let (buckets, count, sum_ms) = telemetry.slot_delay.cumulative();
+    for (bound_ms, count) in buckets {
+        let _ = writeln!(page.0, "{name}_bucket{{le=\"{}\"}} {count}", bound_ms as f64 / 1000.0);
+    }
+    let sum = sum_ms as f64 / 1000.0;
+    let _ = writeln!(page.0, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}");
     let mut pools: std::collections::BTreeMap<String, f64> = std::collections::BTreeMap::new();
     for (target, _) in peer.scraping.targets() {
         *pools.entry(target.pool().to_owned()).or_default() += 1.0;

@@ -218,6 +218,7 @@ impl Scraping {
             None => scrape_loop.scrape(slot, &*db, &MachineClock).await,
             Some(why) => scrape_loop.refuse(slot, why, &*db, &MachineClock),
         };
+        self.telemetry.slot_delay.observe(result.began.wall.ms().saturating_sub(slot.ms()).max(0) as u64);
         self.telemetry.samples_repeated.fetch_add(result.samples_repeated as u64, Ordering::Relaxed);
         if let Some(why) = &result.failed {
             Telemetry::count(&self.telemetry.scrapes_failed);

@@ -36,10 +36,45 @@ pub struct Telemetry {
     pub exceeded_limits: [AtomicU64; 4],
     /// Samples left out because another of the same scrape had the same series and instant.
     pub samples_repeated: AtomicU64,
+    /// How long after their slots scrapes began.
+    pub slot_delay: DelayHistogram,
     /// Failed reloads of the configuration leave 0, successful ones 1.
     pub reload_successful: AtomicU64,
     /// When the configuration was last loaded, in seconds since the epoch.
     pub reload_success_at: AtomicU64,
+}
+
+/// Bounds of [`DelayHistogram`], in ms. The promise is 99 % within 100 ms.
+pub const DELAY_BOUNDS_MS: [u64; 8] = [5, 10, 25, 50, 100, 250, 1000, 5000];
+
+/// Delays, counted by how long they were.
+#[derive(Debug, Default)]
+pub struct DelayHistogram {
+    /// One more than there are bounds: the last is for what is longer than all of them.
+    counts: [AtomicU64; DELAY_BOUNDS_MS.len() + 1],
+    sum_ms: AtomicU64,
+}
+
+impl DelayHistogram {
+    /// Takes note of one.
+    pub fn observe(&self, ms: u64) {
+        let bucket = DELAY_BOUNDS_MS.partition_point(|bound| *bound < ms);
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// How many were at most as long as each bound, then how many there were, then their sum in ms.
+    pub fn cumulative(&self) -> (Vec<(u64, u64)>, u64, u64) {
+        let mut total = 0;
+        let mut buckets = Vec::with_capacity(DELAY_BOUNDS_MS.len());
+        for (index, count) in self.counts.iter().enumerate() {
+            total += count.load(Ordering::Relaxed);
+            if let Some(bound) = DELAY_BOUNDS_MS.get(index) {
+                buckets.push((*bound, total));
+            }
+        }
+        (buckets, total, self.sum_ms.load(Ordering::Relaxed))
+    }
 }
 
 impl Telemetry {
@@ -60,5 +95,21 @@ impl Telemetry {
     /// Adds one.
     pub fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_are_counted_up_to_their_bound() {
+        let delays = DelayHistogram::default();
+        for ms in [0, 5, 6, 100, 101, 9_000] {
+            delays.observe(ms);
+        }
+        let (buckets, count, sum) = delays.cumulative();
+        let expected = [(5, 2), (10, 3), (25, 3), (50, 3), (100, 4), (250, 5), (1000, 5), (5000, 5)];
+        assert_eq!((buckets, count, sum), (expected.to_vec(), 6, 9_212));
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! A value is coded against the one before it: `0` unchanged; `10` both whole numbers, the difference in one of four
 //! widths; `11` anything else, the significant bits of the exclusive or.
+//!
+//! In the later form ([`BitWriter::push_scaled`]) `110` is a decimal fraction: seconds of CPU time move by hundredths, and
+//! as multiples of a hundredth they differ by a few bits where their exclusive or has fifty; `111` is anything else.
 
 use super::FramingError;
 
@@ -9,6 +12,11 @@ use super::FramingError;
 const DELTA_BITS: [u32; 4] = [4, 9, 17, 56];
 /// Whole numbers up to here are exact in a float, and so is their difference.
 const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+
+/// Powers of ten that fractions are multiples of, by their two-bit number: hundredths, then what `/proc` counts in.
+const SCALES: [f64; 4] = [1e2, 1e3, 1e6, 1e9];
+/// Widths of differences of multiples.
+const SCALED_BITS: [u32; 4] = [8, 14, 22, 40];
 
 #[derive(Default)]
 pub(super) struct BitWriter {
@@ -34,6 +42,8 @@ impl BitWriter {
         }
     }
 
+    /// The earlier form, which is only read any more.
+    #[cfg(test)]
     pub(super) fn push_value(&mut self, value: f64, previous: f64) {
         let difference = value.to_bits() ^ previous.to_bits();
         if difference == 0 {
@@ -60,6 +70,41 @@ impl BitWriter {
         }
     }
 
+    /// As [`BitWriter::push_value`], in the later form.
+    pub(super) fn push_scaled(&mut self, value: f64, previous: f64) {
+        let difference = value.to_bits() ^ previous.to_bits();
+        if difference == 0 {
+            self.push(0, 1);
+            return;
+        }
+        if let Some(delta) = whole_delta(value, previous) {
+            let zigzag = ((delta << 1) ^ (delta >> 63)) as u64;
+            let class = DELTA_BITS.iter().position(|&bits| zigzag >> bits == 0).expect("2^54 fits 56 bits");
+            self.push(0b01 | (class as u64) << 2, 4);
+            self.push(zigzag, DELTA_BITS[class]);
+            return;
+        }
+        let leading = difference.leading_zeros().min(31);
+        let trailing = difference.trailing_zeros();
+        let significant = 64 - leading - trailing;
+        if let Some((scale, zigzag)) = scaled_delta(value, previous)
+            && let Some(class) = SCALED_BITS.iter().position(|&bits| zigzag >> bits == 0)
+            && 7 + SCALED_BITS[class] < 14 + significant
+        {
+            self.push(0b011 | (scale as u64) << 3 | (class as u64) << 5, 7);
+            self.push(zigzag, SCALED_BITS[class]);
+            return;
+        }
+        self.push(0b111 | u64::from(leading) << 3 | u64::from(significant - 1) << 8, 14);
+        let bits = difference >> trailing;
+        if significant > 32 {
+            self.push(bits & 0xffff_ffff, 32);
+            self.push(bits >> 32, significant - 32);
+        } else {
+            self.push(bits, significant);
+        }
+    }
+
     pub(super) fn finish(mut self) -> Vec<u8> {
         if self.pending_bits > 0 {
             self.bytes.push(self.pending as u8);
@@ -72,6 +117,24 @@ impl BitWriter {
 fn whole_delta(value: f64, previous: f64) -> Option<i64> {
     let whole = |v: f64| v.abs() < WHOLE_MAX && (v as i64) as f64 == v && v.to_bits() != (-0.0f64).to_bits();
     (whole(value) && whole(previous)).then(|| value as i64 - previous as i64)
+}
+
+/// The nearest multiple of 1/scale, in those; both ends compute it alike, and only exact results are used.
+fn multiple(value: f64, scale: f64) -> Option<i64> {
+    let scaled = value * scale;
+    (scaled.abs() < WHOLE_MAX).then(|| (scaled + 0.5f64.copysign(scaled)) as i64)
+}
+
+/// Which scale makes a value an exact multiple, and the difference of the multiples in zigzag.
+fn scaled_delta(value: f64, previous: f64) -> Option<(usize, u64)> {
+    for (index, &scale) in SCALES.iter().enumerate() {
+        let number = multiple(value, scale)?;
+        if (number as f64 / scale).to_bits() == value.to_bits() {
+            let delta = number - multiple(previous, scale)?;
+            return Some((index, ((delta << 1) ^ (delta >> 63)) as u64));
+        }
+    }
+    None
 }
 
 pub(super) struct BitReader<'a> {
@@ -104,10 +167,36 @@ impl<'a> BitReader<'a> {
         }
         if self.take(1)? == 0 {
             let class = self.take(2)? as usize;
-            let zigzag = self.take(DELTA_BITS[class])?;
-            let delta = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
-            return Ok((previous as i64).wrapping_add(delta) as f64);
+            return Ok((previous as i64).wrapping_add(self.take_zigzag(DELTA_BITS[class])?) as f64);
         }
+        self.take_difference(previous)
+    }
+
+    /// What [`BitWriter::push_scaled`] wrote.
+    pub(super) fn take_scaled(&mut self, previous: f64) -> Result<f64, FramingError> {
+        if self.take(1)? == 0 {
+            return Ok(previous);
+        }
+        if self.take(1)? == 0 {
+            let class = self.take(2)? as usize;
+            return Ok((previous as i64).wrapping_add(self.take_zigzag(DELTA_BITS[class])?) as f64);
+        }
+        if self.take(1)? == 1 {
+            return self.take_difference(previous);
+        }
+        let scale = SCALES[self.take(2)? as usize];
+        let class = self.take(2)? as usize;
+        let delta = self.take_zigzag(SCALED_BITS[class])?;
+        let base = multiple(previous, scale).ok_or(FramingError::Malformed("a multiple of nothing"))?;
+        Ok(base.wrapping_add(delta) as f64 / scale)
+    }
+
+    fn take_zigzag(&mut self, bits: u32) -> Result<i64, FramingError> {
+        let zigzag = self.take(bits)?;
+        Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64))
+    }
+
+    fn take_difference(&mut self, previous: f64) -> Result<f64, FramingError> {
         let leading = self.take(5)? as u32;
         let significant = self.take(6)? as u32 + 1;
         let trailing = 64u32.checked_sub(leading + significant).ok_or(FramingError::Malformed("value too wide"))?;
@@ -139,6 +228,26 @@ mod tests {
             previous = reader.take_value(previous).unwrap();
             assert_eq!(previous.to_bits(), value.to_bits());
         }
+        let (mut writer, mut previous) = (BitWriter::default(), 0.0);
+        for &value in values {
+            writer.push_scaled(value, previous);
+            previous = value;
+        }
+        let bytes = writer.finish();
+        let (mut reader, mut previous) = (BitReader::new(&bytes), 0.0);
+        for &value in values {
+            previous = reader.take_scaled(previous).unwrap();
+            assert_eq!(previous.to_bits(), value.to_bits());
+        }
+    }
+
+    #[test]
+    fn hundredths_of_seconds_cost_two_bytes() {
+        let mut writer = BitWriter::default();
+        for step in 0..100 {
+            writer.push_scaled(f64::from(123_456 + step * 97) / 100.0, f64::from(123_456 + (step - 1) * 97) / 100.0);
+        }
+        assert_eq!(writer.finish().len(), 100 * 15usize.div_ceil(8) - 12);
     }
 
     proptest! {
@@ -157,9 +266,22 @@ mod tests {
         }
 
         #[test]
+        fn fractions_come_back(
+            values in prop::collection::vec((any::<i64>(), 0u32..60, 0usize..5), 0..60),
+        ) {
+            let value = |&(number, shift, scale): &(i64, u32, usize)| (number >> shift) as f64 / [1.0, 1e2, 1e3, 1e6, 1e9][scale];
+            check(&values.iter().map(value).collect::<Vec<_>>());
+        }
+
+        #[test]
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
             let mut reader = BitReader::new(&bytes);
             while reader.take_value(1.5).is_ok() {}
+            let mut reader = BitReader::new(&bytes);
+            let mut previous = 1.5;
+            while let Ok(value) = reader.take_scaled(previous) {
+                previous = value;
+            }
         }
     }
 

@@ -18,6 +18,8 @@ struct Sections<'a> {
     layout: Option<&'a [u8]>,
     vanished: Option<&'a [u8]>,
     values: Option<&'a [u8]>,
+    /// Whether `values` is in the later form.
+    scaled: bool,
     timestamps: Option<&'a [u8]>,
     start_timestamps: Option<&'a [u8]>,
     histograms: Option<&'a [u8]>,
@@ -36,6 +38,10 @@ impl<'a> Sections<'a> {
                 Some(Section::Layout) => &mut sections.layout,
                 Some(Section::Vanished) => &mut sections.vanished,
                 Some(Section::Values) => &mut sections.values,
+                Some(Section::ScaledValues) => {
+                    sections.scaled = true;
+                    &mut sections.values
+                }
                 Some(Section::Timestamps) => &mut sections.timestamps,
                 Some(Section::StartTimestamps) => &mut sections.start_timestamps,
                 Some(Section::Histograms) => &mut sections.histograms,
@@ -124,7 +130,10 @@ impl Stream {
         }
         let payload = sections.values.ok_or(FramingError::Malformed("no values"))?;
         let (checksum, bits) = payload.split_at_checked(4).ok_or(FramingError::Malformed("no checksum"))?;
-        self.read_values(bits, batch)?;
+        match sections.scaled {
+            true => self.read_values(bits, batch, BitReader::take_scaled)?,
+            false => self.read_values(bits, batch, BitReader::take_value)?,
+        }
         if sections::values_checksum(&batch.values).to_le_bytes() != *checksum {
             return Err(FramingError::Checksum);
         }
@@ -138,14 +147,19 @@ impl Stream {
         Ok(())
     }
 
-    fn read_values(&mut self, bits: &[u8], batch: &mut Batch) -> Result<(), FramingError> {
+    fn read_values<'b>(
+        &mut self,
+        bits: &'b [u8],
+        batch: &mut Batch,
+        take: impl Fn(&mut BitReader<'b>, f64) -> Result<f64, FramingError>,
+    ) -> Result<(), FramingError> {
         let mut reader = BitReader::new(bits);
         match &self.current {
             None => {
                 batch.series.extend_from_slice(&self.dictionary);
                 batch.values.reserve(self.values.len());
                 for last in &mut self.values {
-                    *last = reader.take_value(*last)?;
+                    *last = take(&mut reader, *last)?;
                     batch.values.push(*last);
                 }
             }
@@ -154,7 +168,7 @@ impl Stream {
                 batch.values.reserve(positions.len());
                 for &position in positions {
                     let last = &mut self.values[position as usize];
-                    *last = reader.take_value(*last)?;
+                    *last = take(&mut reader, *last)?;
                     batch.series.push(self.dictionary[position as usize]);
                     batch.values.push(*last);
                 }

@@ -99,21 +99,21 @@ impl Stream {
         match &list.positions {
             Positions::Same if self.current.is_none() => {
                 for (last, &value) in self.values.iter_mut().zip(&batch.values) {
-                    writer.push_value(value, *last);
+                    writer.push_scaled(value, *last);
                     *last = value;
                 }
             }
             Positions::Same => {
                 for (&position, &value) in self.current.as_deref().unwrap_or_default().iter().zip(&batch.values) {
                     let last = &mut self.values[position as usize];
-                    writer.push_value(value, *last);
+                    writer.push_scaled(value, *last);
                     *last = value;
                 }
             }
             Positions::Listed(positions) => {
                 for (&position, &value) in positions.iter().zip(&batch.values) {
                     let last = &mut self.values[position as usize];
-                    writer.push_value(value, *last);
+                    writer.push_scaled(value, *last);
                     *last = value;
                 }
             }
@@ -121,7 +121,7 @@ impl Stream {
         let mut payload = Vec::with_capacity(batch.values.len() * 2 + 4);
         payload.extend_from_slice(&sections::values_checksum(&batch.values).to_le_bytes());
         payload.extend_from_slice(&writer.finish());
-        sections::push(out, Section::Values, &payload);
+        sections::push(out, Section::ScaledValues, &payload);
     }
 
     fn advance(&mut self, list: SeriesList, header: &BatchHeader) {

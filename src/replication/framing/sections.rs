@@ -20,19 +20,22 @@ pub(super) enum Section {
     Definitions = 1,
     Layout = 2,
     Vanished = 3,
+    /// Written by releases before `ScaledValues`.
     Values = 4,
     Timestamps = 5,
     StartTimestamps = 6,
     Histograms = 7,
     Exemplars = 8,
     Metadata = 9,
+    ScaledValues = 10,
 }
 
 impl Section {
     pub(super) fn of(number: u8) -> Option<Section> {
         use Section::*;
-        let all = [Definitions, Layout, Vanished, Values, Timestamps, StartTimestamps, Histograms, Exemplars, Metadata];
-        all.into_iter().find(|section| *section as u8 == number)
+        let early =
+            [Definitions, Layout, Vanished, Values, Timestamps, StartTimestamps, Histograms, Exemplars, Metadata];
+        early.into_iter().chain([ScaledValues]).find(|section| *section as u8 == number)
     }
 }
 
@@ -54,6 +57,9 @@ pub(super) fn values_checksum(values: &[f64]) -> u32 {
     (hash ^ hash >> 32) as u32
 }
 
+/// Definitions are written twice an hour and are most of a key frame: worth some effort.
+const DEFINITIONS_LEVEL: i32 = 5;
+
 /// Label sets one after another, compressed: neighbours share most of their text.
 pub(super) fn pack_definitions(definitions: &[Labels]) -> Vec<u8> {
     let mut plain = Vec::new();
@@ -63,7 +69,9 @@ pub(super) fn pack_definitions(definitions: &[Labels]) -> Vec<u8> {
     let mut payload = Vec::new();
     push_varint(&mut payload, definitions.len() as u64);
     push_varint(&mut payload, plain.len() as u64);
-    payload.extend_from_slice(&zstd::bulk::compress(&plain, 1).expect("compressing to memory cannot fail"));
+    payload.extend_from_slice(
+        &zstd::bulk::compress(&plain, DEFINITIONS_LEVEL).expect("compressing to memory cannot fail"),
+    );
     payload
 }
 

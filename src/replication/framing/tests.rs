@@ -184,13 +184,40 @@ fn golden_bytes() {
     }
     expect_test::expect![[r#"
         0200090000000000000000000000000000000700000000000000000000000000000003813ad00f01
-        0000090000000000000000000000000000000700000000000000000000000000000003813aa01f02010406f01469a34100
-        0000090000000000000000000000000000000700000000000000000000000000000003813af02e0301040ed04c1bd387be999999999919f907
-    "#]].assert_eq(&hex);
+        0000090000000000000000000000000000000700000000000000000000000000000003813aa01f02010a06f01469a34100
+        0000090000000000000000000000000000000700000000000000000000000000000003813af02e03010a07d04c1bd3a3a504
+    "#]]
+    .assert_eq(&hex);
+}
+
+/// Bytes that earlier releases wrote, with [`Section::Values`](super::sections::Section), decode for ever too.
+#[test]
+fn batches_of_the_earlier_form_read_back() {
+    let index = Index::default();
+    let (mut writer, mut reader) = (Framing::new(), Framing::new());
+    let mut key = Vec::new();
+    let mut batch = batch_of(&index, 1000, &[(1, 10.0), (2, 7.0)]);
+    writer.encode(&header(1, 1000), &mut batch, None, true, &index, &mut key).unwrap();
+    reader.decode(&key, &index).unwrap();
+    for (hex, values) in [
+        (
+            "0000090000000000000000000000000000000700000000000000000000000000000003813aa01f02010406f01469a34100",
+            [12.0, 7.0],
+        ),
+        (
+            "0000090000000000000000000000000000000700000000000000000000000000000003813af02e0301040ed04c1bd387be999999999919f907",
+            [0.1, 7.0],
+        ),
+    ] {
+        let bytes: Vec<u8> =
+            (0..hex.len()).step_by(2).map(|place| u8::from_str_radix(&hex[place..place + 2], 16).unwrap()).collect();
+        assert_eq!(reader.decode(&bytes, &index).unwrap().batch.values, values);
+    }
 }
 
 fn scrapes() -> impl Strategy<Value = Vec<BTreeMap<u32, f64>>> {
-    let value = prop_oneof![any::<f64>(), (0u32..100).prop_map(f64::from), Just(1.0)];
+    let hundredths = (0u32..100_000).prop_map(|number| f64::from(number) / 100.0);
+    let value = prop_oneof![any::<f64>(), (0u32..100).prop_map(f64::from), hundredths, Just(1.0)];
     prop::collection::vec(prop::collection::btree_map(0u32..12, value, 0..12), 1..12)
 }
 

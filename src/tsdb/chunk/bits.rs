@@ -34,7 +34,14 @@ impl BitCursor {
         // `rest` bits are left: put them at the top of a word and take its bytes.
         let word = (value << (64 - rest)).to_be_bytes();
         let bytes = rest.div_ceil(8) as usize;
-        out.extend_from_slice(&word[..bytes]);
+        let end = out.len() + bytes;
+        if out.capacity() - out.len() >= word.len() {
+            // A store of known length is one instruction; a copy of unknown length is a call.
+            out.extend_from_slice(&word);
+            out.truncate(end);
+        } else {
+            out.extend_from_slice(&word[..bytes]);
+        }
         self.free = (bytes as u32 * 8 - rest) as u8;
     }
 
