@@ -11,6 +11,7 @@ mod process;
 mod push;
 mod relay;
 mod reload;
+mod remote;
 mod rules;
 mod scraping;
 mod stage;

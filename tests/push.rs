@@ -42,14 +42,18 @@ pub fn write_request(instances: impl Iterator<Item = String>, at_ms: i64, value:
     snap::raw::Encoder::new().compress_vec(&request).expect("compresses")
 }
 
-/// Posts it; the status, 0 when nobody answers.
+/// Posts a remote write; the status, 0 when nobody answers.
 pub fn send(port: u16, body: &[u8]) -> (u16, String) {
+    post_body(port, "/api/v1/write", "application/x-protobuf\r\nContent-Encoding: snappy", body)
+}
+
+/// Posts a body; the status, 0 when nobody answers.
+pub fn post_body(port: u16, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
     let exchange = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         let head = format!(
-            "POST /api/v1/write HTTP/1.0\r\nHost: test\r\nContent-Type: application/x-protobuf\r\n\
-             Content-Encoding: snappy\r\nContent-Length: {}\r\n\r\n",
+            "POST {path} HTTP/1.0\r\nHost: test\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all(head.as_bytes())?;

@@ -415,6 +415,13 @@ pub trait Backend: Send + Sync + 'static {
     /// Starts stopping the process.
     fn quit(&self);
 
+    /// How OTLP is taken.
+    fn otlp(&self) -> crate::otlp::Otlp {
+        let config = promesh_config::prometheus::OtlpConfig::default();
+        let settings = promesh_otlp::Settings { config, native_delta: false, lookback_ms: 300_000 };
+        crate::otlp::Otlp { settings, deltas: None }
+    }
+
     /// Stores pushed samples.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 
 mod decode;
 mod known;
-mod proto;
+pub(crate) mod proto;
 mod v1;
 mod v2;
 

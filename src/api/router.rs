@@ -18,7 +18,8 @@ use tower_http::compression::CompressionLayer;
 use crate::backend::Backend;
 use crate::respond::{no_content, text};
 use crate::{
-    admin, cors, federate, lifecycle, listing, operate, pages, query, remote_write, rules, status, targets, v2,
+    admin, cors, federate, lifecycle, listing, operate, otlp, pages, query, remote_read, remote_write, rules, status,
+    targets, v2,
 };
 
 /// What flags say about the API.
@@ -40,6 +41,8 @@ pub struct ApiOptions {
     pub enable_admin_api: bool,
     /// `/api/v1/write`.
     pub enable_remote_write_receiver: bool,
+    /// `/api/v1/otlp/v1/metrics`.
+    pub enable_otlp_receiver: bool,
     /// Which messages remote write accepts, by their protobuf names.
     pub remote_write_messages: Vec<String>,
     /// Queries at once; at least one.
@@ -59,6 +62,7 @@ impl Default for ApiOptions {
             alerting_only: false,
             enable_admin_api: false,
             enable_remote_write_receiver: false,
+            enable_otlp_receiver: false,
             remote_write_messages: remote_write::MESSAGES.map(str::to_owned).to_vec(),
             query_concurrency: 20,
             query_timeout: Duration::from_secs(120),
@@ -116,7 +120,11 @@ fn gated(api: &Api) -> Router<Api> {
     let cors = middleware::from_fn_with_state(api.clone(), cors::allow_origin);
     let enveloped = Router::new().nest("/api/v1", reads().merge(admin_routes())).layer(cors.clone());
     // Remote write bounds its bodies itself.
-    let push = Router::new().route("/api/v1/write", only_post(remote_write::write)).layer(DefaultBodyLimit::disable());
+    let push = Router::new()
+        .route("/api/v1/write", only_post(remote_write::write))
+        .route("/api/v1/read", only_post(remote_read::read))
+        .route("/api/v1/otlp/v1/metrics", only_post(otlp::metrics))
+        .layer(DefaultBodyLimit::disable());
     let alerts = match api.backend.pager() {
         Some(pager) => Router::new().nest("/api/v2", v2::router(pager)).layer(cors.clone()),
         None => Router::new(),

@@ -230,6 +230,18 @@ impl Backend for PeerBackend {
         self.0.ask_to_quit();
     }
 
+    fn otlp(&self) -> promesh_api::otlp::Otlp {
+        let features = &self.0.options.features;
+        promesh_api::otlp::Otlp {
+            settings: promesh_otlp::Settings {
+                config: self.0.settings.load().loaded.config.otlp.clone(),
+                native_delta: features.otlp_native_delta,
+                lookback_ms: promesh_model::time::ms_of(self.0.options.query.lookback),
+            },
+            deltas: features.otlp_delta_to_cumulative.then(|| Arc::clone(&self.0.otlp_deltas)),
+        }
+    }
+
     async fn push(&self, push: Push) -> Result<PushOutcome, BackendError> {
         self.0.pushing.push(push).await
     }

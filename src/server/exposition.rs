@@ -63,10 +63,25 @@ pub async fn metrics(peer: &Peer) -> String {
     ruling(&mut page, peer);
     peer.paging.metrics(&mut page).await;
     alertmanager_configuration(&mut page, peer);
+    peer.sending.metrics(&mut page);
     mesh(&mut page, peer);
     watch(&mut page, peer);
+    pushes(&mut page, peer);
     process(&mut page, peer);
     page.0
+}
+
+fn pushes(page: &mut Page, peer: &Peer) {
+    let counters = &peer.pushing.counters;
+    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
+    let name = "promesh_push_parts_forwarded_total";
+    page.value(name, "counter", "Parts of pushes sent on to their owners.", load(&counters.forwarded));
+    let name = "promesh_push_batches_recopied_total";
+    page.value(name, "counter", "Pushed batches whose copy no stream confirmed in time.", load(&counters.recopied));
+    let name = "promesh_push_given_up_total";
+    page.value(name, "counter", "Pushes answered 503.", load(&counters.given_up));
+    let name = "promesh_push_unconfirmed";
+    page.value(name, "gauge", "Pushed batches that wait for another peer's word.", peer.ingest.acks.len() as f64);
 }
 
 fn storage(page: &mut Page, peer: &Peer) {

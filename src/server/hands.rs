@@ -36,6 +36,7 @@ use crate::pushing::{self, Pushing};
 use crate::ruling::{RULES, Ruling};
 use crate::run::Peer;
 use crate::scraping::Scraping;
+use crate::sending::{self, Sending};
 use crate::telemetry::Telemetry;
 use crate::twins::{self, Own, TWIN, WHO};
 
@@ -77,6 +78,8 @@ pub struct Hands {
     pub paging: Arc<Paging>,
     /// Pushed samples.
     pub pushing: Arc<Pushing>,
+    /// Samples on their way out.
+    pub sending: Arc<Sending>,
     /// What was deleted.
     pub deletes: Arc<Deletes>,
     /// The whole, once it is made: for questions about all of it.
@@ -407,6 +410,7 @@ impl Hands {
                         self.ingest.acks.acknowledged(sequence, peer);
                     }
                 }
+                Ok(Some((sending::PROGRESS, payload))) => self.sending.heard(peer, &payload),
                 Ok(Some((SUBSCRIBE, payload))) => {
                     if let (Ok(shards), Some(live)) = (codec::decode::<ShardSet, RPC_BYTES_MAX>(&payload), &self.live) {
                         live.subscribe(peer, shards);

@@ -72,7 +72,12 @@ pub struct Ingest {
     streamed_samples: AtomicU64,
     /// Which pushed batches others have.
     pub acks: Acks,
+    /// Is shown every batch of ours that is in the log.
+    tap: std::sync::OnceLock<Tap>,
 }
+
+/// Called with every own batch, in the order of its lane. It must not block.
+pub type Tap = Box<dyn Fn(ShardId, &Batch) + Send + Sync>;
 
 /// What became of a pushed batch.
 pub struct WrittenPush {
@@ -183,7 +188,13 @@ impl Ingest {
             streamed_bytes: AtomicU64::new(0),
             streamed_samples: AtomicU64::new(0),
             acks: Acks::default(),
+            tap: std::sync::OnceLock::new(),
         }
+    }
+
+    /// Shows every own batch from now on to this one. Set once.
+    pub fn set_tap(&self, tap: Tap) {
+        let _ = self.tap.set(tap);
     }
 
     /// The database.
@@ -278,6 +289,9 @@ impl Ingest {
                         lane.relay.forget(order.origin, own.source, shard);
                     }
                     self.stream(shard, KIND_BATCH, &payload, batch.series.len() + batch.histograms.len());
+                    if let Some(tap) = self.tap.get() {
+                        tap(shard, &batch);
+                    }
                     drop(lane);
                     (self.appended)(header);
                     return Ok(written.outcome);
@@ -335,6 +349,9 @@ impl Ingest {
                     let streams = wants_copies && self.subscribers.load().iter().any(|one| one.shards.contains(shard));
                     let confirmed = streams.then(|| self.acks.expect(sequence));
                     self.stream(shard, KIND_PUSH, &payload, batch.series.len() + batch.histograms.len());
+                    if let Some(tap) = self.tap.get() {
+                        tap(shard, &batch);
+                    }
                     return Ok(WrittenPush { rejected, written: Some((header, batch, confirmed)) });
                 }
                 Err(WriteError::Log(LogError::SegmentCut { .. })) => {}

@@ -34,6 +34,7 @@ mod reload;
 mod ruling;
 pub mod run;
 mod scraping;
+mod sending;
 mod settings;
 mod telemetry;
 mod trust;

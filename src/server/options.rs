@@ -87,6 +87,8 @@ pub struct WebOptions {
     pub enable_admin_api: bool,
     /// `/api/v1/write`.
     pub enable_remote_write_receiver: bool,
+    /// `/api/v1/otlp/v1/metrics`.
+    pub enable_otlp_receiver: bool,
     /// Which messages remote write accepts.
     pub remote_write_messages: Vec<String>,
     /// TLS, users, headers, request rate; nothing: none of it.
@@ -361,6 +363,7 @@ fn web(values: &Values, features: &Features) -> Result<WebOptions, OptionsError>
         route_prefix,
         enable_lifecycle: values.switch("web.enable-lifecycle"),
         enable_admin_api: values.switch("web.enable-admin-api"),
+        enable_otlp_receiver: values.switch("web.enable-otlp-receiver") || features.otlp_receiver,
         enable_remote_write_receiver: values.switch("web.enable-remote-write-receiver")
             || features.remote_write_receiver,
         remote_write_messages: remote_write_messages(values)?,

@@ -87,6 +87,9 @@ impl Peer {
             Ok((settings, planned, delivery, notifiers)) => {
                 self.outgoing.apply(&settings.loaded.config);
                 self.paging.apply(delivery, notifiers);
+                if let Err(error) = self.sending.apply(&settings.loaded.config) {
+                    tracing::error!(error, "remote write stays as it was");
+                }
                 let (alerting, before) = (self.paging.configuration().published(), self.digests.load_full());
                 self.publish(definitions::digests(&settings, &self.options, alerting, &before, clock::wall()));
                 self.settings.store(Arc::new(settings));

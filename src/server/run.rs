@@ -41,6 +41,7 @@ use crate::pushing::Pushing;
 use crate::reach::Reach;
 use crate::ruling::{Means, Ruling};
 use crate::scraping::Scraping;
+use crate::sending::Sending;
 use crate::settings::{self, Current, Settings};
 use crate::telemetry::Telemetry;
 use crate::trust::Trust;
@@ -262,6 +263,10 @@ pub struct Peer {
     pub paging: Arc<Paging>,
     /// Pushed samples.
     pub pushing: Arc<Pushing>,
+    /// Samples on their way out.
+    pub sending: Arc<Sending>,
+    /// Streams of differences that came by OTLP.
+    pub otlp_deltas: Arc<Mutex<promesh_otlp::DeltaState>>,
     /// What was deleted.
     pub deletes: Arc<Deletes>,
     /// The mesh as it sees it.
@@ -378,6 +383,11 @@ impl Peer {
         let live = transport
             .clone()
             .map(|transport| Live::new(transport, Arc::clone(&addresses), minds.clone(), Arc::clone(&ingest)));
+        let sending = Sending::new(Arc::clone(&ingest), view.clone(), Arc::clone(&scraping), id, db.dir());
+        sending.apply(&settings.loaded.config)?;
+        let tap = Arc::clone(&sending);
+        ingest.set_tap(Box::new(move |shard, batch| tap.tap(shard, batch)));
+        tokio::spawn(Arc::clone(&sending).run(live.clone()));
         let deletes = Arc::new(Deletes::open(db.dir()).map_err(context("the list of deletes"))?);
         let sync_each = options.storage.wal_sync == WalSync::Always;
         let pushing = Arc::new(Pushing::new(Arc::clone(&ingest), view.clone(), transport.clone(), sync_each));
@@ -434,6 +444,7 @@ impl Peer {
             ruling: Arc::clone(&ruling),
             paging: Arc::clone(&paging),
             pushing: Arc::clone(&pushing),
+            sending: Arc::clone(&sending),
             deletes: Arc::clone(&deletes),
             peer: std::sync::OnceLock::new(),
             view: view_sender,
@@ -467,6 +478,8 @@ impl Peer {
             outgoing,
             paging,
             pushing,
+            sending,
+            otlp_deltas: Arc::default(),
             deletes,
             view,
             journal,
@@ -555,6 +568,7 @@ impl Peer {
             alerting_only: self.options.alerting_only,
             enable_admin_api: web.enable_admin_api,
             enable_remote_write_receiver: web.enable_remote_write_receiver,
+            enable_otlp_receiver: web.enable_otlp_receiver,
             remote_write_messages: web.remote_write_messages.clone(),
             query_concurrency: self.options.query.concurrency,
             query_timeout: self.options.query.timeout,
@@ -608,6 +622,7 @@ impl Peer {
         let mut left = self.left.clone();
         let _ = tokio::time::timeout(LEAVE_MAX, left.wait_for(|left| *left)).await;
         tokio::join!(self.scraping.drain(DRAIN_MAX), self.ruling.drain(DRAIN_MAX), self.paging.drain(DRAIN_MAX));
+        self.sending.flush().await;
         // What was streamed last has to reach the holders before the connections end.
         let drained = async {
             while self.live.as_ref().is_some_and(|live| live.backlog().values().any(|bytes| *bytes > 0)) {

@@ -239,6 +239,13 @@ impl Head {
         self.metadata.lock().clone()
     }
 
+    /// The metadata of the family that a metric belongs to.
+    pub fn metadata_of(&self, metric: &str) -> Option<Metadata> {
+        let known = self.metadata.lock();
+        let bases = ["_total", "_bucket", "_sum", "_count"].iter().filter_map(|suffix| metric.strip_suffix(suffix));
+        std::iter::once(metric).chain(bases).find_map(|name| known.get(name).cloned())
+    }
+
     /// Symbols in use and the bytes of their texts.
     pub fn symbols(&self) -> (usize, usize) {
         let index = self.index.read();

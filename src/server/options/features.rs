@@ -29,6 +29,12 @@ pub struct Features {
     pub auto_reload_config: bool,
     /// `--web.enable-remote-write-receiver` by its older name.
     pub remote_write_receiver: bool,
+    /// `--web.enable-otlp-receiver` by its older name.
+    pub otlp_receiver: bool,
+    /// Differences in OTLP are added up.
+    pub otlp_delta_to_cumulative: bool,
+    /// Differences in OTLP are stored as they are.
+    pub otlp_native_delta: bool,
 }
 
 impl Features {
@@ -62,6 +68,9 @@ impl Features {
             "use-start-timestamps" => &mut self.use_start_timestamps,
             "auto-reload-config" => &mut self.auto_reload_config,
             "remote-write-receiver" => &mut self.remote_write_receiver,
+            "otlp-write-receiver" => &mut self.otlp_receiver,
+            "otlp-deltatocumulative" => &mut self.otlp_delta_to_cumulative,
+            "otlp-native-delta-ingestion" => &mut self.otlp_native_delta,
             _ => return None,
         })
     }
@@ -90,9 +99,6 @@ fn why_not(name: &str) -> &'static str {
         | "histograms-st-encoding"
         | "st-storage"
         | "st-synthesis" => "storage works otherwise here; the name has no effect",
-        "otlp-deltatocumulative" | "otlp-native-delta-ingestion" | "otlp-write-receiver" => {
-            "receiving OTLP metrics is not built yet"
-        }
         "search-api" => "the search API is not built yet",
         "old-ui" => "there is one web interface",
         _ => "unknown feature",

@@ -103,7 +103,7 @@ pub(crate) const FLAGS: &[Flag] = &[
         "prometheus.WriteRequest,io.prometheus.write.v2.Request",
         "Which messages remote write accepts.",
     ),
-    refused("web.enable-otlp-receiver", Switch, "false", "receiving OTLP metrics is not built yet"),
+    flag("web.enable-otlp-receiver", Switch, "false", "Enable API endpoint accepting OTLP write requests."),
     refused("web.enable-pushgateway", Switch, "false", "the push gateway is not built yet"),
     moot("web.console.templates", Text, "consoles", NO_CONSOLES),
     moot("web.console.libraries", Text, "console_libraries", NO_CONSOLES),

@@ -1,0 +1,143 @@
+//! `/otlp/v1/metrics`: metrics from OpenTelemetry's SDKs and collectors, in protobuf or JSON, plain or gzip.
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use promesh_otlp::{Sample, Settings, Translated};
+use std::io::Read as _;
+
+use crate::backend::{BackendError, Push, PushedSeries};
+use crate::respond::text;
+use crate::router::Api;
+
+/// Bound on a body, before and after gzip.
+const BODY_BYTES_MAX: usize = 32 << 20;
+/// Problems that are told one by one.
+const PROBLEMS_MAX: usize = 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Protobuf,
+    Json,
+}
+
+pub(crate) async fn metrics(State(api): State<Api>, request: Request) -> Response {
+    if !api.options.enable_otlp_receiver {
+        let why = "otlp write receiver needs to be enabled with --web.enable-otlp-receiver";
+        return text(StatusCode::NOT_FOUND, why);
+    }
+    let format = match format_of(request.headers()) {
+        Ok(format) => format,
+        Err(why) => return text(StatusCode::UNSUPPORTED_MEDIA_TYPE, why),
+    };
+    let zipped = request.headers().get(CONTENT_ENCODING).is_some_and(|value| value.as_bytes() == b"gzip");
+    let body = match Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => return text(StatusCode::BAD_REQUEST, error),
+    };
+    let otlp = api.backend.otlp();
+    let read = tokio::task::spawn_blocking(move || {
+        let body = if zipped { unzipped(&body)? } else { body.to_vec() };
+        let decoded = match format {
+            Format::Protobuf => promesh_otlp::decode_protobuf(&body),
+            Format::Json => promesh_otlp::decode_json(&body),
+        };
+        let mut metrics = decoded.map_err(|error| error.to_string())?;
+        if let Some(deltas) = &otlp.deltas {
+            deltas.lock().accumulate(&mut metrics);
+        }
+        Ok::<Translated, String>(promesh_otlp::translate(&metrics, &otlp.settings))
+    });
+    let translated = match read.await {
+        Ok(Ok(translated)) => translated,
+        Ok(Err(why)) => return text(StatusCode::BAD_REQUEST, why),
+        Err(_) => return text(StatusCode::INTERNAL_SERVER_ERROR, "translating OTLP panicked: this is a bug"),
+    };
+    let problems = translated.problems.clone();
+    let push = push_of(translated);
+    let outcome = if push.series.is_empty() { Ok(Default::default()) } else { api.backend.push(push).await };
+    let refused = match outcome {
+        Ok(outcome) => outcome.refused,
+        Err(error @ BackendError::Unavailable(_)) => {
+            let mut response = text(StatusCode::SERVICE_UNAVAILABLE, error);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            return response;
+        }
+        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, error),
+    };
+    let refused = refused.into_iter().map(|(labels, error)| format!("{error} for series {labels}"));
+    let all: Vec<String> = problems.into_iter().chain(refused).take(PROBLEMS_MAX).collect();
+    if all.is_empty() { answer(format) } else { text(StatusCode::BAD_REQUEST, all.join("\n")) }
+}
+
+fn format_of(headers: &HeaderMap) -> Result<Format, String> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match kind.split(';').next().unwrap_or_default().trim() {
+        "application/x-protobuf" => Ok(Format::Protobuf),
+        "application/json" => Ok(Format::Json),
+        other => {
+            Err(format!("unsupported content type: {other}, supported: [application/json, application/x-protobuf]"))
+        }
+    }
+}
+
+fn unzipped(body: &[u8]) -> Result<Vec<u8>, String> {
+    let mut out = Vec::new();
+    let limit = BODY_BYTES_MAX as u64;
+    let read = flate2::read::GzDecoder::new(body).take(limit + 1).read_to_end(&mut out);
+    read.map_err(|error| format!("gzip: {error}"))?;
+    if out.len() > BODY_BYTES_MAX {
+        Err(format!("decoded body is larger than {BODY_BYTES_MAX} bytes"))
+    } else {
+        Ok(out)
+    }
+}
+
+/// An empty `ExportMetricsServiceResponse`.
+fn answer(format: Format) -> Response {
+    match format {
+        Format::Protobuf => {
+            let mut response = StatusCode::OK.into_response();
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+            response
+        }
+        Format::Json => {
+            let mut response = "{}".into_response();
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+    }
+}
+
+fn push_of(translated: Translated) -> Push {
+    let mut push = Push { metadata: translated.metadata, ..Push::default() };
+    for (labels, series) in translated.series {
+        let begun = (push.samples.len(), push.histograms.len(), push.exemplars.len());
+        for (at, sample) in series.samples {
+            match sample {
+                Sample::Float(value) => push.samples.push((at, value)),
+                Sample::Histogram(value) => push.histograms.push((at, value)),
+            }
+        }
+        push.exemplars.extend(series.exemplars);
+        push.series.push(PushedSeries {
+            labels,
+            samples: begun.0..push.samples.len(),
+            histograms: begun.1..push.histograms.len(),
+            exemplars: begun.2..push.exemplars.len(),
+            start: series.start,
+        });
+    }
+    push
+}
+
+/// What the peer says of how OTLP is taken.
+#[derive(Clone)]
+pub struct Otlp {
+    /// How messages are translated.
+    pub settings: Settings,
+    /// Where differences are added up; none when they are not.
+    pub deltas: Option<std::sync::Arc<parking_lot::Mutex<promesh_otlp::DeltaState>>>,
+}

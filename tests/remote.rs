@@ -1,0 +1,234 @@
+//! Remote write between the mesh and a real Prometheus, in both directions, while peers are killed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::support::{Exporter, Peer, escaped, free_port, get, mesh, mesh_with, one_mesh_at_a_time, pause, wall};
+
+/// A real Prometheus.
+struct Prometheus {
+    port: u16,
+    child: Child,
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where its binary is; the test says that it did not run when there is none.
+fn binary() -> Option<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/tools/peers.sh");
+    let folder = Command::new(&script).output().ok().filter(|output| output.status.success());
+    let folder = folder.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    let found = folder.split(':').map(|folder| Path::new(folder).join("prometheus")).find(|path| path.is_file());
+    if found.is_none() {
+        eprintln!("no real Prometheus here: this test did not run");
+    }
+    found
+}
+
+impl Prometheus {
+    fn start(binary: &Path, root: &Path, config: &str) -> Prometheus {
+        let port = free_port();
+        let path = root.join("real.yml");
+        std::fs::write(&path, config).expect("written");
+        let child = Command::new(binary)
+            .arg(format!("--config.file={}", path.display()))
+            .arg(format!("--storage.tsdb.path={}", root.join("real").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .arg("--web.enable-remote-write-receiver")
+            .arg("--web.enable-otlp-receiver")
+            .arg("--enable-feature=native-histograms")
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(root.join("real.log")).expect("a log"))
+            .spawn()
+            .expect("it starts");
+        let started = Prometheus { port, child };
+        for _ in 0..600 {
+            if get(port, "/-/ready").0 == 200 {
+                return started;
+            }
+            pause(50);
+        }
+        panic!("Prometheus does not start");
+    }
+}
+
+/// Instants and values by target, from anything that speaks Prometheus' API.
+fn samples(port: u16, seconds: u64) -> BTreeMap<String, BTreeMap<i64, String>> {
+    let query = escaped(&format!("scrapes_total{{job=\"test\"}}[{seconds}s]"));
+    let (status, body) = get(port, &format!("/api/v1/query?query={query}"));
+    let answer: serde_json::Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{status}: {body}"));
+    let mut all = BTreeMap::new();
+    for series in answer["data"]["result"].as_array().into_iter().flatten() {
+        let point = |pair: &serde_json::Value| {
+            let at = (pair[0].as_f64().expect("an instant") * 1000.0).round() as i64;
+            (at, pair[1].as_str().unwrap_or_default().to_owned())
+        };
+        let points = series["values"].as_array().into_iter().flatten().map(point).collect();
+        all.insert(series["metric"]["instance"].as_str().unwrap_or_default().to_owned(), points);
+    }
+    all
+}
+
+fn assert_nothing_lost(from: u16, to: u16, began: i64, until: i64, context: &dyn Fn() -> String) {
+    let seconds = (wall() as i64 - began / 1000 + 5) as u64;
+    let (ours, theirs) = (samples(from, seconds), samples(to, seconds));
+    assert_eq!(ours.len(), 8);
+    let mut compared = 0;
+    for (instance, ours) in ours {
+        let theirs = theirs.get(&instance).cloned().unwrap_or_default();
+        for (at, value) in ours.range(began..until) {
+            assert_eq!(theirs.get(at), Some(value), "{instance} at {at} is lost; {}", context());
+            compared += 1;
+        }
+    }
+    assert!(compared > 8 * 10, "only {compared} samples were compared");
+}
+
+#[test]
+fn prometheus_gets_every_sample_of_the_mesh_though_each_peer_is_killed() {
+    let Some(binary) = binary() else { return };
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let real = Prometheus::start(&binary, root.path(), "scrape_configs: []\n");
+    let exporter = Exporter::start();
+    let config = format!(
+        "{}remote_write:\n- url: http://127.0.0.1:{}/api/v1/write\n  queue_config: {{batch_send_deadline: 1s}}\n",
+        exporter.config(8, "1s", "900ms"),
+        real.port
+    );
+    let mut peers = mesh(root.path(), 3, &config);
+    pause(4_000);
+    let began = (wall() * 1000.0) as i64;
+    for victim in 0..3 {
+        pause(3_000);
+        peers[victim].kill();
+        pause(6_000);
+        peers[victim].start();
+        peers[victim].wait_ready();
+    }
+    pause(8_000);
+    let until = (wall() * 1000.0) as i64 - 6_000;
+    let logs = || peers.iter().map(Peer::log).collect::<Vec<_>>().join("\n");
+    assert_nothing_lost(peers[0].web, real.port, began, until, &logs);
+    let sent: f64 = peers.iter().map(|peer| peer.metric("prometheus_remote_storage_samples_total")).sum();
+    assert!(sent > 0.0);
+}
+
+#[test]
+fn the_mesh_gets_every_sample_of_prometheus_though_a_peer_is_killed() {
+    let Some(binary) = binary() else { return };
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let mut peers = mesh_with(root.path(), 3, "scrape_configs: []\n", &["--web.enable-remote-write-receiver"]);
+    let exporter = Exporter::start();
+    let config = format!(
+        "{}remote_write:\n- url: http://127.0.0.1:{}/api/v1/write\n  queue_config: {{batch_send_deadline: 1s}}\n",
+        exporter.config(8, "1s", "900ms"),
+        peers[0].web
+    );
+    let real = Prometheus::start(&binary, root.path(), &config);
+    pause(4_000);
+    let began = (wall() * 1000.0) as i64;
+    for victim in 1..3 {
+        pause(3_000);
+        peers[victim].kill();
+        pause(6_000);
+        peers[victim].start();
+        peers[victim].wait_ready();
+    }
+    pause(8_000);
+    let until = (wall() * 1000.0) as i64 - 6_000;
+    for peer in &peers {
+        let logs = || peers.iter().map(Peer::log).collect::<Vec<_>>().join("\n");
+        assert_nothing_lost(real.port, peer.web, began, until, &logs);
+    }
+}
+
+/// What an instant query gives: labels and value, sorted.
+fn vector(port: u16, query: &str) -> Vec<String> {
+    let (status, body) = get(port, &format!("/api/v1/query?query={}", escaped(query)));
+    let answer: serde_json::Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{status}: {body}"));
+    let shown = |sample: &serde_json::Value| {
+        let mut labels: Vec<_> = sample["metric"].as_object().into_iter().flatten().collect();
+        labels.sort_by(|a, b| a.0.cmp(b.0));
+        format!("{labels:?} {} {}", sample["value"][1], sample["histogram"][1])
+    };
+    let mut all: Vec<String> = answer["data"]["result"].as_array().into_iter().flatten().map(shown).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn prometheus_reads_the_samples_of_the_mesh_from_any_peer() {
+    let Some(binary) = binary() else { return };
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let peers = mesh(root.path(), 2, &exporter.config(8, "1s", "900ms"));
+    pause(5_000);
+    for (number, peer) in peers.iter().enumerate() {
+        let folder = root.path().join(format!("reader-{number}"));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let config = format!("remote_read:\n- url: http://127.0.0.1:{}/api/v1/read\n  read_recent: true\n", peer.web);
+        let real = Prometheus::start(&binary, &folder, &config);
+        let (ours, theirs) = (samples(peer.web, 30), samples(real.port, 30));
+        assert_eq!(theirs.len(), 8);
+        for (instance, ours) in ours {
+            // Both look at their own present: what is in both is the same.
+            let common: Vec<_> = ours.iter().filter(|(at, _)| theirs[&instance].contains_key(at)).collect();
+            assert!(common.len() >= 3, "{instance}: {ours:?} {:?}", theirs[&instance]);
+            assert!(common.iter().all(|(at, value)| theirs[&instance].get(at) == Some(value)));
+        }
+        assert_eq!(vector(real.port, "level{instance=\"t1\"}"), vector(peer.web, "level{instance=\"t1\"}"));
+    }
+}
+
+#[test]
+fn otlp_becomes_the_series_that_prometheus_makes_of_it() {
+    let Some(binary) = binary() else { return };
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let real = Prometheus::start(&binary, root.path(), "scrape_configs: []\n");
+    let peers = mesh_with(root.path(), 2, "scrape_configs: []\n", &["--web.enable-otlp-receiver"]);
+    let now = (wall() * 1000.0) as u64 * 1_000_000;
+    let message = OTLP.replace("NOW", &now.to_string());
+    for port in [real.port, peers[0].web, peers[1].web] {
+        let (status, answer) =
+            crate::push::post_body(port, "/api/v1/otlp/v1/metrics", "application/json", message.as_bytes());
+        assert_eq!(status, 200, "{answer}");
+    }
+    let expected = vector(real.port, "{job=\"eu/shop\"}");
+    assert!(expected.len() > 10, "{expected:?}");
+    for peer in &peers {
+        peer.wait("all series are there", 5_000, || (vector(peer.web, "{job=\"eu/shop\"}") == expected).then_some(()));
+    }
+}
+
+const OTLP: &str = r#"{"resourceMetrics": [{
+  "resource": {"attributes": [
+    {"key": "service.name", "value": {"stringValue": "shop"}},
+    {"key": "service.namespace", "value": {"stringValue": "eu"}},
+    {"key": "service.instance.id", "value": {"stringValue": "one"}},
+    {"key": "host.cpus", "value": {"intValue": "4"}}]},
+  "scopeMetrics": [{"scope": {"name": "lib", "version": "1"}, "metrics": [
+    {"name": "http.requests", "unit": "{request}", "sum": {
+      "aggregationTemporality": 2, "isMonotonic": true, "dataPoints": [
+        {"attributes": [{"key": "http.code", "value": {"intValue": 200}}, {"key": "a.b", "value": {"stringValue": "x"}},
+                        {"key": "a_b", "value": {"stringValue": "y"}}, {"key": "_p", "value": {"boolValue": true}}],
+         "timeUnixNano": "NOW", "asInt": "7"}]}},
+    {"name": "queue.size", "unit": "1", "gauge": {"dataPoints": [{"timeUnixNano": "NOW", "asDouble": 0.5}]}},
+    {"name": "net.io", "unit": "By/s", "gauge": {"dataPoints": [{"timeUnixNano": "NOW", "asDouble": 12}]}},
+    {"name": "latency", "unit": "s", "histogram": {"aggregationTemporality": 2, "dataPoints": [
+        {"timeUnixNano": "NOW", "count": "3", "sum": 2.5, "bucketCounts": ["1", "1", "1"], "explicitBounds": [0.1, 1]}]}},
+    {"name": "size", "unit": "By", "exponentialHistogram": {"aggregationTemporality": 2, "dataPoints": [
+        {"timeUnixNano": "NOW", "count": "5", "sum": 9, "scale": 0, "zeroCount": "1",
+         "positive": {"offset": 0, "bucketCounts": ["1", "0", "0", "0", "3"]}}]}},
+    {"name": "old", "summary": {"dataPoints": [
+        {"timeUnixNano": "NOW", "count": "2", "sum": 3, "quantileValues": [{"quantile": 0.5, "value": 1}]}]}}
+  ]}]}]}"#;
