@@ -126,7 +126,7 @@ impl Symbols {
 
 /// Stretches of one series.
 fn runs(items: &[Item]) -> impl Iterator<Item = &[Item]> {
-    items.chunk_by(|a, b| Arc::ptr_eq(&a.series, &b.series))
+    items.chunk_by(|a, b| Arc::ptr_eq(&a.series, &b.series) || a.series.is_same(&b.series))
 }
 
 fn label(name: &str, value: &str) -> Writer {

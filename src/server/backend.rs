@@ -131,7 +131,7 @@ impl Backend for PeerBackend {
     }
 
     async fn alertmanagers(&self) -> Alertmanagers {
-        Alertmanagers::default()
+        self.0.outside.shown()
     }
 
     async fn cluster(&self) -> Value {

@@ -2,9 +2,12 @@
 
 mod check;
 mod cluster;
+mod debug;
 mod http;
+mod man;
 mod progress;
 mod promql;
+mod push;
 mod query;
 mod relabel;
 mod test;
@@ -78,6 +81,9 @@ pub fn command() -> Command {
         .subcommand(promql::command())
         .subcommand(tsdb::command())
         .subcommand(relabel::command())
+        .subcommand(push::command())
+        .subcommand(debug::command())
+        .subcommand(Command::new("man").about("Print the manual page"))
         .subcommand(completions());
     add_flags(command)
 }
@@ -97,6 +103,13 @@ fn run_command(name: &str, matches: &ArgMatches) -> u8 {
         "promql" => promql::run(matches),
         "tsdb" => tsdb::run(matches),
         "relabel" => relabel::run(matches),
+        "push" => push::run(matches),
+        "debug" => debug::run(matches),
+        "man" => {
+            // A closed pipe is nobody's problem.
+            let _ = io::stdout().write_all(man::page(&command()).as_bytes());
+            Ok(())
+        }
         "completions" => {
             let shell = *matches.get_one::<Shell>("shell").expect("a required argument");
             // Into memory first: clap_complete panics when what it writes to is closed.

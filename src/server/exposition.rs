@@ -63,6 +63,7 @@ pub async fn metrics(peer: &Peer) -> String {
     ruling(&mut page, peer);
     peer.paging.metrics(&mut page).await;
     alertmanager_configuration(&mut page, peer);
+    peer.outside.metrics(&mut page);
     peer.sending.metrics(&mut page);
     mesh(&mut page, peer);
     watch(&mut page, peer);

@@ -1,9 +1,11 @@
 //! Keeping the log durable, storage at its work, and an eye on the disk.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use promesh_node::Input;
+use promesh_node::{Input, MeshView};
+use tokio::sync::watch;
 
 use crate::clock;
 use crate::run::Peer;
@@ -62,4 +64,31 @@ fn disk_is_full(path: &std::path::Path, was_full: bool) -> bool {
     let limit = (disk.f_blocks * disk.f_frsize / 20).min(1 << 30);
     let free = disk.f_bavail * disk.f_frsize;
     if was_full { free < 2 * limit } else { free < limit }
+}
+
+/// The web addresses of all peers, this one included, sorted: alike on every peer.
+pub(crate) fn peer_addresses(
+    mut view: watch::Receiver<Option<Arc<MeshView>>>,
+    own: SocketAddr,
+) -> watch::Receiver<Arc<[String]>> {
+    let list = move |view: &Option<Arc<MeshView>>| -> Arc<[String]> {
+        // A peer that is down stays a target: its `up` is 0, as for any other.
+        let others = view.iter().flat_map(|view| view.peers.iter()).filter_map(|peer| peer.web_address);
+        let mut all: Vec<String> = others.chain([own]).map(|address| address.to_string()).collect();
+        all.sort();
+        all.dedup();
+        all.into()
+    };
+    let (sender, receiver) = watch::channel(list(&view.borrow()));
+    tokio::spawn(async move {
+        while view.changed().await.is_ok() {
+            let present = list(&view.borrow_and_update());
+            sender.send_if_modified(|known| {
+                let changed = *known != present;
+                *known = present;
+                changed
+            });
+        }
+    });
+    receiver
 }

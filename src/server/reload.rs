@@ -87,6 +87,12 @@ impl Peer {
             Ok((settings, planned, delivery, notifiers)) => {
                 self.outgoing.apply(&settings.loaded.config);
                 self.paging.apply(delivery, notifiers);
+                if let Err(error) = self.reading.apply(&settings.loaded.config) {
+                    tracing::error!(error, "the servers of remote_read stay as they were");
+                }
+                if let Err(error) = self.outside.apply(&settings.loaded.config) {
+                    tracing::error!(error, "the Alertmanagers outside stay as they were");
+                }
                 if let Err(error) = self.sending.apply(&settings.loaded.config) {
                     tracing::error!(error, "remote write stays as it was");
                 }

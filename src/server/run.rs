@@ -28,6 +28,7 @@ use crate::definitions;
 use crate::deletes::Deletes;
 use crate::facts::Facts;
 use crate::hands::Hands;
+use crate::house::peer_addresses;
 use crate::identity::PeerFolder;
 use crate::ingest::{Ingest, Lanes, LogDecoder};
 use crate::journal::Journal;
@@ -36,9 +37,11 @@ use crate::minds::{self, Addresses, Minds, ToMesh};
 use crate::operate;
 use crate::options::{ClusterOptions, Options, TrustOptions, WalSync};
 use crate::outgoing::Outgoing;
+use crate::outside::Outside;
 use crate::paging::{self, Configuration, Paging};
 use crate::pushing::Pushing;
 use crate::reach::Reach;
+use crate::reading::Reading;
 use crate::ruling::{Means, Ruling};
 use crate::scraping::Scraping;
 use crate::sending::Sending;
@@ -263,6 +266,10 @@ pub struct Peer {
     pub paging: Arc<Paging>,
     /// Pushed samples.
     pub pushing: Arc<Pushing>,
+    /// Other servers that queries read from.
+    reading: Arc<Reading>,
+    /// Alerts to Alertmanagers outside.
+    pub outside: Arc<Outside>,
     /// Samples on their way out.
     pub sending: Arc<Sending>,
     /// Streams of differences that came by OTLP.
@@ -392,8 +399,10 @@ impl Peer {
         let sync_each = options.storage.wal_sync == WalSync::Always;
         let pushing = Arc::new(Pushing::new(Arc::clone(&ingest), view.clone(), transport.clone(), sync_each));
         let runtime = tokio::runtime::Handle::current();
-        let storage: Arc<dyn Queryable> =
-            Arc::new(MeshQueryable::new(Arc::clone(&local), view.clone(), transport.clone(), runtime));
+        let mesh_data = Arc::new(MeshQueryable::new(Arc::clone(&local), view.clone(), transport.clone(), runtime));
+        let reading = Arc::new(Reading::new(mesh_data, Arc::clone(&db)));
+        reading.apply(&settings.loaded.config)?;
+        let storage: Arc<dyn Queryable> = Arc::clone(&reading) as Arc<dyn Queryable>;
         let engine = Arc::new(Engine::new(settings::engine_options(&options, &settings)));
         let external_url = settings::external_url(&options, web_address);
         let means = paging::Means {
@@ -411,6 +420,12 @@ impl Peer {
         outgoing.apply(&settings.loaded.config);
         let pager = Arc::clone(&paging);
         outgoing.to(Box::new(move |alerts| pager.take(alerts)));
+        let alerts = &options.alertmanager;
+        let peers = peer_addresses(view.clone(), web_address);
+        let outside = Outside::new(peers, alerts.queue_capacity, alerts.batch_size);
+        outside.apply(&settings.loaded.config)?;
+        let other = Arc::clone(&outside);
+        outgoing.to(Box::new(move |alerts| other.take(alerts)));
         let ruling = Arc::new(Ruling::new(Means {
             options: Arc::clone(&options),
             external_url,
@@ -478,6 +493,8 @@ impl Peer {
             outgoing,
             paging,
             pushing,
+            reading,
+            outside,
             sending,
             otlp_deltas: Arc::default(),
             deletes,
@@ -622,6 +639,9 @@ impl Peer {
         let mut left = self.left.clone();
         let _ = tokio::time::timeout(LEAVE_MAX, left.wait_for(|left| *left)).await;
         tokio::join!(self.scraping.drain(DRAIN_MAX), self.ruling.drain(DRAIN_MAX), self.paging.drain(DRAIN_MAX));
+        if self.options.alertmanager.drain_on_shutdown {
+            self.outside.drain(Duration::from_secs(3)).await;
+        }
         self.sending.flush().await;
         // What was streamed last has to reach the holders before the connections end.
         let drained = async {
@@ -645,28 +665,4 @@ impl Peer {
         self.threads.lock().clear();
         tracing::info!("See you next time!");
     }
-}
-
-/// The web addresses of all peers, this one included, sorted: alike on every peer.
-fn peer_addresses(mut view: watch::Receiver<Option<Arc<MeshView>>>, own: SocketAddr) -> watch::Receiver<Arc<[String]>> {
-    let list = move |view: &Option<Arc<MeshView>>| -> Arc<[String]> {
-        // A peer that is down stays a target: its `up` is 0, as for any other.
-        let others = view.iter().flat_map(|view| view.peers.iter()).filter_map(|peer| peer.web_address);
-        let mut all: Vec<String> = others.chain([own]).map(|address| address.to_string()).collect();
-        all.sort();
-        all.dedup();
-        all.into()
-    };
-    let (sender, receiver) = watch::channel(list(&view.borrow()));
-    tokio::spawn(async move {
-        while view.changed().await.is_ok() {
-            let present = list(&view.borrow_and_update());
-            sender.send_if_modified(|known| {
-                let changed = *known != present;
-                *known = present;
-                changed
-            });
-        }
-    });
-    receiver
 }
