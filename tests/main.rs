@@ -2,9 +2,9 @@
 
 mod alerts;
 mod discovery;
+mod exporters;
 mod faults;
 mod golden;
-mod exporters;
 mod hostile;
 mod mesh;
 mod process;

@@ -237,7 +237,7 @@ fn the_mesh_runs_the_majoritys_configuration_and_shows_who_differs() {
     assert_no_hole(&peers[0].samples("scrapes_total", 5), 1_000, 10, began, 0);
     // Its operator writes what the others have, and reloads all through another peer.
     std::fs::write(&own, &common).expect("written");
-    let (status, body) = crate::support::post(peers[1].web, "/-/reload?scope=cluster");
+    let (status, body) = post(peers[1].web, "/-/reload?scope=cluster");
     assert_eq!(status, 200, "{body}");
     for peer in &peers {
         peer.wait("nobody differs", 20_000, || (differs(peer)? == "[]").then_some(()));
@@ -245,7 +245,7 @@ fn the_mesh_runs_the_majoritys_configuration_and_shows_who_differs() {
     peers[2].wait("it scrapes again", 10_000, || (scrapes() > before).then_some(()));
     // What is wrong on one peer is said by whom.
     std::fs::write(&own, "nonsense: 1\n").expect("written");
-    let (status, body) = crate::support::post(peers[1].web, "/-/reload?scope=cluster");
+    let (status, body) = post(peers[1].web, "/-/reload?scope=cluster");
     assert_eq!(status, 500);
     assert!(body.contains(id.as_str().expect("an id")) && body.contains("own.yml:1:1"), "{body}");
 }

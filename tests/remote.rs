@@ -104,12 +104,12 @@ fn prometheus_gets_every_sample_of_the_mesh_though_each_peer_is_killed() {
     let mut peers = mesh(root.path(), 3, &config);
     pause(4_000);
     let began = (wall() * 1000.0) as i64;
-    for victim in 0..3 {
+    for peer in &mut peers {
         pause(3_000);
-        peers[victim].kill();
+        peer.kill();
         pause(6_000);
-        peers[victim].start();
-        peers[victim].wait_ready();
+        peer.start();
+        peer.wait_ready();
     }
     pause(8_000);
     let until = (wall() * 1000.0) as i64 - 6_000;
@@ -134,12 +134,12 @@ fn the_mesh_gets_every_sample_of_prometheus_though_a_peer_is_killed() {
     let real = Prometheus::start(&binary, root.path(), &config);
     pause(4_000);
     let began = (wall() * 1000.0) as i64;
-    for victim in 1..3 {
+    for peer in &mut peers[1..] {
         pause(3_000);
-        peers[victim].kill();
+        peer.kill();
         pause(6_000);
-        peers[victim].start();
-        peers[victim].wait_ready();
+        peer.start();
+        peer.wait_ready();
     }
     pause(8_000);
     let until = (wall() * 1000.0) as i64 - 6_000;

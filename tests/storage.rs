@@ -79,8 +79,8 @@ fn killed_at_random_moments_no_acknowledged_sample_is_lost() {
         check_pushed(&peer, &pushed, &acknowledged);
         // Somewhere in the next second, never at the same place of the log.
         let until = wall() + f64::from(number.wrapping_mul(2_654_435_761) % 1000) / 1000.0;
+        let killed = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let killed = std::sync::atomic::AtomicBool::new(false);
             let pusher = scope.spawn({
                 let (peer, killed) = (&peer, &killed);
                 let mut next = number;
@@ -123,8 +123,9 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     fn mount(path: &Path, size: &str) -> Option<SmallDisk> {
         std::fs::create_dir_all(path).expect("a folder");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(path);
-        let done = { mounted }.output().is_ok_and(|output| output.status.success());
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(path);
+        let done = mount.output().is_ok_and(|output| output.status.success());
         done.then(|| SmallDisk(path.to_owned()))
     }
 }

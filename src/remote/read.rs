@@ -342,9 +342,12 @@ fn chunk_of(bytes: &[u8], columns: &mut SeriesColumns) -> Result<(), String> {
     read.map_err(|error| error.to_string())
 }
 
+/// The floats and histograms of one series, by milliseconds.
+type ByInstant = (BTreeMap<i64, f64>, BTreeMap<i64, HistogramPoint>);
+
 /// Each series once, its samples in order and within the range, without the labels that were put in.
 fn tidied(series: Vec<SeriesColumns>, added: &[String], start: i64, end: i64) -> Vec<SeriesColumns> {
-    let mut by_labels: BTreeMap<Labels, (BTreeMap<i64, f64>, BTreeMap<i64, HistogramPoint>)> = BTreeMap::new();
+    let mut by_labels: BTreeMap<Labels, ByInstant> = BTreeMap::new();
     for columns in series {
         let labels = columns.labels.without(|name| added.iter().any(|added| added == name));
         let (floats, histograms) = by_labels.entry(labels).or_default();
@@ -353,7 +356,7 @@ fn tidied(series: Vec<SeriesColumns>, added: &[String], start: i64, end: i64) ->
         let points = columns.histograms.into_iter().filter(|point| within(&point.timestamp));
         histograms.extend(points.map(|point| (point.timestamp, point)));
     }
-    let columns = |(labels, (floats, histograms)): (Labels, (BTreeMap<i64, f64>, BTreeMap<i64, HistogramPoint>))| {
+    let columns = |(labels, (floats, histograms)): (Labels, ByInstant)| {
         let (timestamps, values) = floats.into_iter().unzip();
         SeriesColumns {
             labels,

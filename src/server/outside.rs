@@ -72,7 +72,7 @@ impl Outside {
             batch: batch.max(1),
             wake: Notify::new(),
             sets: ArcSwap::default(),
-            discovery: Manager::new(peers),
+            discovery: Manager::new(peers, Arc::new(crate::scraping::MachineClock)),
             counters: Mutex::default(),
             dropped: AtomicU64::new(0),
         });

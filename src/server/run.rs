@@ -267,7 +267,7 @@ pub struct Peer {
     /// Pushed samples.
     pub pushing: Arc<Pushing>,
     /// Other servers that queries read from.
-    reading: Arc<Reading>,
+    pub(crate) reading: Arc<Reading>,
     /// Alerts to Alertmanagers outside.
     pub outside: Arc<Outside>,
     /// Samples on their way out.

@@ -40,7 +40,7 @@ impl Settings {
     pub fn nothing() -> Settings {
         let loaded = prometheus::load_text("(built in)", b"scrape_configs: []\n", Path::new(""), &Disk);
         let loaded = loaded.expect("the empty configuration is valid: a test says so");
-        Settings { loaded, jobs: Vec::new(), rules: Vec::new() }
+        Settings { loaded, jobs: Vec::new(), rules: Vec::new(), digest: None }
     }
 
     /// Reads the files. Without a file, unless one was named, the built-in configuration; `route_prefix` is for that.
@@ -113,17 +113,26 @@ impl Settings {
     }
 }
 
-/// All files of a peer.
+/// All files of a peer; what is wrong with either half is said together.
 ///
 /// # Errors
-/// Everything wrong with the first that is wrong, each with file, line and column.
+/// Everything wrong, each with file, line and column.
 pub fn load(options: &Options) -> Result<(Settings, Configuration), String> {
     let settings = if options.alerting_only {
-        Settings::nothing()
+        Ok(Settings::nothing())
     } else {
-        Settings::load(&options.config_file, &options.web.route_prefix)?
+        Settings::load(&options.config_file, &options.web.route_prefix)
     };
-    Ok((settings, Configuration::load(&options.alertmanager.config_file, &Disk)?))
+    match (settings, Configuration::load(&options.alertmanager.config_file, &Disk)) {
+        (Ok(settings), Ok(delivery)) => Ok((settings, delivery)),
+        (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
+        (Err(one), Err(other)) => Err(format!("{one}\n{other}")),
+    }
+}
+
+/// What the files of [`Settings`] say now, as [`Settings::digest`] has it.
+pub fn digest(options: &Options) -> Option<u128> {
+    if options.alerting_only { None } else { Settings::digest_of(&options.config_file) }
 }
 
 /// Says where alerts go when that is not what somebody might think.

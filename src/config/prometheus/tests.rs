@@ -58,11 +58,11 @@ fn what_is_built_is_read_with_its_types_and_its_secrets_are_masked() {
     assert_eq!((ec2.port, ec2.secret_key.expose()), (9100, "hidden"));
     let shown = loaded.config.to_yaml();
     assert!(shown.contains("mesh_scope: everywhere") && !shown.contains("hidden"), "{shown}");
-    let error = super::load_text(
+    let error = load_text(
         "p.yml",
         b"scrape_configs:\n- job_name: a\n  hetzner_sd_configs:\n  - {role: hcloud, port: many}\n  nomad_sd_configs:\n  - {serverr: x}\n",
         Path::new("/"),
-        &crate::source::MemorySource::default(),
+        &MemorySource::default(),
     );
     let error = error.unwrap_err().to_string();
     assert!(

@@ -84,7 +84,7 @@ fn main() {
     let loaded = load_text("bench.yml", text, Path::new("/"), &MemorySource::default()).expect("a valid configuration");
     let job = Arc::new(loaded.jobs[0].clone());
     let group = TargetGroup::of_addresses("0", [exporter.1.as_str()], &Labels::empty());
-    let target = targets::from_groups(&job, [&group]).targets.remove(0);
+    let target = targets::from_groups(&job, [&group], "").targets.remove(0);
     let client = HttpClient::new(&job.http).expect("plain HTTP");
     let mut scrape_loop = ScrapeLoop::new(target, client, ScrapeOptions::default());
     let head = Head::new(Arc::new(FaultyFs::new()), "head".as_ref(), HeadOptions::default()).expect("in memory");

@@ -66,7 +66,7 @@ fn entry(name: &str, content: &[u8]) -> Vec<u8> {
     put(136, b"00000000000\0");
     put(148, b"        ");
     put(156, b"0");
-    put(257, b"ustar\000");
+    put(257, b"ustar\x0000");
     let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     let mut entry = header.to_vec();

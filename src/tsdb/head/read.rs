@@ -211,7 +211,7 @@ impl Head {
         warnings: &mut Vec<String>,
     ) {
         self.with_series(slot, |series| {
-            if super::same_labels(&self.index.read().symbols, &series.labels, labels) {
+            if same_labels(&self.index.read().symbols, &series.labels, labels) {
                 self.read_series(series, start, end, columns, warnings);
             }
         });
