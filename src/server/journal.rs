@@ -17,12 +17,7 @@ pub struct Journal {
 impl Journal {
     /// Takes note of a change and logs it.
     pub fn note(&self, change: Change) {
-        let Change { what, peer, shards, reason, .. } = &change;
-        match *what {
-            "down" | "suspended" => tracing::warn!(%peer, reason, "peer {what}"),
-            "copied" if *shards == 0 => tracing::debug!(%peer, "fetched what a broken stream did not bring"),
-            _ => tracing::info!(%peer, shards, reason, "{what}"),
-        }
+        log(&change);
         *self.counts.lock().entry((change.what, change.reason)).or_default() += 1;
         let mut kept = self.kept.lock();
         if kept.len() == KEPT {
@@ -39,5 +34,23 @@ impl Journal {
     /// The changes, newest first.
     pub fn newest(&self, count: usize) -> Vec<Change> {
         self.kept.lock().iter().rev().take(count).cloned().collect()
+    }
+}
+
+/// Says it in words that stand by themselves: whoever reads the log knows neither ranks nor views.
+fn log(change: &Change) {
+    let Change { what, peer, shards, reason, .. } = change;
+    match *what {
+        "state" => tracing::info!(state = reason, "this peer's state changed"),
+        "up" => tracing::info!(%peer, "peer is up"),
+        "down" => tracing::warn!(%peer, reason, "peer is down"),
+        "removed" => tracing::info!(%peer, reason, "peer is forgotten"),
+        "takeover" => tracing::info!(shards, reason, "took over shards"),
+        "handover" => tracing::info!(%peer, shards, reason, "handed shards over"),
+        "yield" => tracing::info!(%peer, shards, reason, "yielded shards"),
+        "copied" if *shards == 0 => tracing::debug!("fetched what a broken stream did not bring"),
+        "copied" => tracing::info!(shards, "holds shards whole"),
+        "suspended" => tracing::warn!(reason, "this peer was suspended: its shards wait until it has heard the others"),
+        what => tracing::info!(what, %peer, shards, reason, "the mesh changed"),
     }
 }

@@ -44,6 +44,9 @@ function Shown({ cluster }) {
       {copying ? <Banner kind="info">{copyText(copies)}</Banner> : null}
       <h2>Members</h2>
       <Members members={members} self={cluster.self} names={names} total={shards.total} />
+      {members.filter(({ state }) => state === 'down').slice(0, 3).map(({ id }) => (
+        <p class="muted" key={id}>If {names.get(id)} will not come back, have all peers forget it: <code>promesh cluster remove {id}</code></p>
+      ))}
       <Differences members={members} names={names} contests={cluster.configContests} />
       <h2>Last changes, as this peer saw them</h2>
       <Changes changes={cluster.lastChanges ?? []} names={names} />
@@ -115,15 +118,30 @@ function Differences({ members, names, contests }) {
   );
 }
 
+/** What happened, in words: `who` is the other peer, or this one where it is about this one. */
+const HAPPENED = {
+  takeover: () => 'took over shards',
+  handover: (who) => `handed shards over to ${who}`,
+  yield: (who) => `yielded shards to ${who}`,
+  copied: () => 'holds shards whole',
+  up: (who) => `${who} came up`,
+  down: (who) => `${who} went down`,
+  removed: (who) => `${who} was forgotten`,
+  suspended: () => 'stood still for a while',
+  state: (_, reason) => `became ${reason}`,
+};
+/** Reasons that say no more than what happened. */
+const PLAIN = new Set(['membership', 'held again', 'this peer stood still']);
+
 function Changes({ changes, names }) {
   const who = (id) => names.get(id) ?? id?.slice(0, 8) ?? '';
+  const why = ({ what, reason }) => (what === 'state' || PLAIN.has(reason) ? '' : reason);
   return (
     <Table rows={changes} empty="Nothing has changed since this peer started." columns={[
       { name: 'When', cell: (c) => <><Ago ms={instant(c.at)} /><span class="sub">{formatInstant(instant(c.at))}</span></> },
-      { name: 'What', cell: (c) => c.what },
-      { name: 'Peer', cell: (c) => <span title={c.peer}>{who(c.peer)}</span> },
+      { name: 'What', kind: 'wide', cell: (c) => <span title={c.peer}>{HAPPENED[c.what]?.(who(c.peer), c.reason) ?? `${c.what} ${who(c.peer)}`}</span> },
       { name: 'Shards', kind: 'number', cell: (c) => (c.shards ? number(c.shards) : '') },
-      { name: 'Why', kind: 'wide', cell: (c) => c.reason },
+      { name: 'Why', cell: why },
     ]} />
   );
 }
