@@ -7,6 +7,7 @@ mod faults;
 mod golden;
 mod hostile;
 mod mesh;
+mod parts;
 mod process;
 mod push;
 mod relay;

@@ -345,6 +345,11 @@ pub trait Backend: Send + Sync + 'static {
     /// The data, of all peers.
     fn storage(&self) -> Arc<dyn Queryable>;
 
+    /// Who computes aggregations where their samples are; `None` where all samples are here.
+    fn parts(&self) -> Option<Arc<dyn promesh_promql::Parts>> {
+        None
+    }
+
     /// Whether this peer answers.
     fn readiness(&self) -> Readiness;
 

@@ -84,7 +84,7 @@ fn options(form: &Form) -> Result<QueryOptions, ApiError> {
             u64::try_from(parse_span(text).map_err(bad)?).ok().filter(|span| *span > 0).map(Duration::from_nanos)
         }
     };
-    Ok(QueryOptions { budget: None, lookback_delta, per_step_stats: form.get("stats") == "all" })
+    Ok(QueryOptions { lookback_delta, per_step_stats: form.get("stats") == "all", ..QueryOptions::default() })
 }
 
 /// Cancels what it guards when it is dropped: the client went away, or the time is over.
@@ -115,6 +115,7 @@ where
     };
     let turn = turn.expect("the semaphore is never closed");
     let (engine, storage) = (api.backend.engine(), api.backend.storage());
+    options.parts = api.backend.parts();
     let budget = Budget::new(engine.options().max_samples);
     let guard = CancelOnDrop(budget.clone());
     options.budget = Some(budget);

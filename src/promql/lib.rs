@@ -30,6 +30,6 @@ pub mod parts;
 pub mod script;
 
 pub use engine::{
-    Annotations, Engine, EngineOptions, Features, MatrixSeries, Outcome, QueryError, QueryOptions, SampleValue, Stats,
-    Value, VectorSample, capped,
+    Annotations, Engine, EngineOptions, Features, MatrixSeries, Outcome, Part, PartAnswer, Parts, QueryError,
+    QueryOptions, SampleValue, Stats, Value, VectorSample, capped,
 };

@@ -108,6 +108,30 @@ impl Floats {
         Floats { count: 1, sum: (value, 0.0), mean: value, squares, min: value, max: value }
     }
 
+    /// Takes one more; only what an operation needs is kept up to date.
+    fn take(&mut self, value: f64, op: &PartialOp) {
+        if self.count == 0 {
+            *self = Floats::one(value);
+            return;
+        }
+        match op {
+            PartialOp::Sum => {
+                self.sum = add(self.sum, (value, 0.0));
+                self.count += 1;
+            }
+            PartialOp::Count | PartialOp::Group => self.count += 1,
+            PartialOp::Min => {
+                self.min = if self.min.is_nan() || value < self.min { value } else { self.min };
+                self.count += 1;
+            }
+            PartialOp::Max => {
+                self.max = if self.max.is_nan() || value > self.max { value } else { self.max };
+                self.count += 1;
+            }
+            _ => self.merge(&Floats::one(value)),
+        }
+    }
+
     /// Source: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances".
     fn merge(&mut self, other: &Floats) {
         if self.count == 0 {
@@ -139,6 +163,19 @@ struct Histograms {
 }
 
 impl Histograms {
+    fn one(value: &Arc<FloatHistogram>, labels: &Labels, op: &PartialOp, known: &Histograms) -> Histograms {
+        let sums = matches!(op, PartialOp::Sum | PartialOp::Avg);
+        let unlike = known.sum.as_ref().is_some_and(|sum| sum.is_custom() != value.is_custom());
+        Histograms {
+            count: 1,
+            sum: sums.then(|| (**value).clone()),
+            reset: value.counter_reset == CounterReset::Reset,
+            not_reset: value.counter_reset == CounterReset::NotReset,
+            reconciled: false,
+            incompatible: (sums && unlike).then(|| labels.metric_name().unwrap_or_default().to_owned()),
+        }
+    }
+
     fn merge(&mut self, other: &Histograms) {
         self.count += other.count;
         self.reset |= other.reset;
@@ -175,9 +212,32 @@ pub struct Partial {
     op: PartialOp,
     grouping: Vec<String>,
     without: bool,
-    /// By group, then by instant in ms.
-    groups: BTreeMap<Labels, BTreeMap<i64, Cell>>,
+    groups: BTreeMap<Labels, Group>,
     ignored_histograms: bool,
+}
+
+/// The state of one group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Group {
+    /// The least label set in it: groups of a vector stand in the order of their first series.
+    first: Labels,
+    /// By instant in ms.
+    cells: Vec<(i64, Cell)>,
+}
+
+impl Group {
+    /// The cell at an instant, sought from `from` on; answers its place.
+    fn cell(&mut self, from: usize, at: i64) -> usize {
+        let near = self.cells.get(from).filter(|(known, _)| *known == at);
+        let place = match near {
+            Some(_) => from,
+            None => self.cells.partition_point(|(known, _)| *known < at),
+        };
+        if self.cells.get(place).is_none_or(|(known, _)| *known != at) {
+            self.cells.insert(place, (at, Cell::default()));
+        }
+        place
+    }
 }
 
 impl Partial {
@@ -192,60 +252,66 @@ impl Partial {
         match value {
             Value::Vector(samples) => {
                 for sample in samples {
-                    self.take(&sample.labels, sample.at.0, &sample.value);
+                    let floats = match &sample.value {
+                        SampleValue::Float(value) => vec![(sample.at, *value)],
+                        SampleValue::Histogram(_) => Vec::new(),
+                    };
+                    let histograms = match &sample.value {
+                        SampleValue::Histogram(value) => vec![(sample.at, Arc::clone(value))],
+                        SampleValue::Float(_) => Vec::new(),
+                    };
+                    self.fold_series(&sample.labels, &floats, &histograms);
                 }
             }
             Value::Matrix(series) => {
                 for series in series {
-                    for (at, value) in &series.floats {
-                        self.take(&series.labels, at.0, &SampleValue::Float(*value));
-                    }
-                    for (at, value) in &series.histograms {
-                        self.take(&series.labels, at.0, &SampleValue::Histogram(Arc::clone(value)));
-                    }
+                    self.fold_series(&series.labels, &series.floats, &series.histograms);
                 }
             }
             Value::Scalar { .. } | Value::String { .. } => {}
         }
     }
 
-    fn take(&mut self, labels: &Labels, at: i64, value: &SampleValue) {
-        if matches!(value, SampleValue::Histogram(_)) && self.op.ignores_histograms().is_some() {
-            self.ignored_histograms = true;
+    fn fold_series(
+        &mut self,
+        labels: &Labels,
+        floats: &[(Timestamp, f64)],
+        histograms: &[(Timestamp, Arc<FloatHistogram>)],
+    ) {
+        let ignores = self.op.ignores_histograms().is_some();
+        self.ignored_histograms |= ignores && !histograms.is_empty();
+        if floats.is_empty() && (ignores || histograms.is_empty()) {
             return;
         }
-        let group = crate::engine::group_labels(labels, &self.grouping, self.without);
-        let cell = self.groups.entry(group).or_default().entry(at).or_default();
-        let mut fresh = Cell::default();
-        match (&self.op, value) {
-            (PartialOp::CountValues(_), SampleValue::Float(value)) => {
-                fresh.values.insert(format_float(*value), 1);
-            }
-            (PartialOp::CountValues(_), SampleValue::Histogram(value)) => {
-                fresh.values.insert(value.to_string(), 1);
-            }
-            (PartialOp::Topk(_) | PartialOp::Bottomk(_), SampleValue::Float(value)) => {
-                fresh.candidates.push((*value, labels.clone()));
-            }
-            (_, SampleValue::Float(value)) => fresh.floats = Floats::one(*value),
-            (_, SampleValue::Histogram(value)) => {
-                let sums = matches!(self.op, PartialOp::Sum | PartialOp::Avg);
-                fresh.histograms = Histograms {
-                    count: 1,
-                    sum: sums.then(|| (**value).clone()),
-                    reset: value.counter_reset == CounterReset::Reset,
-                    not_reset: value.counter_reset == CounterReset::NotReset,
-                    ..Histograms::default()
-                };
-                let metric = || labels.metric_name().unwrap_or_default().to_owned();
-                let custom = |sum: &Option<FloatHistogram>| sum.as_ref().map(FloatHistogram::is_custom);
-                let (known, new) = (custom(&cell.histograms.sum), custom(&fresh.histograms.sum));
-                if known.is_some() && new.is_some() && known != new {
-                    fresh.histograms.incompatible = Some(metric());
-                }
-            }
+        let key = crate::engine::group_labels(labels, &self.grouping, self.without);
+        let group = self.groups.entry(key).or_insert_with(|| Group { first: labels.clone(), cells: Vec::new() });
+        if *labels < group.first {
+            group.first = labels.clone();
         }
-        cell.merge(&fresh, &self.op);
+        let mut place = 0;
+        for (at, value) in floats {
+            place = group.cell(place, at.0);
+            let cell = &mut group.cells[place].1;
+            match &self.op {
+                PartialOp::CountValues(_) => *cell.values.entry(format_float(*value)).or_default() += 1,
+                PartialOp::Topk(_) | PartialOp::Bottomk(_) => {
+                    let candidates = vec![(*value, labels.clone())];
+                    cell.merge(&Cell { candidates, ..Cell::default() }, &self.op);
+                }
+                op => cell.floats.take(*value, op),
+            }
+            place += 1;
+        }
+        for (at, value) in histograms.iter().filter(|_| !ignores) {
+            let place = group.cell(0, at.0);
+            let cell = &mut group.cells[place].1;
+            if matches!(self.op, PartialOp::CountValues(_)) {
+                *cell.values.entry(value.to_string()).or_default() += 1;
+                continue;
+            }
+            let fresh = Histograms::one(value, labels, &self.op, &cell.histograms);
+            cell.histograms.merge(&fresh);
+        }
     }
 
     /// Takes in the state over other series.
@@ -257,10 +323,17 @@ impl Partial {
             return;
         }
         self.ignored_histograms |= other.ignored_histograms;
-        for (labels, cells) in &other.groups {
-            let group = self.groups.entry(labels.clone()).or_default();
-            for (at, cell) in cells {
-                group.entry(*at).or_default().merge(cell, &self.op);
+        for (labels, theirs) in &other.groups {
+            let fresh = || Group { first: theirs.first.clone(), cells: Vec::new() };
+            let group = self.groups.entry(labels.clone()).or_insert_with(fresh);
+            if theirs.first < group.first {
+                group.first = theirs.first.clone();
+            }
+            let mut place = 0;
+            for (at, cell) in &theirs.cells {
+                place = group.cell(place, *at);
+                group.cells[place].1.merge(cell, &self.op);
+                place += 1;
             }
         }
     }
@@ -271,23 +344,28 @@ impl Partial {
         if let Some(what) = self.op.ignores_histograms().filter(|_| self.ignored_histograms) {
             annotations.add(span, Note::IgnoredInAggregation(what));
         }
+        let mut groups: Vec<(&Labels, &Group)> = self.groups.iter().collect();
+        if instant {
+            groups.sort_by(|a, b| a.1.first.cmp(&b.1.first));
+            let mut samples = Vec::new();
+            for (labels, group) in groups {
+                for (at, cell) in &group.cells {
+                    let found = self.results(labels, cell, span, annotations).into_iter();
+                    samples.extend(found.map(|(labels, value)| VectorSample { labels, at: Timestamp(*at), value }));
+                }
+            }
+            if matches!(self.op, PartialOp::CountValues(_)) {
+                samples.sort_by(|a, b| a.labels.cmp(&b.labels));
+            }
+            return Value::Vector(samples);
+        }
         let mut series: BTreeMap<Labels, Vec<(i64, SampleValue)>> = BTreeMap::new();
-        for (labels, cells) in &self.groups {
-            for (at, cell) in cells {
+        for (labels, group) in groups {
+            for (at, cell) in &group.cells {
                 for (labels, value) in self.results(labels, cell, span, annotations) {
                     series.entry(labels).or_default().push((*at, value));
                 }
             }
-        }
-        if instant {
-            let sample = |labels: &Labels, (at, value): (i64, SampleValue)| VectorSample {
-                labels: labels.clone(),
-                at: Timestamp(at),
-                value,
-            };
-            return Value::Vector(
-                series.into_iter().filter_map(|(labels, mut cells)| Some(sample(&labels, cells.pop()?))).collect(),
-            );
         }
         Value::Matrix(series.into_iter().map(|(labels, cells)| matrix_series(labels, cells)).collect())
     }

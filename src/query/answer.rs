@@ -13,7 +13,8 @@ use promesh_model::codec::{self, BULK_BYTES_MAX};
 use promesh_model::labels::Labels;
 use promesh_model::shard::ShardSet;
 use promesh_model::storage::{
-    Budget, ListRequest, Listing, Queryable, SelectRequest, Selection, SeriesColumns, StorageError,
+    Budget, ListRequest, Listing, Queryable, SelectRequest, Selection, SelectionCursor, SeriesColumns, SeriesCursor,
+    StorageError,
 };
 use promesh_node::MeshView;
 use promesh_transport::{Class, FrameReceiver, Transport};
@@ -30,7 +31,7 @@ use crate::wire::{
 /// A part unanswered for so long is asked of the next holder too.
 pub const HEDGE: Duration = Duration::from_millis(200);
 /// A part from which nothing comes for so long has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Reads over all peers. Used from threads that may block, never from within the runtime.
 #[derive(Clone)]
@@ -60,7 +61,7 @@ impl MeshQueryable {
     }
 
     /// The view and the transport, when there is anybody else to ask.
-    fn others(&self) -> Option<(Arc<MeshView>, Transport)> {
+    pub(crate) fn others(&self) -> Option<(Arc<MeshView>, Transport)> {
         let view = self.view.borrow().clone()?;
         let transport = self.transport.clone()?;
         (!view.peers.is_empty()).then_some((view, transport))
@@ -69,17 +70,54 @@ impl MeshQueryable {
 
 /// One query's parts.
 #[derive(Clone)]
-struct Asking {
-    local: Arc<dyn Queryable>,
-    view: Arc<MeshView>,
-    transport: Transport,
-    requests: Arc<Vec<SelectRequest>>,
-    budget: Budget,
-    start: Timestamp,
-    end: Timestamp,
+pub(crate) struct Asking {
+    pub(crate) local: Arc<dyn Queryable>,
+    pub(crate) view: Arc<MeshView>,
+    pub(crate) transport: Transport,
+    pub(crate) requests: Arc<Vec<SelectRequest>>,
+    pub(crate) budget: Budget,
+    pub(crate) start: Timestamp,
+    pub(crate) end: Timestamp,
+}
+
+impl MeshQueryable {
+    pub(crate) fn local(&self) -> Arc<dyn Queryable> {
+        Arc::clone(&self.local)
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// Reads some shards without some peers.
+    pub(crate) fn read(
+        &self,
+        asking: Asking,
+        shards: ShardSet,
+        excluded: Vec<PeerId>,
+    ) -> Result<Vec<Selection>, StorageError> {
+        let requests = Arc::clone(&asking.requests);
+        let mut joined = self.runtime.block_on(asking.read(shards, excluded))?;
+        for (selection, request) in joined.iter_mut().zip(&*requests) {
+            tidy(selection, request.hints.limit);
+        }
+        Ok(joined)
+    }
 }
 
 impl Queryable for MeshQueryable {
+    fn cursors<'a>(
+        &'a self,
+        requests: &[SelectRequest],
+        budget: &Budget,
+    ) -> Result<Vec<Box<dyn SeriesCursor + 'a>>, StorageError> {
+        if self.others().is_none() {
+            return self.local.cursors(requests, budget);
+        }
+        let boxed = |selection| Box::new(SelectionCursor::from(selection)) as Box<dyn SeriesCursor + 'a>;
+        Ok(self.select(requests, budget)?.into_iter().map(boxed).collect())
+    }
+
     fn select(&self, requests: &[SelectRequest], budget: &Budget) -> Result<Vec<Selection>, StorageError> {
         let Some((view, transport)) = self.others() else { return self.local.select(requests, budget) };
         let start = requests.iter().map(|request| request.start).min().unwrap_or_default();
@@ -93,11 +131,7 @@ impl Queryable for MeshQueryable {
             start,
             end,
         };
-        let mut joined = self.runtime.block_on(asking.read(ShardSet::all(), Vec::new()))?;
-        for (selection, request) in joined.iter_mut().zip(requests) {
-            tidy(selection, request.hints.limit);
-        }
-        Ok(joined)
+        self.read(asking, ShardSet::all(), Vec::new())
     }
 
     fn label_names(&self, request: &ListRequest, budget: &Budget) -> Result<Listing<String>, StorageError> {
@@ -282,7 +316,7 @@ impl Asking {
     }
 }
 
-async fn next(frames: &mut FrameReceiver) -> Result<(u8, bytes::Bytes), String> {
+pub(crate) async fn next(frames: &mut FrameReceiver) -> Result<(u8, bytes::Bytes), String> {
     match tokio::time::timeout(PATIENCE, frames.recv()).await {
         Ok(Ok(Some(frame))) => Ok(frame),
         Ok(Ok(None)) => Err("the answer ends early".to_owned()),

@@ -15,8 +15,9 @@ pub struct Plan {
     pub unanswered: ShardSet,
 }
 
-/// Plans the read of some shards over `[start, end]`, without the peers in `excluded`.
-pub fn plan(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp, excluded: &[PeerId]) -> Plan {
+/// Plans who answers alone for some shards over `[start, end]`, without the peers in `excluded`: `unanswered` are those
+/// of which nobody has the whole span.
+pub fn plan_alone(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp, excluded: &[PeerId]) -> Plan {
     let usable = |peer: &&promesh_node::PeerInfo| peer.alive && !peer.silent && !excluded.contains(&peer.id);
     let others: Vec<PeerId> = view.peers.iter().filter(usable).map(|peer| peer.id).collect();
     let mut plan = Plan::default();
@@ -43,8 +44,19 @@ pub fn plan(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp
             plan.remote.push((*peer, taken));
         }
     }
+    plan.unanswered = rest;
+    plan
+}
+
+/// Plans the read of some shards over `[start, end]`, without the peers in `excluded`.
+pub fn plan(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp, excluded: &[PeerId]) -> Plan {
+    let mut plan = plan_alone(view, shards, start, end, excluded);
+    let rest = std::mem::take(&mut plan.unanswered);
     // Nobody alone has the whole span: everybody who has some of it.
     if !rest.is_empty() {
+        let usable = |peer: &&promesh_node::PeerInfo| peer.alive && !peer.silent && !excluded.contains(&peer.id);
+        let others: Vec<PeerId> = view.peers.iter().filter(usable).map(|peer| peer.id).collect();
+        let me_usable = !excluded.contains(&view.me);
         let mut found = ShardSet::default();
         if me_usable {
             found = view.own.touching(start, end).intersection(&rest);

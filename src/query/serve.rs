@@ -1,32 +1,58 @@
 //! Answering parts for other peers, from local storage alone.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use promesh_model::codec::{self, RPC_BYTES_MAX};
 use promesh_model::labels::Labels;
 use promesh_model::shard::{ShardSet, shard_of};
 use promesh_model::storage::{Budget, Queryable, StorageError};
+use promesh_node::MeshView;
+use promesh_promql::Engine;
 use promesh_transport::{FrameSender, Responder};
 use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
 
-use crate::wire::{DONE, FAILED, LABEL_SETS, LIST, Listed, SELECT, SERIES, TEXTS, WireList, WireSelect, WireSeries};
+use crate::parts::{PartCounters, compute_here};
+use crate::wire::{
+    DONE, FAILED, LABEL_SETS, LIST, Listed, PART, PART_SHORT, PART_STATE, SELECT, SERIES, TEXTS, WireList, WirePart,
+    WireSelect, WireSeries,
+};
 
 /// The kinds of requests that [`serve`] answers.
-pub const KINDS: [u8; 2] = [SELECT, LIST];
+pub const KINDS: [u8; 3] = [SELECT, LIST, PART];
+/// A state of more bytes is no gain over samples, and one frame must hold it.
+const PART_BYTES_MAX: usize = 8 << 20;
 /// About how many bytes go into one frame.
 const PIECE_BYTES: usize = 256 << 10;
 
+/// What answering takes.
+#[derive(Clone)]
+pub struct Holder {
+    /// Local storage.
+    pub local: Arc<dyn Queryable>,
+    /// What this peer holds, as far as it knows.
+    pub view: watch::Receiver<Option<Arc<MeshView>>>,
+    /// Computes aggregations.
+    pub engine: Arc<Engine>,
+    /// Turns for computing, apart from those of this peer's own queries.
+    pub turns: Arc<Semaphore>,
+    /// What is counted.
+    pub counters: Arc<PartCounters>,
+}
+
 /// Answers one request of one of [`KINDS`]. Runs on a thread that may block; ends when the asker is gone.
-pub fn serve(local: &Arc<dyn Queryable>, kind: u8, payload: &Bytes, responder: Responder, runtime: &Handle) {
+pub fn serve(holder: &Holder, kind: u8, payload: &Bytes, responder: Responder, runtime: &Handle) {
     let frames = {
         // Spawns the task that writes.
         let _inside = runtime.enter();
         responder.stream()
     };
     let answered = match kind {
-        SELECT => select(&**local, payload, &frames, runtime),
-        LIST => list(&**local, payload, &frames, runtime),
+        SELECT => select(&*holder.local, payload, &frames, runtime),
+        LIST => list(&*holder.local, payload, &frames, runtime),
+        PART => part(holder, payload, &frames, runtime),
         _ => Err(StorageError::Failed("not a read".to_owned())),
     };
     if let Err(error) = answered {
@@ -65,6 +91,27 @@ fn select(local: &dyn Queryable, payload: &[u8], frames: &FrameSender, runtime: 
         }
     }
     send(frames, DONE, &codec::encode(&warnings), runtime)
+}
+
+/// Computes an aggregation, or says that its samples are to be read instead.
+fn part(holder: &Holder, payload: &[u8], frames: &FrameSender, runtime: &Handle) -> Result<(), StorageError> {
+    let asked = codec::decode::<WirePart, RPC_BYTES_MAX>(payload).map_err(malformed)?;
+    let turn = runtime.block_on(holder.turns.acquire()).map_err(|_| StorageError::Cancelled)?;
+    let view = holder.view.borrow().clone();
+    let answer = compute_here(&holder.local, view.as_deref(), &holder.engine, asked);
+    drop(turn);
+    match answer {
+        Ok(answer) => {
+            let encoded = codec::encode(&answer);
+            if encoded.len() > PART_BYTES_MAX {
+                let why = format!("the state has {} bytes, more than {PART_BYTES_MAX}", encoded.len());
+                return send(frames, PART_SHORT, why.as_bytes(), runtime);
+            }
+            holder.counters.served.fetch_add(1, Ordering::Relaxed);
+            send(frames, PART_STATE, &encoded, runtime)
+        }
+        Err(error) => send(frames, PART_SHORT, error.to_string().as_bytes(), runtime),
+    }
 }
 
 pub(crate) fn in_shards(shards: &ShardSet, labels: &Labels) -> bool {

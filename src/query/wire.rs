@@ -6,6 +6,7 @@ use promesh_model::labels::Labels;
 use promesh_model::shard::ShardSet;
 use promesh_model::storage::{HistogramPoint, ListRequest, SelectHints, SelectRequest, SeriesColumns};
 use promesh_model::{FloatHistogram, Matcher, Timestamp};
+use promesh_promql::Part;
 use serde::{Deserialize, Serialize};
 
 /// "Select these series of these shards."
@@ -22,6 +23,20 @@ pub(crate) const TEXTS: u8 = 44;
 pub(crate) const LABEL_SETS: u8 = 45;
 /// The part failed at the holder, and why.
 pub(crate) const FAILED: u8 = 46;
+
+/// "Compute this aggregation over these shards."
+pub(crate) const PART: u8 = 70;
+/// Its state.
+pub(crate) const PART_STATE: u8 = 71;
+/// The holder has not all of the samples, or cannot tell: they are to be read instead. With the reason.
+pub(crate) const PART_SHORT: u8 = 72;
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct WirePart {
+    pub(crate) part: Part,
+    pub(crate) shards: ShardSet,
+    pub(crate) samples_max: u64,
+}
 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct WireSelect {

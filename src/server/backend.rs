@@ -38,6 +38,10 @@ impl Backend for PeerBackend {
         Arc::clone(&self.0.storage)
     }
 
+    fn parts(&self) -> Option<Arc<dyn promesh_promql::Parts>> {
+        Some(Arc::clone(&self.0.parts) as Arc<dyn promesh_promql::Parts>)
+    }
+
     fn readiness(&self) -> Readiness {
         match self.0.stage() {
             READY => Readiness::Ready,

@@ -272,6 +272,20 @@ fn mesh(page: &mut Page, peer: &Peer) {
         "Samples streamed to holders.",
         peer.ingest.streamed_samples() as f64,
     );
+    let parts = &peer.part_counters;
+    let counts = [
+        (
+            "promesh_query_parts_answered_total",
+            "Parts of queries that other peers computed for this one.",
+            &parts.answered,
+        ),
+        ("promesh_query_parts_answered_bytes_total", "Bytes of those answers.", &parts.bytes),
+        ("promesh_query_parts_dropped_total", "Parts that were dropped and computed from samples.", &parts.dropped),
+        ("promesh_query_parts_served_total", "Parts of queries that this peer computed for others.", &parts.served),
+    ];
+    for (name, help, counter) in counts {
+        page.value(name, "counter", help, load(counter));
+    }
     page.value("promesh_split_slots_total", "counter", "Slots two writers wrote.", peer.ingest.split_slots() as f64);
     page.value(
         "promesh_replication_dropped_batches_total",

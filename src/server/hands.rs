@@ -12,7 +12,6 @@ use promesh_discovery::Manager;
 use promesh_model::PeerId;
 use promesh_model::codec::{self, RPC_BYTES_MAX};
 use promesh_model::shard::ShardSet;
-use promesh_model::storage::Queryable;
 use promesh_node::{Input, MeshMessage, MeshView, Output};
 use promesh_replication::framing::{KIND_BATCH, KIND_PUSH};
 use promesh_replication::{Decoded, Framing, FramingError};
@@ -64,8 +63,8 @@ pub struct Hands {
     pub minds: Minds,
     /// Batches in.
     pub ingest: Arc<Ingest>,
-    /// Local storage, for parts of others' queries.
-    pub local: Arc<dyn Queryable>,
+    /// What answers parts of others' queries.
+    pub holder: promesh_query::Holder,
     /// Where peers are.
     pub addresses: Addresses,
     /// Streams to them.
@@ -356,7 +355,7 @@ impl Hands {
             kind if promesh_query::KINDS.contains(&kind) => {
                 let runtime = Handle::current();
                 tokio::task::spawn_blocking(move || {
-                    promesh_query::serve(&hands.local, kind, &bytes, responder, &runtime);
+                    promesh_query::serve(&hands.holder, kind, &bytes, responder, &runtime);
                 });
             }
             other => {

@@ -15,7 +15,7 @@ use promesh_model::storage::Queryable;
 use promesh_model::{Generation, PeerId};
 use promesh_node::{Digests, Input, Mesh, MeshConfig, MeshView};
 use promesh_promql::Engine;
-use promesh_query::MeshQueryable;
+use promesh_query::{Holder, MeshParts, MeshQueryable, PartCounters};
 use promesh_replication::Origin;
 use promesh_transport::{PeerKey, TlsIdentity, Transport, TransportEvent, TransportOptions};
 use promesh_tsdb::{Db, DbOptions, ReplayDecoder};
@@ -70,6 +70,9 @@ impl<E: std::fmt::Display> From<E> for StartError {
         StartError(error.to_string())
     }
 }
+
+/// Parts of others' queries that are computed at once: they have turns of their own, so that neither keeps the other out.
+const PARTS_AT_ONCE: usize = 16;
 
 fn context<E: std::fmt::Display>(what: impl std::fmt::Display) -> impl FnOnce(E) -> StartError {
     move |error| StartError(format!("{what}: {error}"))
@@ -300,6 +303,10 @@ pub struct Peer {
     pub engine: Arc<Engine>,
     /// The data of all peers.
     pub storage: Arc<dyn Queryable>,
+    /// Aggregations computed by the peers that have their samples.
+    pub parts: Arc<MeshParts>,
+    /// What those did.
+    pub part_counters: Arc<PartCounters>,
     /// What peers tell about themselves to people.
     pub facts: tokio::sync::OnceCell<Arc<Facts>>,
     pub(crate) hands: Arc<Hands>,
@@ -399,11 +406,20 @@ impl Peer {
         let sync_each = options.storage.wal_sync == WalSync::Always;
         let pushing = Arc::new(Pushing::new(Arc::clone(&ingest), view.clone(), transport.clone(), sync_each));
         let runtime = tokio::runtime::Handle::current();
-        let mesh_data = Arc::new(MeshQueryable::new(Arc::clone(&local), view.clone(), transport.clone(), runtime));
-        let reading = Arc::new(Reading::new(mesh_data, Arc::clone(&db)));
+        let mesh_storage = MeshQueryable::new(Arc::clone(&local), view.clone(), transport.clone(), runtime);
+        let reading = Arc::new(Reading::new(Arc::new(mesh_storage.clone()), Arc::clone(&db)));
         reading.apply(&settings.loaded.config)?;
-        let storage: Arc<dyn Queryable> = Arc::clone(&reading) as Arc<dyn Queryable>;
         let engine = Arc::new(Engine::new(settings::engine_options(&options, &settings)));
+        let counters = Arc::new(PartCounters::default());
+        let parts = Arc::new(MeshParts::new(mesh_storage.clone(), Arc::clone(&engine), Arc::clone(&counters)));
+        let storage: Arc<dyn Queryable> = Arc::clone(&reading) as Arc<dyn Queryable>;
+        let holder = Holder {
+            local,
+            view: view.clone(),
+            engine: Arc::clone(&engine),
+            turns: Arc::new(Semaphore::new(PARTS_AT_ONCE)),
+            counters: Arc::clone(&counters),
+        };
         let external_url = settings::external_url(&options, web_address);
         let means = paging::Means {
             options: &options,
@@ -452,7 +468,7 @@ impl Peer {
             transport: transport.clone(),
             minds: minds.clone(),
             ingest: Arc::clone(&ingest),
-            local,
+            holder,
             addresses,
             live: live.clone(),
             scraping: Arc::clone(&scraping),
@@ -510,6 +526,8 @@ impl Peer {
             started_at: now.wall,
             engine,
             storage,
+            parts,
+            part_counters: counters,
             facts: tokio::sync::OnceCell::new(),
             hands,
             minds,

@@ -418,7 +418,9 @@ impl Evaluator<'_> {
             this.hold((rows.len() - before) * steps.count)
         })?;
         self.release(rows.len() * steps.count);
-        let result = Grid { rows };
+        // Upstream's order is that of a hash map; this one is the same wherever the samples lie.
+        let mut result = Grid { rows };
+        result.sort();
         self.hold(result.samples())?;
         Ok(result)
     }

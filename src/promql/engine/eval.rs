@@ -27,6 +27,8 @@ pub(crate) struct Evaluator<'a> {
     pub sources: Vec<Source<'a>>,
     pub readers: Vec<u32>,
     pub scratch: Scratch,
+    /// Values computed elsewhere.
+    pub given: Vec<Grid>,
     /// Selections without the buckets of histograms, made when first needed.
     pub bare_selections: BTreeMap<usize, Arc<Selection>>,
     pub annotations: Annotations,
@@ -54,6 +56,7 @@ impl<'a> Evaluator<'a> {
             sources: Vec::new(),
             readers: Vec::new(),
             scratch: Scratch::default(),
+            given: Vec::new(),
             bare_selections: BTreeMap::new(),
             annotations: Annotations::default(),
             query,
@@ -177,6 +180,11 @@ impl<'a> Evaluator<'a> {
             Kind::Negate(operand) => self.negate(operand, steps),
             Kind::Invariant(inner) => self.invariant(inner, steps),
             Kind::Info(info) => self.info(info, steps),
+            Kind::Given(number) => {
+                let grid = self.given[*number].clone();
+                self.hold(grid.samples())?;
+                Ok(grid)
+            }
             Kind::Text(_) | Kind::Range(..) | Kind::Subquery(_) => {
                 let what = node.value_type.documented();
                 Err(QueryError::Execution(format!("{what} where an instant vector or scalar is needed")))

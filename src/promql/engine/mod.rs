@@ -10,6 +10,7 @@ mod feed;
 mod functions;
 mod grid;
 mod info;
+mod parts;
 mod plan;
 mod range;
 mod rows;
@@ -29,8 +30,10 @@ pub(crate) use aggregate::group_labels;
 pub use annotations::{Annotations, capped};
 pub(crate) use annotations::{Note, Operation};
 use eval::Evaluator;
+use functions::math_of_one;
 pub(crate) use functions::quantile::almost_equal;
 use grid::{Grid, Sample, Steps, is_absent};
+pub use parts::{Part, PartAnswer, Parts};
 
 /// Switches that upstream calls feature flags. All are off by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,6 +82,8 @@ pub struct QueryOptions {
     pub lookback_delta: Option<Duration>,
     /// Whether to count samples per step.
     pub per_step_stats: bool,
+    /// Who computes aggregations where their samples are; without, all are computed here.
+    pub parts: Option<Arc<dyn Parts>>,
 }
 
 /// Why a query was not answered.
@@ -282,14 +287,39 @@ impl Engine {
             return Err(QueryError::TooManySamples);
         }
         let lookback = ms_of(options.lookback_delta.unwrap_or(self.options.lookback_delta)).max(1);
-        let planned = plan::plan(expr, steps, end, instant, lookback, ms_of(self.options.default_step).max(1))?;
+        let given = self.ask_parts(query, expr, steps, end, instant, options)?;
+        let default_step = ms_of(self.options.default_step).max(1);
+        let planned = plan::plan(expr, steps, end, instant, lookback, default_step, &given.spans)?;
         let budget = options.budget.clone().unwrap_or_else(Budget::unlimited);
         let mut evaluator = Evaluator::new(&self.options, storage, budget, lookback, steps, options.per_step_stats);
+        evaluator.annotations = given.annotations;
+        evaluator.given = given.grids;
+        evaluator.count_all(given.samples);
         evaluator.select(&planned.requests, &planned.readers)?;
         let value = evaluator.value(&planned.root, expr.value_type(), steps, instant)?;
         evaluator.finish_sources();
         let (warnings, infos) = evaluator.annotations.texts(query);
+        let (warnings, infos) = (merged(warnings, given.warnings), merged(infos, given.infos));
         Ok(Outcome { value, warnings, infos, stats: evaluator.stats() })
+    }
+}
+
+/// Remarks of several places, sorted, each once.
+fn merged(mut texts: Vec<String>, more: Vec<String>) -> Vec<String> {
+    if !more.is_empty() {
+        texts.extend(more);
+        texts.sort();
+        texts.dedup();
+    }
+    texts
+}
+
+impl From<SampleValue> for Sample {
+    fn from(value: SampleValue) -> Sample {
+        match value {
+            SampleValue::Float(value) => Sample::Float(value),
+            SampleValue::Histogram(histogram) => Sample::Histogram(histogram),
+        }
     }
 }
 

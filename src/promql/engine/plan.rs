@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     /// Evaluated once, at the first step, and repeated.
     Invariant(Box<Node>),
     Info(Box<InfoNode>),
+    /// A value that was computed elsewhere, by its number.
+    Given(usize),
 }
 
 /// A selector: which of the requests holds its series, and from when.
@@ -123,6 +125,7 @@ struct Planner {
     default_step: i64,
     requests: Vec<SelectRequest>,
     readers: Vec<u32>,
+    given: Vec<Span>,
 }
 
 /// A planned node, whether it is the same at every step, and whether that is worth wrapping it.
@@ -135,10 +138,12 @@ pub(crate) fn plan(
     instant: bool,
     lookback: i64,
     default_step: i64,
+    given: &[Span],
 ) -> Result<Planned, QueryError> {
     let interval = if instant { 0 } else { steps.interval };
     let (requests, readers) = (Vec::new(), Vec::new());
-    let mut planner = Planner { start: steps.start, end, interval, lookback, default_step, requests, readers };
+    let (start, given) = (steps.start, given.to_vec());
+    let mut planner = Planner { start, end, interval, lookback, default_step, requests, readers, given };
     let (root, _, wrap) = planner.node(expr, &Above::default())?;
     let root = if wrap { invariant(root) } else { root };
     Ok(Planned { root, requests: planner.requests, readers: planner.readers })
@@ -194,6 +199,10 @@ impl Planner {
                 let (lhs, rhs) = if same { (lhs.0, rhs.0) } else { (wrap_if(lhs), wrap_if(rhs)) };
                 let (op, return_bool, matching) = (binary.op, binary.return_bool, binary.matching.clone());
                 (make(Kind::Binary(Box::new(BinaryNode { op, lhs, rhs, return_bool, matching }))), same, same)
+            }
+            Expr::Aggregate(aggregate) if self.given.contains(&aggregate.span) => {
+                let number = self.given.iter().position(|given| *given == aggregate.span).unwrap_or_default();
+                (make(Kind::Given(number)), false, false)
             }
             Expr::Aggregate(aggregate) => {
                 let above = Above {
@@ -446,6 +455,6 @@ fn reference_of(node: &Node) -> Option<(Option<i64>, i64)> {
         Kind::Binary(node) => reference_of(&node.lhs).or_else(|| reference_of(&node.rhs)),
         Kind::Negate(node) | Kind::Invariant(node) => reference_of(node),
         Kind::Info(info) => reference_of(&info.arg),
-        Kind::Number(_) | Kind::Text(_) => None,
+        Kind::Number(_) | Kind::Text(_) | Kind::Given(_) => None,
     }
 }

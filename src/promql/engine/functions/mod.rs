@@ -208,6 +208,11 @@ impl Evaluator<'_> {
     }
 }
 
+/// Whether a function maps each value by itself and keeps all labels but the name.
+pub(super) fn math_of_one(name: &str) -> bool {
+    math::function(name).is_some()
+}
+
 /// Which argument is a range, if one is.
 pub(super) fn range_argument(args: &[Node]) -> Option<usize> {
     args.iter().position(|arg| arg.value_type == ValueType::Matrix)

@@ -1,0 +1,321 @@
+//! Aggregations computed where their samples are: each shard by one holder that has the whole span, the rest from samples.
+//!
+//! A holder that fails, has not all of it, or has not answered after [`HEDGE`](crate::HEDGE) is dropped: the samples of
+//! its shards are read from the others, and its part is computed here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::future::join_all;
+use promesh_model::codec::{self, BULK_BYTES_MAX};
+use promesh_model::labels::Labels;
+use promesh_model::shard::ShardSet;
+use promesh_model::storage::{
+    Budget, ListRequest, Listing, Queryable, SelectRequest, Selection, SelectionCursor, SeriesColumns, SeriesCursor,
+    StorageError,
+};
+use promesh_model::{PeerId, Timestamp};
+use promesh_node::MeshView;
+use promesh_promql::{Engine, Part, PartAnswer, Parts, QueryError};
+use promesh_transport::Class;
+
+use crate::HEDGE;
+use crate::answer::{Asking, MeshQueryable, PATIENCE, next};
+use crate::plan::plan_alone;
+use crate::serve::in_shards;
+use crate::wire::{PART, PART_STATE, WirePart};
+
+/// What parts did for this peer.
+#[derive(Debug, Default)]
+pub struct PartCounters {
+    /// Parts that other peers computed for it.
+    pub answered: AtomicU64,
+    /// The bytes of those answers.
+    pub bytes: AtomicU64,
+    /// Parts that were dropped and computed from samples.
+    pub dropped: AtomicU64,
+    /// Parts it computed for others.
+    pub served: AtomicU64,
+}
+
+/// Parts of queries over all peers.
+#[derive(Clone)]
+pub struct MeshParts {
+    mesh: MeshQueryable,
+    engine: Arc<Engine>,
+    counters: Arc<PartCounters>,
+}
+
+impl std::fmt::Debug for MeshParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MeshParts").field("counters", &self.counters).finish_non_exhaustive()
+    }
+}
+
+impl MeshParts {
+    /// Parts over what `mesh` reads, computed here by `engine`.
+    pub fn new(mesh: MeshQueryable, engine: Arc<Engine>, counters: Arc<PartCounters>) -> MeshParts {
+        MeshParts { mesh, engine, counters }
+    }
+}
+
+fn of_query(error: QueryError) -> StorageError {
+    match error {
+        QueryError::Cancelled | QueryError::Timeout => StorageError::Cancelled,
+        QueryError::TooManySamples => StorageError::TooManySamples,
+        other => StorageError::Failed(other.to_string()),
+    }
+}
+
+impl Parts for MeshParts {
+    fn compute(&self, part: &Part, budget: &Budget) -> Result<Option<PartAnswer>, QueryError> {
+        let Some((view, transport)) = self.mesh.others() else { return Ok(None) };
+        let (from, to) = (Timestamp(part.from), Timestamp(part.to));
+        let plan = plan_alone(&view, &ShardSet::all(), from, to, &[]);
+        if plan.remote.is_empty() && plan.unanswered.is_empty() {
+            // All of it is here.
+            return Ok(None);
+        }
+        let asking = Asking {
+            local: self.mesh.local(),
+            view: Arc::clone(&view),
+            transport,
+            requests: Arc::default(),
+            budget: budget.clone(),
+            start: from,
+            end: to,
+        };
+        let work = Work { part: Arc::new(part.clone()), asking, parts: self.clone() };
+        let answers = self.mesh.runtime().block_on(async move {
+            let own = work.clone().compute_local(plan.local);
+            let rest = work.clone().over_samples(plan.unanswered, Vec::new());
+            let others = join_all(plan.remote.into_iter().map(|(peer, shards)| work.clone().ask(peer, shards)));
+            let (own, rest, others) = tokio::join!(own, rest, others);
+            [own, rest].into_iter().chain(others).collect::<Result<Vec<_>, _>>()
+        });
+        let mut answers = match answers {
+            Ok(answers) => answers.into_iter().flatten(),
+            Err(StorageError::Failed(why)) => {
+                // What cannot be computed apart can still be computed as a whole.
+                tracing::debug!(why, "parts of a query are computed from samples");
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let Some(mut whole) = answers.next() else { return Ok(None) };
+        for answer in answers {
+            whole.partial.merge(&answer.partial);
+            whole.warnings.extend(answer.warnings);
+            whole.infos.extend(answer.infos);
+            whole.samples += answer.samples;
+        }
+        Ok(Some(whole))
+    }
+}
+
+/// One part on its way.
+#[derive(Clone)]
+struct Work {
+    part: Arc<Part>,
+    asking: Asking,
+    parts: MeshParts,
+}
+
+type Answered = Result<Option<PartAnswer>, StorageError>;
+
+impl Work {
+    async fn compute_local(self, shards: ShardSet) -> Answered {
+        if shards.is_empty() {
+            return Ok(None);
+        }
+        let storage = Local { local: Arc::clone(&self.asking.local), shards, identified: self.part.joins };
+        self.compute_over(Arc::new(storage)).await
+    }
+
+    async fn compute_over(self, storage: Arc<dyn Queryable>) -> Answered {
+        let compute =
+            move || self.parts.engine.part(&*storage, &self.part, self.asking.budget).map(Some).map_err(of_query);
+        tokio::task::spawn_blocking(compute).await.unwrap_or_else(|error| Err(StorageError::Failed(error.to_string())))
+    }
+
+    /// Computes here what is read from others.
+    async fn over_samples(self, shards: ShardSet, excluded: Vec<PeerId>) -> Answered {
+        if shards.is_empty() {
+            return Ok(None);
+        }
+        let identified = self.part.joins;
+        let remote = Remote { asking: self.asking.clone(), parts: self.parts.clone(), shards, excluded, identified };
+        self.compute_over(Arc::new(remote)).await
+    }
+
+    async fn ask(self, peer: PeerId, shards: ShardSet) -> Answered {
+        let asked = self.clone().ask_peer(peer, shards.clone());
+        match tokio::time::timeout(HEDGE, asked).await {
+            Ok(Ok(answer)) => Ok(Some(answer)),
+            Ok(Err(error @ (StorageError::Cancelled | StorageError::TooManySamples))) => Err(error),
+            outcome => {
+                self.parts.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                let why = outcome.map_or("no answer in time".to_owned(), |answer| match answer {
+                    Err(error) => error.to_string(),
+                    Ok(_) => String::new(),
+                });
+                tracing::debug!(%peer, why, "a part is dropped and computed from samples");
+                let excluded = vec![peer];
+                let view = &self.asking.view;
+                let others = plan_alone(view, &shards, self.asking.start, self.asking.end, &excluded);
+                // While nobody else has all of it, a slow holder is better than a hole.
+                let excluded = if others.unanswered.is_empty() { excluded } else { Vec::new() };
+                self.over_samples(shards, excluded).await
+            }
+        }
+    }
+
+    async fn ask_peer(self, peer: PeerId, shards: ShardSet) -> Result<PartAnswer, StorageError> {
+        let failed = |error: String| StorageError::Failed(format!("peer {peer}: {error}"));
+        let address = self.asking.view.peer(peer).ok_or_else(|| failed("unknown".to_owned()))?.address;
+        let samples_max = u64::from(u32::MAX);
+        let asked = codec::encode(&WirePart { part: (*self.part).clone(), shards, samples_max });
+        let asking = self.asking.transport.request_stream(address, Class::Bulk, PART, &asked, PATIENCE);
+        let mut frames = asking.await.map_err(|error| failed(error.to_string()))?;
+        let (kind, payload) = next(&mut frames).await.map_err(failed)?;
+        if kind != PART_STATE {
+            return Err(failed(String::from_utf8_lossy(&payload).into_owned()));
+        }
+        let answer =
+            codec::decode::<PartAnswer, BULK_BYTES_MAX>(&payload).map_err(|error| failed(error.to_string()))?;
+        self.parts.counters.answered.fetch_add(1, Ordering::Relaxed);
+        self.parts.counters.bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
+        Ok(answer)
+    }
+}
+
+/// Computes a part for another peer; `Failed` says why it cannot be computed here alone.
+pub(crate) fn compute_here(
+    local: &Arc<dyn Queryable>,
+    view: Option<&MeshView>,
+    engine: &Engine,
+    asked: WirePart,
+) -> Result<PartAnswer, StorageError> {
+    let (from, to) = (Timestamp(asked.part.from), Timestamp(asked.part.to));
+    let short = |why: &str| StorageError::Failed(why.to_owned());
+    let view = view.ok_or_else(|| short("this peer does not know yet what it has"))?;
+    if !asked.shards.difference(&view.own.covering(from, to)).is_empty() {
+        return Err(short("this peer has not all samples of the span"));
+    }
+    let storage = Local { local: Arc::clone(local), shards: asked.shards, identified: asked.part.joins };
+    engine.part(&storage, &asked.part, Budget::new(asked.samples_max)).map_err(of_query)
+}
+
+/// Refuses series whose labels do not decide their shard by job and instance alone.
+fn check_identity(identified: bool, labels: &Labels) -> Result<(), StorageError> {
+    let known = !identified || ["job", "instance"].iter().all(|name| labels.get(name).is_some());
+    if known { Ok(()) } else { Err(StorageError::Failed(format!("{labels} has no job or instance to be joined by"))) }
+}
+
+/// Some shards of local storage.
+struct Local {
+    local: Arc<dyn Queryable>,
+    shards: ShardSet,
+    /// Whether each series must have job and instance.
+    identified: bool,
+}
+
+/// Some shards of other peers' storage, read as samples.
+struct Remote {
+    asking: Asking,
+    parts: MeshParts,
+    shards: ShardSet,
+    excluded: Vec<PeerId>,
+    identified: bool,
+}
+
+struct Filtered<'a> {
+    inner: Box<dyn SeriesCursor + 'a>,
+    of: &'a Local,
+}
+
+impl SeriesCursor for Filtered<'_> {
+    fn next(&mut self, series: &mut SeriesColumns) -> Result<bool, StorageError> {
+        while self.inner.next(series)? {
+            if in_shards(&self.of.shards, &series.labels) {
+                check_identity(self.of.identified, &series.labels)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn take_warnings(&mut self) -> Vec<String> {
+        self.inner.take_warnings()
+    }
+}
+
+/// Parts read samples and nothing else.
+fn no_listing<T>() -> Result<Listing<T>, StorageError> {
+    Err(StorageError::Failed("a part of a query lists nothing".to_owned()))
+}
+
+impl Queryable for Local {
+    fn select(&self, requests: &[SelectRequest], budget: &Budget) -> Result<Vec<Selection>, StorageError> {
+        let mut selections = self.local.select(requests, budget)?;
+        for selection in &mut selections {
+            selection.series.retain(|series| in_shards(&self.shards, &series.labels));
+            selection.series.iter().try_for_each(|series| check_identity(self.identified, &series.labels))?;
+        }
+        Ok(selections)
+    }
+
+    fn cursors<'a>(
+        &'a self,
+        requests: &[SelectRequest],
+        budget: &Budget,
+    ) -> Result<Vec<Box<dyn SeriesCursor + 'a>>, StorageError> {
+        let cursors = self.local.cursors(requests, budget)?;
+        let filtered = |inner| Box::new(Filtered { inner, of: self }) as Box<dyn SeriesCursor + 'a>;
+        Ok(cursors.into_iter().map(filtered).collect())
+    }
+
+    fn label_names(&self, _: &ListRequest, _: &Budget) -> Result<Listing<String>, StorageError> {
+        no_listing()
+    }
+
+    fn label_values(&self, _: &str, _: &ListRequest, _: &Budget) -> Result<Listing<String>, StorageError> {
+        no_listing()
+    }
+
+    fn series(&self, _: &ListRequest, _: &Budget) -> Result<Listing<Labels>, StorageError> {
+        no_listing()
+    }
+}
+
+impl Queryable for Remote {
+    fn select(&self, requests: &[SelectRequest], budget: &Budget) -> Result<Vec<Selection>, StorageError> {
+        let asking = Asking { requests: Arc::new(requests.to_vec()), budget: budget.clone(), ..self.asking.clone() };
+        let selections = self.parts.mesh.read(asking, self.shards.clone(), self.excluded.clone())?;
+        for series in selections.iter().flat_map(|selection| &selection.series) {
+            check_identity(self.identified, &series.labels)?;
+        }
+        Ok(selections)
+    }
+
+    fn cursors<'a>(
+        &'a self,
+        requests: &[SelectRequest],
+        budget: &Budget,
+    ) -> Result<Vec<Box<dyn SeriesCursor + 'a>>, StorageError> {
+        let boxed = |selection| Box::new(SelectionCursor::from(selection)) as Box<dyn SeriesCursor + 'a>;
+        Ok(self.select(requests, budget)?.into_iter().map(boxed).collect())
+    }
+
+    fn label_names(&self, _: &ListRequest, _: &Budget) -> Result<Listing<String>, StorageError> {
+        no_listing()
+    }
+
+    fn label_values(&self, _: &str, _: &ListRequest, _: &Budget) -> Result<Listing<String>, StorageError> {
+        no_listing()
+    }
+
+    fn series(&self, _: &ListRequest, _: &Budget) -> Result<Listing<Labels>, StorageError> {
+        no_listing()
+    }
+}
