@@ -37,11 +37,15 @@ async function readJson(response, path) {
   }
 }
 
-/** Prometheus' envelope: `data`, with `warnings` and `infos` beside it. */
+/** Longer questions go in a body: servers and proxies bound addresses. Shorter ones do not: proxies may let nobody POST. */
+const ADDRESS_CHARS_MAX = 4000;
+
+/** Prometheus' envelope: `data`, with `warnings` and `infos` beside it. `post`: whether a long question may be posted. */
 export async function ask(path, { params, signal, post = false } = {}) {
-  const form = params && new URLSearchParams(params);
-  const address = form && !post ? `${path}?${form}` : path;
-  const response = await request(address, post ? { method: 'POST', body: form, signal } : { signal });
+  const form = params && new URLSearchParams(params).toString();
+  const long = post && form.length > ADDRESS_CHARS_MAX;
+  const address = form && !long ? `${path}?${form}` : path;
+  const response = await request(address, long ? { method: 'POST', body: new URLSearchParams(form), signal } : { signal });
   if (response.status === 204) return { data: null, warnings: [], infos: [] };
   const body = await readJson(response, path);
   if (body.status !== 'success') {
