@@ -268,7 +268,7 @@ fn a_receiver_that_fails_for_a_while_is_told_once() {
     hook.wait_for(2, 20.0);
     pause(4_000);
     hook.answer(Manner::Kind);
-    peers[0].wait("it is told", 30_000, || (hook.taken().len() == 1).then_some(()));
+    hook.wait_taken(1, 30.0);
     pause(QUIET_MS);
     assert_eq!(hook.taken(), [firing("G")]);
     let keys: Vec<String> = hook.told().into_iter().map(|told| told.key).collect();
@@ -302,8 +302,7 @@ fn silences_and_groups_are_the_same_on_every_peer() {
     assert_eq!(lists[0][0]["alerts"][0]["status"]["silencedBy"], json!([id]));
     let gone = crate::support::delete(peers[2].web, &format!("/api/v2/silence/{id}"));
     assert_eq!(gone.0, 200, "{}", gone.1);
-    hook.wait_for(2, 15.0);
-    assert_eq!(hook.taken(), [firing("I"), firing("H")]);
+    assert_eq!(hook.wait_taken(2, 15.0), [firing("I"), firing("H")]);
 }
 
 /// Starts `promesh alertmanager` with port 0 everywhere; gives the process and the ports of its two listeners.

@@ -57,7 +57,7 @@ fn a_receiver_that_answers_500_for_50_seconds_is_told_once() {
     post_alert(&peers[0], "C", false);
     pause(50_000);
     hook.answer(Manner::Kind);
-    peers[0].wait("it is told", 70_000, || (hook.taken().len() == 1).then_some(()));
+    hook.wait_taken(1, 70.0);
     ends_once(&peers, 0, &hook, 0, "C");
 }
 
@@ -94,8 +94,7 @@ fn a_route_put_above_others_pages_nobody_again() {
     pause(2 * QUIET_MS);
     assert_eq!(hook.taken(), [firing("E")]);
     post_alert(&peers[2], "E", true);
-    hook.wait_for(2, 15.0);
-    assert_eq!(hook.taken(), [firing("E"), resolved("E")]);
+    assert_eq!(hook.wait_taken(2, 15.0), [firing("E"), resolved("E")]);
 }
 
 fn run(command: &str) -> bool {

@@ -129,6 +129,19 @@ impl Hook {
         state.told.clone()
     }
 
+    /// Waits until so many were answered with 200; gives them as [`Hook::taken`] does.
+    pub fn wait_taken(&self, count: usize, seconds: f64) -> Vec<String> {
+        let until = wall() + seconds;
+        loop {
+            let taken = self.taken();
+            if taken.len() >= count {
+                return taken;
+            }
+            assert!(wall() < until, "{count} were never taken: {:?}", self.told());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn serve(&self, stream: TcpStream) {
         let Ok(from) = stream.peer_addr() else { return };
         let mut writer = stream.try_clone().expect("a socket can be cloned");

@@ -82,8 +82,7 @@ pub fn learn_sender(peers: &[Peer], hook: &Hook, name: &str) -> usize {
     let sender = peers.iter().position(|peer| peer.holds_port(told[before].from.port()));
     hook.answer(Manner::Kind);
     post_alert(&peers[0], name, true);
-    hook.wait_for(before + 2, 15.0);
-    assert_eq!(hook.taken()[before..], [firing(name), resolved(name)]);
+    assert_eq!(hook.wait_taken(before + 2, 15.0)[before..], [firing(name), resolved(name)]);
     sender.expect("the sender is one of ours")
 }
 
@@ -97,8 +96,7 @@ pub fn ends_once(peers: &[Peer], one: usize, hook: &Hook, since: usize, name: &s
     pause(QUIET_MS);
     assert_eq!(hook.taken()[since..], [firing(name)], "{}", other_than(peers, one).log());
     post_alert(other_than(peers, one), name, true);
-    let one = other_than(peers, one);
-    one.wait("its end is told", 15_000, || (hook.taken().len() >= since + 2).then_some(()));
+    hook.wait_taken(since + 2, 15.0);
     pause(QUIET_MS);
     assert_eq!(hook.taken()[since..], [firing(name), resolved(name)]);
 }
