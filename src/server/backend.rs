@@ -143,7 +143,9 @@ impl Backend for PeerBackend {
             Some(facts) => facts.all().await,
             None => BTreeMap::new(),
         };
-        cluster_view::json(&self.0, &facts)
+        let mut cluster = cluster_view::json(&self.0, &facts);
+        self.0.paging.mark_electors(&mut cluster).await;
+        cluster
     }
 
     fn config_yaml(&self) -> String {

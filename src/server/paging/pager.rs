@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use promesh_alerting::api::{ConfigView, GettableSilence, ReceiverView, VersionInfo};
-use promesh_alerting::{Input, PostedAlert, SilenceBody, SilenceError, SilenceId};
+use promesh_alerting::{Electorate, Input, PostedAlert, SilenceBody, SilenceError, SilenceId};
 use promesh_api::Pager;
 use promesh_api::pager::{AlertList, PagerError};
 use promesh_model::Now;
@@ -31,8 +31,7 @@ impl Pager for Paging {
 
     async fn status(&self) -> Value {
         let configuration = self.configuration();
-        let mind = self.to.look(|mind, now| (mind.electorate().cloned(), mind.is_degraded(now))).await;
-        let (electorate, degraded) = mind.unwrap_or_default();
+        let (electorate, degraded) = self.electorate().await;
         let view = self.view.borrow().clone();
         let others = view.iter().flat_map(|view| view.peers.iter()).filter(|peer| peer.alive);
         let own = self.own_address.map(|address| (self.me.to_string(), address));
@@ -49,17 +48,12 @@ impl Pager for Paging {
             go_version: "none: promesh is written in Rust".to_owned(),
             ..VersionInfo::default()
         };
-        let members = electorate.as_ref().map(|electorate| &electorate.members);
         json!({
             "cluster": {"name": self.me.to_string(), "status": status, "peers": peers},
             "versionInfo": version,
             "config": ConfigView { original: configuration.shown.clone() },
             "uptime": promesh_alerting::api::ApiTime(self.started_at),
-            "electorate": {
-                "number": electorate.as_ref().map_or(0, |electorate| electorate.number),
-                "members": members.into_iter().flatten().map(ToString::to_string).collect::<Vec<_>>(),
-                "degraded": degraded,
-            },
+            "electorate": shown(electorate.as_ref(), degraded),
         })
     }
 
@@ -127,7 +121,34 @@ impl Pager for Paging {
     }
 }
 
+fn shown(electorate: Option<&Electorate>, degraded: bool) -> Value {
+    let members = electorate.map(|electorate| &electorate.members);
+    json!({
+        "number": electorate.map_or(0, |electorate| electorate.number),
+        "members": members.into_iter().flatten().map(ToString::to_string).collect::<Vec<_>>(),
+        "degraded": degraded,
+    })
+}
+
 impl Paging {
+    /// Who votes, and whether notifications go out without a majority.
+    async fn electorate(&self) -> (Option<Electorate>, bool) {
+        let mind = self.to.look(|mind, now| (mind.electorate().cloned(), mind.is_degraded(now)));
+        mind.await.unwrap_or_default()
+    }
+
+    /// Says in `/api/v1/cluster` who votes.
+    pub async fn mark_electors(&self, cluster: &mut Value) {
+        let (electorate, degraded) = self.electorate().await;
+        let electors: Vec<String> =
+            electorate.iter().flat_map(|electorate| &electorate.members).map(ToString::to_string).collect();
+        for member in cluster["members"].as_array_mut().into_iter().flatten() {
+            let votes = member["id"].as_str().is_some_and(|id| electors.iter().any(|elector| elector == id));
+            member["elector"] = votes.into();
+        }
+        cluster["electorate"] = shown(electorate.as_ref(), degraded);
+    }
+
     async fn about_silence(&self, input: impl FnOnce(u64) -> Input + Send) -> Result<SilenceId, PagerError> {
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
