@@ -10,7 +10,7 @@ use crate::support::paging::{
     QUIET_MS, ROUTE, alert, electors, ends_once, firing, instant, learn_sender, other_than, pagers, post_alert,
     resolved, write,
 };
-use crate::support::{Exporter, Peer, get, mesh_with, one_mesh_at_a_time, pause, post, send_json, wall};
+use crate::support::{Exporter, Gauge, Peer, get, mesh_with, one_mesh_at_a_time, pause, post, send_json, wall};
 
 #[test]
 fn a_lone_peer_tells_within_two_seconds_of_its_start() {
@@ -255,6 +255,39 @@ fn a_rules_alert_is_told_on_time_though_its_evaluator_is_killed() {
     assert!((-1.0..=2.0).contains(&late), "{late:.2} s late");
     pause(QUIET_MS);
     assert_eq!(hook.taken(), [firing("High")]);
+}
+
+#[test]
+fn a_rules_alert_that_ends_while_all_are_down_is_told_as_ended_once() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let (hook, gauge) = (Hook::start(), Gauge::start(1));
+    let file =
+        write(root.path().join("am.yml"), &hook.config("group_by: [alertname], group_wait: 0s, group_interval: 1s"));
+    let rules =
+        "groups: [{name: g, rules: [{alert: Trigger, expr: trigger > 0.5}, {alert: Other, expr: trigger < 2}]}]\n";
+    write(root.path().join("rules.yml"), rules);
+    let config = format!(
+        "global: {{scrape_interval: 1s, scrape_timeout: 900ms, evaluation_interval: 1s}}\nrule_files: [rules.yml]\n\
+         scrape_configs: [{{job_name: t, static_configs: [{{targets: ['{}']}}]}}]\n",
+        gauge.address
+    );
+    let mut peers = mesh_with(root.path(), 3, &config, &[format!("--alertmanager.config.file={}", file.display())]);
+    for peer in &peers {
+        peer.wait("all peers vote", 30_000, || (electors(peer) == 3).then_some(()));
+    }
+    let mut taken = hook.wait_taken(2, 30.0);
+    taken.sort();
+    assert_eq!(taken, [firing("Other"), firing("Trigger")]);
+    pause(3_000);
+    peers.iter_mut().for_each(Peer::kill);
+    gauge.set(0);
+    pause(2_000);
+    peers.iter_mut().for_each(Peer::start);
+    // One is told as ended, the other runs on and is told by nobody again.
+    assert_eq!(hook.wait_taken(3, 60.0)[2], resolved("Trigger"));
+    pause(2 * QUIET_MS);
+    assert_eq!(hook.taken()[2..], [resolved("Trigger")], "{}", peers[0].log());
 }
 
 #[test]

@@ -74,6 +74,35 @@ impl Exporter {
     }
 }
 
+/// One target with one gauge, `trigger`.
+pub struct Gauge {
+    pub address: SocketAddr,
+    value: Arc<AtomicU64>,
+}
+
+impl Gauge {
+    pub fn start(value: u64) -> Gauge {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let gauge = Gauge { address, value: Arc::new(AtomicU64::new(value)) };
+        let shown = Arc::clone(&gauge.value);
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let body = format!("# TYPE trigger gauge\ntrigger {}\n", shown.load(Ordering::Relaxed));
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close\r\n";
+                let mut asked = [0; 4096];
+                let _ = stream.read(&mut asked);
+                let _ = stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
+            }
+        });
+        gauge
+    }
+
+    pub fn set(&self, value: u64) {
+        self.value.store(value, Ordering::Relaxed);
+    }
+}
+
 fn serve(stream: TcpStream, scrapes: &AtomicU64) {
     let mut reader = BufReader::new(stream.try_clone().expect("a socket can be cloned"));
     let mut stream = stream;
