@@ -333,6 +333,15 @@ pub struct PushOutcome {
     pub refused: Vec<(Labels, IngestError)>,
 }
 
+/// Takes note of queries that begin and end.
+pub trait QueryWatch: Send + Sync {
+    /// A query begins; answers what to give back at its end.
+    fn begin(&self, query: &str, at: Timestamp) -> Option<usize>;
+
+    /// A query has ended; `line` makes what a log says about it.
+    fn end(&self, slot: Option<usize>, line: &mut dyn FnMut() -> Value);
+}
+
 /// The peer.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
@@ -344,6 +353,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The data, of all peers.
     fn storage(&self) -> Arc<dyn Queryable>;
+
+    /// Who takes note of queries; `None`: nobody.
+    fn query_watch(&self) -> Option<Arc<dyn QueryWatch>> {
+        None
+    }
 
     /// Who computes aggregations where their samples are; `None` where all samples are here.
     fn parts(&self) -> Option<Arc<dyn promesh_promql::Parts>> {

@@ -35,7 +35,7 @@ mod tests;
 mod time;
 mod v2;
 
-pub use backend::Backend;
+pub use backend::{Backend, QueryWatch};
 pub use error::{ApiError, ErrorType};
 pub use guard::Guard;
 pub use json::{write_float, write_timestamp};

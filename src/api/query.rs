@@ -8,9 +8,10 @@ use axum::response::Response;
 use promesh_model::storage::Budget;
 use promesh_model::{Monotonic, Timestamp};
 use promesh_promql::{Engine, Outcome, QueryError, QueryOptions, Stats, Value, parser};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use tokio::time::timeout;
 
+use crate::backend::QueryWatch;
 use crate::error::ApiError;
 use crate::form::Form;
 use crate::json::{ValueWriter, result_type};
@@ -29,16 +30,64 @@ struct Timings {
     evaluated: Duration,
 }
 
+/// What a query asks, for those who take note of it.
+#[derive(Debug)]
+struct Asked {
+    query: String,
+    start: Timestamp,
+    end: Timestamp,
+    step: Duration,
+    path: &'static str,
+}
+
+impl Asked {
+    /// What the query log says. Source: prometheus `promql.Engine.exec`.
+    fn line(&self, at: Timestamp, outcome: &Result<Outcome, QueryError>, timings: Timings) -> Json {
+        let mut line = json!({
+            "time": at.to_string(),
+            "level": "INFO",
+            "msg": "promql query logged",
+            "params": {
+                "query": self.query,
+                "start": self.start.to_string(),
+                "end": self.end.to_string(),
+                "step": self.step.as_secs(),
+            },
+            "httpRequest": {"path": self.path},
+        });
+        match outcome {
+            Ok(outcome) => line["stats"] = stats_json(&outcome.stats, timings),
+            Err(error) => line["error"] = json!(error.to_string()),
+        }
+        line
+    }
+}
+
+/// A query that others were told of; told of its end in any case.
+struct Watched {
+    watch: Arc<dyn QueryWatch>,
+    slot: Option<usize>,
+    line: Option<Json>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let line = self.line.take();
+        self.watch.end(self.slot, &mut || line.clone().unwrap_or_else(|| json!({"error": "the query panicked"})));
+    }
+}
+
 pub(crate) async fn instant(State(api): State<Api>, form: Form) -> Result<Response, ApiError> {
     let limit = form.limit()?;
     let at = form.time_or("time", api.backend.now().wall)?;
     let span = form.timeout()?;
     let options = options(&form)?;
     let query = form.get("query").to_owned();
+    let asked = Asked { query: query.clone(), start: at, end: at, step: Duration::ZERO, path: "/api/v1/query" };
     let run = move |engine: &Engine, storage: &dyn promesh_model::storage::Queryable, options: &QueryOptions| {
         engine.instant(storage, &query, at, options)
     };
-    let (outcome, timings) = evaluate(&api, span, options, run).await?;
+    let (outcome, timings) = evaluate(&api, asked, span, options, run).await?;
     Ok(answer(outcome, limit, form.get("stats"), timings))
 }
 
@@ -48,10 +97,11 @@ pub(crate) async fn range(State(api): State<Api>, form: Form) -> Result<Response
     let span = form.timeout()?;
     let options = options(&form)?;
     let query = form.get("query").to_owned();
+    let asked = Asked { query: query.clone(), start, end, step, path: "/api/v1/query_range" };
     let run = move |engine: &Engine, storage: &dyn promesh_model::storage::Queryable, options: &QueryOptions| {
         engine.range(storage, &query, start, end, step, options)
     };
-    let (outcome, timings) = evaluate(&api, span, options, run).await?;
+    let (outcome, timings) = evaluate(&api, asked, span, options, run).await?;
     Ok(answer(outcome, limit, form.get("stats"), timings))
 }
 
@@ -99,6 +149,7 @@ impl Drop for CancelOnDrop {
 /// Waits for a turn, runs on a blocking thread, within the time that is left.
 async fn evaluate<F>(
     api: &Api,
+    asked: Asked,
     span: Option<Duration>,
     mut options: QueryOptions,
     run: F,
@@ -120,8 +171,18 @@ where
     let guard = CancelOnDrop(budget.clone());
     options.budget = Some(budget);
     let started = api.backend.now().monotonic;
+    let backend = Arc::clone(&api.backend);
     let mut running = tokio::task::spawn_blocking(move || {
+        let mut watched = backend.query_watch().map(|watch| {
+            let slot = watch.begin(&asked.query, backend.now().wall);
+            Watched { watch, slot, line: None }
+        });
         let outcome = run(&engine, storage.as_ref(), &options);
+        if let Some(watched) = &mut watched {
+            let now = backend.now();
+            watched.line = Some(asked.line(now.wall, &outcome, timings(arrived, started, now.monotonic)));
+        }
+        drop(watched);
         // Held until the thread is free again, not only until the client has its answer.
         drop(turn);
         outcome
@@ -149,7 +210,11 @@ fn answer(mut outcome: Outcome, limit: usize, stats: &str, timings: Timings) -> 
     if truncate(&mut outcome.value, limit) {
         remarks.warnings.push(TRUNCATED.to_owned());
     }
-    let after = if stats.is_empty() { b"}".to_vec() } else { stats_after(&outcome.stats, timings) };
+    let after = if stats.is_empty() {
+        b"}".to_vec()
+    } else {
+        format!(",\"stats\":{}}}", stats_json(&outcome.stats, timings)).into_bytes()
+    };
     let before = format!("{{\"resultType\":\"{}\",\"result\":", result_type(&outcome.value));
     let mut writer = ValueWriter::new(outcome.value);
     success_in_pieces(before.as_bytes(), move |out, enough| writer.write(out, enough), after, remarks)
@@ -171,21 +236,20 @@ fn truncate(value: &mut Value, limit: usize) -> bool {
     }
 }
 
-fn stats_after(stats: &Stats, timings: Timings) -> Vec<u8> {
+fn stats_json(stats: &Stats, timings: Timings) -> Json {
     let (queued, evaluated) = (timings.queued.as_secs_f64(), timings.evaluated.as_secs_f64());
     let mut samples = json!({"totalQueryableSamples": stats.total_samples, "peakSamples": stats.peak_samples});
     if let Some(per_step) = &stats.per_step {
         let steps: Vec<_> = per_step.iter().map(|(at, count)| json!([at.as_secs_f64(), count])).collect();
         samples["totalQueryableSamplesPerStep"] = json!(steps);
     }
-    let stats = json!({
+    json!({
         "timings": {
             "evalTotalTime": evaluated, "resultSortTime": 0, "queryPreparationTime": 0, "innerEvalTime": evaluated,
             "execQueueTime": queued, "execTotalTime": queued + evaluated,
         },
         "samples": samples,
-    });
-    format!(",\"stats\":{stats}}}").into_bytes()
+    })
 }
 
 pub(crate) async fn format(State(api): State<Api>, form: Form) -> Result<Response, ApiError> {

@@ -38,6 +38,10 @@ impl Backend for PeerBackend {
         Arc::clone(&self.0.storage)
     }
 
+    fn query_watch(&self) -> Option<Arc<dyn promesh_api::QueryWatch>> {
+        Some(Arc::clone(&self.0.queries) as Arc<dyn promesh_api::QueryWatch>)
+    }
+
     fn parts(&self) -> Option<Arc<dyn promesh_promql::Parts>> {
         Some(Arc::clone(&self.0.parts) as Arc<dyn promesh_promql::Parts>)
     }

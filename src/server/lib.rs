@@ -30,6 +30,7 @@ mod outgoing;
 mod outside;
 mod paging;
 mod pushing;
+mod queries;
 mod reach;
 mod reading;
 mod reload;

@@ -125,6 +125,10 @@ impl Peer {
         let settings = self.settings.load();
         let window = settings.loaded.config.storage.tsdb.out_of_order_time_window;
         self.ingest.db().head().set_out_of_order(promesh_model::time::ms_of(window));
+        let log = settings.loaded.config.global.query_log_file.as_path();
+        if let Err(error) = self.queries.log_to(log) {
+            tracing::warn!(path = %log.display(), %error, "queries are not logged there");
+        }
     }
 
     /// With `--config.auto-reload`: reloads whenever the files say something else. What could not be loaded is tried

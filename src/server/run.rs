@@ -40,6 +40,7 @@ use crate::outgoing::Outgoing;
 use crate::outside::Outside;
 use crate::paging::{self, Configuration, Paging};
 use crate::pushing::Pushing;
+use crate::queries::Queries;
 use crate::reach::Reach;
 use crate::reading::Reading;
 use crate::ruling::{Means, Ruling};
@@ -307,6 +308,8 @@ pub struct Peer {
     pub parts: Arc<MeshParts>,
     /// What those did.
     pub part_counters: Arc<PartCounters>,
+    /// What queries run and ran.
+    pub queries: Arc<Queries>,
     /// What peers tell about themselves to people.
     pub facts: tokio::sync::OnceCell<Arc<Facts>>,
     pub(crate) hands: Arc<Hands>,
@@ -413,6 +416,12 @@ impl Peer {
         let counters = Arc::new(PartCounters::default());
         let parts = Arc::new(MeshParts::new(mesh_storage.clone(), Arc::clone(&engine), Arc::clone(&counters)));
         let storage: Arc<dyn Queryable> = Arc::clone(&reading) as Arc<dyn Queryable>;
+        let (queries, unfinished) =
+            Queries::open(db.dir(), options.query.concurrency).map_err(context("the file of running queries"))?;
+        if !unfinished.is_empty() {
+            let queries = serde_json::Value::Array(unfinished);
+            tracing::info!(%queries, "these queries did not finish when the process before ended");
+        }
         let holder = Holder {
             local,
             view: view.clone(),
@@ -528,6 +537,7 @@ impl Peer {
             storage,
             parts,
             part_counters: counters,
+            queries: Arc::new(queries),
             facts: tokio::sync::OnceCell::new(),
             hands,
             minds,
