@@ -76,6 +76,21 @@ fn an_unknown_flag_exits_2_with_the_nearest_known_one() {
 }
 
 #[test]
+fn every_alert_of_the_examples_is_made_to_fire() {
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let read = |name: &str| std::fs::read_to_string(examples.join(name)).expect("it is there");
+    let (rules, tests) = (read("promesh-alerts.yml"), read("promesh-alerts-test.yml"));
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 10);
+    for alert in alerts {
+        let fires = format!("alertname: {alert}\n    exp_alerts:\n    - exp_labels");
+        assert!(tests.contains(&fires), "no test makes {alert} fire");
+    }
+    let output = promesh().args(["test", "rules"]).arg(examples.join("promesh-alerts-test.yml")).output().expect("runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn a_taken_port_is_named() {
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();
