@@ -4,10 +4,12 @@
 //! come first, then everything heals and the mesh must converge within a stated bound; [`invariants`] are checked during
 //! and after. A seed that once failed stays in `seeds.txt` and is run by `cargo test`.
 
+pub mod deaths;
 mod disk;
 mod faults;
 pub mod invariants;
 mod network;
+pub mod scale;
 mod scenario;
 #[cfg(test)]
 mod tests;

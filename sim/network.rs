@@ -3,7 +3,7 @@
 //! Datagrams suffer all of it. Streams, as QUIC gives them, are ordered and lose nothing while their connection lives;
 //! a cut longer than the idle timeout ends the connection and what was under way.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -36,13 +36,13 @@ pub(crate) enum Healed<M> {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Network<M> {
-    links: BTreeMap<(usize, usize), Link<M>>,
+    links: HashMap<(usize, usize), Link<M>>,
     pub(crate) loss: f64,
 }
 
 impl<M: Clone> Network<M> {
     pub(crate) fn new() -> Network<M> {
-        Network { links: BTreeMap::new(), loss: 0.0 }
+        Network { links: HashMap::new(), loss: 0.0 }
     }
 
     fn link(&mut self, from: usize, to: usize) -> &mut Link<M> {

@@ -28,3 +28,13 @@ fn the_same_seed_gives_the_same_run() {
     let once = format!("{:?}", run(scenario, 11, false));
     assert_eq!(once, format!("{:?}", run(scenario, 11, false)));
 }
+
+/// Sixteen peers joined within a third of a second: two of them acted for one shard for ever.
+#[test]
+fn a_mesh_that_starts_at_once_comes_to_rest_and_takes_over_in_time() {
+    let figures = crate::scale::measure(20, 200, 0, 1, false);
+    assert!(figures.start < 10.0, "{figures:?}");
+    assert!(figures.detection.1 <= 4.0 && figures.takeover <= 1.5, "{figures:?}");
+    assert!((0.8..1.2).contains(&figures.moved_over_share), "{figures:?}");
+    assert!(figures.convergence < 60.0 && figures.violations.is_empty(), "{figures:?}");
+}

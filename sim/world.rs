@@ -1,16 +1,18 @@
 //! Peers, links, disks and one heap of events.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use promesh_cluster::{Membership, PeerRecord, PeerState, Snapshot};
+use promesh_cluster::{Membership, PeerRecord, PeerState, RankTables, Snapshot};
+use promesh_model::codec;
 use promesh_model::shard::ShardSet;
-use promesh_model::{Generation, Labels, Monotonic, Now, PeerId, Timestamp};
+use promesh_model::{Generation, Labels, Monotonic, Now, PeerId, ShardId, Timestamp};
 use promesh_node::{
-    Digests, Input, Mesh, MeshConfig, MeshMessage, MeshView, Output, Peer, PeerInput, PeerOutput, Piece, SourceSpec,
+    Digests, Input, Mesh, MeshConfig, MeshMessage, MeshView, Output, Peer, PeerInput, PeerOutput, Piece, SourceCatalog,
+    SourceSpec,
 };
 use promesh_replication::{BatchHeader, Order, Origin};
 use rand::rngs::StdRng;
@@ -74,6 +76,8 @@ pub(crate) struct SimPeer {
     pub(crate) store: Store,
     pub(crate) view: Option<Arc<MeshView>>,
     subscribers: BTreeMap<usize, ShardSet>,
+    /// Whom a shard's batches go to; made anew when subscribers change.
+    routes: Option<HashMap<ShardId, Vec<usize>>>,
     fetches: BTreeMap<u64, usize>,
     zone: String,
     skew_ms: i64,
@@ -87,6 +91,13 @@ pub(crate) struct World {
     pub(crate) now: u64,
     pub(crate) peers: Vec<SimPeer>,
     pub(crate) sources: Vec<SourceSpec>,
+    catalog: Arc<SourceCatalog>,
+    by_id: HashMap<PeerId, usize>,
+    rank_tables: Arc<RankTables>,
+    /// Bytes that peers sent since it was set to zero, while `measuring`.
+    pub(crate) sent_bytes: u64,
+    pub(crate) measuring: bool,
+    fed: u64,
     pub(crate) network: Network<Envelope>,
     events: BinaryHeap<Reverse<(u64, u64, usize)>>,
     pending: BTreeMap<usize, Event>,
@@ -105,17 +116,45 @@ pub(crate) fn job() -> Piece {
     Piece::Job("job".to_owned())
 }
 
+impl Wire {
+    /// About as many bytes as it takes on a stream, framing aside; batches are samples, and not counted.
+    fn bytes(&self) -> u64 {
+        match self {
+            Wire::Mind(message) => message.encode().1.len() as u64,
+            Wire::Subscribe(shards) => codec::encode(shards).len() as u64,
+            Wire::Ask(snapshot) | Wire::Answer(snapshot) => codec::encode(snapshot).len() as u64,
+            Wire::Fetch { shards, .. } => codec::encode(shards).len() as u64,
+            Wire::Batch(_) | Wire::Fetched { .. } => 0,
+        }
+    }
+}
+
 impl SimPeer {
+    fn route(&mut self, shard: ShardId) -> Vec<usize> {
+        let subscribers = &self.subscribers;
+        if subscribers.len() < 100 {
+            return subscribers.iter().filter(|(_, shards)| shards.contains(shard)).map(|(to, _)| *to).collect();
+        }
+        let routes = self.routes.get_or_insert_with(|| {
+            let mut routes: HashMap<ShardId, Vec<usize>> = HashMap::new();
+            for (to, shards) in subscribers {
+                shards.iter().for_each(|shard| routes.entry(shard).or_default().push(*to));
+            }
+            routes
+        });
+        routes.get(&shard).cloned().unwrap_or_default()
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         self.mind.as_ref().is_some_and(|mind| mind.mesh.state() == PeerState::Ready)
     }
 }
 
-fn address(peer: usize) -> SocketAddr {
+pub(crate) fn address(peer: usize) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 10_000 + peer as u16).into()
 }
 
-fn peer_at(address: SocketAddr) -> usize {
+pub(crate) fn peer_at(address: SocketAddr) -> usize {
     usize::from(address.port()) - 10_000
 }
 
@@ -129,6 +168,7 @@ impl World {
             store: Store::default(),
             view: None,
             subscribers: BTreeMap::new(),
+            routes: None,
             fetches: BTreeMap::new(),
             zone: String::new(),
             skew_ms: rng.random_range(-150..150),
@@ -136,11 +176,18 @@ impl World {
             paused_until: 0,
             next_wake: u64::MAX,
         };
-        let peers = (0..peers).map(|_| peer(&mut rng)).collect();
+        let peers: Vec<SimPeer> = (0..peers).map(|_| peer(&mut rng)).collect();
+        let by_id = peers.iter().enumerate().map(|(number, peer)| (peer.id, number)).collect();
         World {
             now: 0,
             peers,
+            catalog: Arc::new(sources.iter().copied().collect()),
             sources,
+            by_id,
+            rank_tables: Arc::default(),
+            sent_bytes: 0,
+            measuring: false,
+            fed: 0,
             network: Network::new(),
             events: BinaryHeap::new(),
             pending: BTreeMap::new(),
@@ -248,7 +295,11 @@ impl World {
         let now = self.clock(peer);
         let Some(mind) = self.peers[peer].mind.as_mut() else { return };
         mind.handle(input, now);
-        mind.mesh.check_invariants();
+        // In a large world a look at all that each peer knows would be most of the work.
+        self.fed += 1;
+        if self.by_id.len() < 50 || self.fed.is_multiple_of(512) {
+            mind.mesh.check_invariants();
+        }
         self.drain(peer);
     }
 
@@ -257,6 +308,9 @@ impl World {
             match output {
                 PeerOutput::Datagram { to, bytes } => {
                     let to = peer_at(to);
+                    if self.measuring {
+                        self.sent_bytes += bytes.len() as u64;
+                    }
                     for at in self.network.datagram(peer, to, self.now, &mut self.rng) {
                         self.schedule(at, Event::Datagram { to, bytes: bytes.clone() });
                     }
@@ -328,10 +382,13 @@ impl World {
     }
 
     fn find(&self, id: PeerId) -> Option<usize> {
-        self.peers.iter().position(|peer| peer.id == id)
+        self.by_id.get(&id).copied()
     }
 
     fn send(&mut self, from: usize, to: usize, wire: Wire) {
+        if self.measuring {
+            self.sent_bytes += wire.bytes();
+        }
         let (from_boot, to_boot) = (self.peers[from].boot, self.peers[to].boot);
         self.resend(Envelope { from, from_boot, to, to_boot, wire });
     }
@@ -355,6 +412,7 @@ impl World {
             Wire::Batch(header) => self.append(to, header),
             Wire::Subscribe(shards) => {
                 self.peers[to].subscribers.insert(from, shards);
+                self.peers[to].routes = None;
             }
             Wire::Ask(snapshot) => {
                 let answer = self.peers[to].mind.as_ref().expect("checked").membership.snapshot();
@@ -394,11 +452,8 @@ impl World {
         let header =
             BatchHeader { source: spec.source, shard: spec.shard, slot, order, sequence: writer.store.sequence };
         self.append(peer, header);
-        let subscribers = self.peers[peer].subscribers.clone();
-        for (to, shards) in subscribers {
-            if shards.contains(spec.shard) {
-                self.send(peer, to, Wire::Batch(header));
-            }
+        for to in self.peers[peer].route(spec.shard) {
+            self.send(peer, to, Wire::Batch(header));
         }
     }
 
@@ -441,6 +496,7 @@ impl World {
             has_seeds: peer != 0,
             persisted: disk.members.clone(),
             possession: disk.possession.clone(),
+            rank_tables: Some(Arc::clone(&self.rank_tables)),
             newest_sample: disk.log[..disk.synced].iter().map(|header| header.slot).max(),
         };
         let record = PeerRecord {
@@ -460,13 +516,14 @@ impl World {
         let simulated = &mut self.peers[peer];
         simulated.store = Store::open(disk);
         simulated.subscribers.clear();
+        simulated.routes = None;
         simulated.fetches.clear();
         simulated.next_wake = u64::MAX;
         simulated.paused_until = 0;
         simulated.mind = Some(Peer::new(membership, mesh, now));
         let version = self.peers[peer].store.disk.digests.digest(&job()).unwrap_or(1);
         self.load(peer, version);
-        let sources = self.sources.clone();
+        let sources = Arc::clone(&self.catalog);
         self.feed(peer, PeerInput::Mesh(Input::Sources(sources)));
         self.schedule(self.now + SYNC_PERIOD, Event::Sync { peer, boot });
         self.schedule(self.now + MS, Event::Seek { peer, boot });
@@ -476,6 +533,8 @@ impl World {
     fn load(&mut self, peer: usize, version: u128) {
         let now = self.clock(peer).wall;
         let disk = &mut self.peers[peer].store.disk;
+        // The first version was there long before.
+        let now = if version == 1 { Timestamp(EPOCH_MS) } else { now };
         disk.digests = Digests::of([(job(), version)], Labels::default(), &disk.digests, now);
         let digests = disk.digests.clone();
         self.feed(peer, PeerInput::Mesh(Input::Definitions(digests)));
@@ -491,7 +550,7 @@ impl World {
         self.peers[peer].mind = None;
         self.peers[peer].boot += 1;
         for other in &mut self.peers {
-            other.subscribers.remove(&peer);
+            other.routes = other.routes.take().filter(|_| other.subscribers.remove(&peer).is_none());
         }
     }
 
@@ -538,6 +597,7 @@ impl World {
         self.pending.retain(|_, event| !under_way(event));
         for (one, other) in [(from, to), (to, from)] {
             self.peers[one].subscribers.remove(&other);
+            self.peers[one].routes = None;
             let lost = Input::StreamLost { from: self.peers[other].id };
             self.feed(one, PeerInput::Mesh(lost));
         }

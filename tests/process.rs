@@ -86,7 +86,8 @@ fn every_alert_of_the_examples_is_made_to_fire() {
         let fires = format!("alertname: {alert}\n    exp_alerts:\n    - exp_labels");
         assert!(tests.contains(&fires), "no test makes {alert} fire");
     }
-    let output = promesh().args(["test", "rules"]).arg(examples.join("promesh-alerts-test.yml")).output().expect("runs");
+    let output =
+        promesh().args(["test", "rules"]).arg(examples.join("promesh-alerts-test.yml")).output().expect("runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 

@@ -4,7 +4,10 @@
 //!
 //! Source: design of the mesh, sections 1 (P2) and 16, invariant 1.
 
+use std::collections::HashSet;
+
 use promesh_model::Timestamp;
+use promesh_replication::SourceId;
 
 use crate::world::{EPOCH_MS, MS, SECOND, World};
 
@@ -12,13 +15,15 @@ use crate::world::{EPOCH_MS, MS, SECOND, World};
 const NEAR: u64 = 25 * SECOND;
 
 pub(crate) fn violations(world: &World, from: u64, to: u64, strict: bool) -> (usize, Vec<String>) {
+    let kept: HashSet<(SourceId, Timestamp)> =
+        world.peers.iter().flat_map(|peer| peer.store.kept.keys().copied()).collect();
     let mut missed = 0;
     let mut found = Vec::new();
     for spec in &world.sources {
         let mut slot = spec.slot_at(Timestamp(EPOCH_MS + (from / MS) as i64)).ms() + spec.interval_ms;
         while slot < EPOCH_MS + (to / MS) as i64 {
             let key = (spec.source, Timestamp(slot));
-            if !world.peers.iter().any(|peer| peer.store.kept.contains_key(&key)) {
+            if !kept.contains(&key) {
                 missed += 1;
                 let at = (slot - EPOCH_MS) as u64 * MS;
                 let excused = !strict && world.faults_at.iter().any(|fault| at.abs_diff(*fault) < NEAR);

@@ -17,11 +17,14 @@ pub(crate) fn violations(world: &World, replication_factor: usize) -> Vec<String
     }
     let mut bad = 0;
     let mut example = String::new();
-    let held: Vec<_> = views.iter().map(|view| view.own.open_shards()).collect();
+    let (mut acting, mut holders) = (vec![Vec::new(); SHARD_COUNT], vec![0usize; SHARD_COUNT]);
+    for view in &views {
+        view.acting.iter().for_each(|shard| acting[usize::from(shard.0)].push(view.me));
+        view.own.open_shards().iter().for_each(|shard| holders[usize::from(shard.0)] += 1);
+    }
     for shard in (0..SHARD_COUNT as u16).map(ShardId) {
-        let acting: Vec<_> = views.iter().filter(|view| view.acting.contains(shard)).map(|view| view.me).collect();
+        let (acting, holders) = (&acting[usize::from(shard.0)], holders[usize::from(shard.0)]);
         let owner = views[0].placement.owner(shard);
-        let holders = held.iter().filter(|shards| shards.contains(shard)).count();
         if acting.len() != 1 || Some(acting[0]) != owner || holders < replication_factor.min(views.len()) {
             bad += 1;
             example = format!("shard {shard}: acting {acting:?}, rank 0 is {owner:?}, {holders} hold it");

@@ -248,12 +248,36 @@ fn contest(piece: &Piece, camps: &[Vec<(PeerId, &Digests)>]) -> Option<Contest> 
 
 /// The lists that were read, by peer, and which were asked for.
 #[derive(Clone, Debug, Default)]
-pub struct KnownDigests(BTreeMap<PeerId, (u128, Arc<Digests>)>);
+pub struct KnownDigests(BTreeMap<PeerId, (u128, Arc<Digests>)>, BTreeMap<u128, Arc<Digests>>);
 
 impl KnownDigests {
     /// Takes in what a peer published.
     pub fn insert(&mut self, peer: PeerId, digests: Digests) {
-        self.0.insert(peer, (digests.root(), Arc::new(digests)));
+        let (root, digests) = (digests.root(), Arc::new(digests));
+        self.1.insert(root, Arc::clone(&digests));
+        self.0.insert(peer, (root, digests));
+        self.forget_unused();
+    }
+
+    /// Takes a list that has the root of a peer's record, whoever published it; says whether there is one.
+    pub fn adopt(&mut self, peer: PeerId, root: u128) -> bool {
+        let known = self.1.get(&root).cloned();
+        if let Some(digests) = &known {
+            self.0.insert(peer, (root, Arc::clone(digests)));
+        }
+        known.is_some()
+    }
+
+    /// A list that may be others' as well.
+    pub fn offer(&mut self, digests: &Arc<Digests>) {
+        self.1.insert(digests.root(), Arc::clone(digests));
+        self.forget_unused();
+    }
+
+    fn forget_unused(&mut self) {
+        if self.1.len() > self.0.len() + 16 {
+            self.1.retain(|_, digests| Arc::strong_count(digests) > 1);
+        }
     }
 
     /// The newest list of a peer.

@@ -15,5 +15,5 @@ mod swim;
 pub use definitions::{Contest, Digests, Elected, KnownDigests, Piece, PieceId, Version};
 pub use judge::{Beat, Judge, grace_max};
 pub use membership::{MemberView, Membership, MembershipInput, MembershipOutput, Snapshot};
-pub use placement::{Candidate, Placement, RANKS_KEPT};
+pub use placement::{Candidate, Placement, RANKS_KEPT, RankTables};
 pub use record::{PeerRecord, PeerState};

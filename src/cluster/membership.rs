@@ -49,6 +49,13 @@ pub struct Snapshot {
     records: Vec<PeerRecord>,
 }
 
+/// A mesh of more members is reported in steps: a thousand joins must not be a thousand lists of a thousand.
+const LARGE: usize = 8;
+/// The steps, for each member.
+const LOOK_STEP: Duration = Duration::from_micros(100);
+/// How often members are looked at although nothing was notified.
+const LOOK_PERIOD: Duration = Duration::from_millis(100);
+
 impl Snapshot {
     /// In which life, and where, the sender says that a peer is.
     pub fn identity_of(&self, peer: PeerId) -> Option<(Generation, SocketAddr)> {
@@ -103,6 +110,8 @@ pub struct Membership {
     next_exchange: Monotonic,
     reported: Vec<MemberView>,
     reported_mark: u64,
+    /// When members are next compared with what was reported, and with which count of records.
+    next_look: (Monotonic, u64),
     outputs: VecDeque<MembershipOutput>,
     errors: u64,
 }
@@ -150,6 +159,11 @@ fn swim_config() -> Config {
     }
 }
 
+/// What SWIM compares of two words about one member. A suspicion is news too.
+fn standing(member: &Member<Node>) -> (u16, bool) {
+    (member.incarnation(), member.state() == State::Alive)
+}
+
 impl Membership {
     /// A peer that knows nobody yet. `address` is where others reach its QUIC endpoint.
     pub fn new(record: PeerRecord, address: SocketAddr, seed: u64, now: Now) -> Membership {
@@ -167,6 +181,7 @@ impl Membership {
             next_exchange: now.monotonic + EXCHANGE_PERIOD,
             reported: Vec::new(),
             reported_mark: 0,
+            next_look: (now.monotonic, 0),
             outputs: VecDeque::new(),
             errors: 0,
         };
@@ -253,10 +268,19 @@ impl Membership {
     fn take_snapshot(&mut self, snapshot: Snapshot) {
         let own = self.foca.identity().id;
         // Others' belief about us arrives by SWIM, where it can be answered with a renewal.
-        let members = snapshot.members.into_iter().filter(|member| member.id().id != own);
-        self.count_error(|foca, runtime| foca.apply_many(members, true, runtime));
+        // Most of it is known: foca would walk its list for each.
+        let known: BTreeMap<Node, (u16, bool)> = {
+            let members = self.foca.iter_membership_state();
+            members.map(|member| (*member.id(), standing(member))).collect()
+        };
+        let news = |member: &Member<Node>| {
+            member.id().id != own && known.get(member.id()).is_none_or(|known| *known != standing(member))
+        };
+        let members: Vec<Member<Node>> = snapshot.members.into_iter().filter(news).collect();
+        self.count_error(|foca, runtime| foca.apply_many(members.into_iter(), true, runtime));
         for record in snapshot.records {
-            if record.id != own {
+            let known = self.records.lock().newest.get(&record.id).is_some_and(|known| !record.is_newer_than(known));
+            if record.id != own && !known {
                 self.spread(&record);
             }
         }
@@ -276,8 +300,21 @@ impl Membership {
         while let Some((to, bytes)) = self.runtime.to_send() {
             self.outputs.push_back(MembershipOutput::Datagram { to: to.address, bytes });
         }
-        while self.runtime.to_notify().is_some() {}
-        // Most packets change nothing: that must cost no list.
+        let mut stirred = false;
+        while self.runtime.to_notify().is_some() {
+            stirred = true;
+        }
+        // Most packets change nothing: that must cost no walk over all members, and no list. A suspicion alone is no
+        // notification; it is seen a little later.
+        let changes = self.records.lock().changes;
+        stirred |= changes != self.next_look.1;
+        let members = self.reported.len();
+        let due = now.monotonic >= self.next_look.0;
+        if !due && (!stirred || members > LARGE) {
+            return;
+        }
+        let pause = if members > LARGE { LOOK_STEP * members as u32 } else { LOOK_PERIOD };
+        self.next_look = (now.monotonic + pause, changes);
         let mark = self.mark();
         if mark == self.reported_mark {
             return;

@@ -7,7 +7,8 @@
 //!
 //! Why the kept ranks are enough for a join: a newcomer can push others down, but lift nobody who was not among them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, Weak};
 
 use promesh_model::shard::ShardSet;
 use promesh_model::{PeerId, SHARD_COUNT, ShardId};
@@ -43,6 +44,8 @@ pub struct Placement {
     zoned: bool,
     /// [`RANKS_KEPT`] for each shard, best first, then [`NOBODY`]: one block, so that a changed table is one copy.
     ranks: Vec<Ranked>,
+    /// By slot, where scores are shared: all scores of a candidate.
+    scores: Vec<Option<Arc<[u64]>>>,
 }
 
 const NOBODY: Ranked = Ranked { score: 0, member: u16::MAX };
@@ -103,24 +106,33 @@ impl Placement {
 
     /// Makes the candidates these; does nothing for those that stay as they are.
     pub fn update(&mut self, candidates: &[Candidate]) {
-        let gone: Vec<PeerId> =
-            self.candidates().filter(|known| !candidates.contains(known)).map(|known| known.id).collect();
-        for id in gone {
+        self.update_with(candidates, |_| None);
+    }
+
+    fn update_with(&mut self, candidates: &[Candidate], mut scores: impl FnMut(&Candidate) -> Option<Arc<[u64]>>) {
+        let wanted: BTreeMap<PeerId, &Candidate> = candidates.iter().map(|c| (c.id, c)).collect();
+        let outdated = self.candidates().filter(|known| wanted.get(&known.id).is_none_or(|want| want != known));
+        for id in outdated.map(|known| known.id).collect::<Vec<_>>() {
             self.remove(id);
         }
         for candidate in candidates {
             if !self.by_id.contains_key(&candidate.id) {
-                self.insert(candidate.clone());
+                self.insert_scored(candidate.clone(), scores(candidate));
             }
         }
     }
 
     /// Adds a candidate; replaces one of the same id.
     pub fn insert(&mut self, candidate: Candidate) {
+        self.insert_scored(candidate, None);
+    }
+
+    fn insert_scored(&mut self, candidate: Candidate, scores: Option<Arc<[u64]>>) {
         self.remove(candidate.id);
         let free = self.candidates.iter().position(Option::is_none);
         let slot = free.unwrap_or_else(|| {
             self.candidates.push(None);
+            self.scores.push(None);
             self.candidates.len() - 1
         });
         let member = u16::try_from(slot).expect("a mesh has fewer than 65,536 peers");
@@ -128,12 +140,19 @@ impl Placement {
         self.by_id.insert(id, member);
         self.zoned |= !candidate.zone.is_empty();
         self.candidates[slot] = Some(candidate);
+        self.scores[slot].clone_from(&scores);
         let mut ranks = std::mem::take(&mut self.ranks);
         let mut all = Vec::with_capacity(RANKS_KEPT + 1);
         for (shard, kept) in ranks.chunks_exact_mut(RANKS_KEPT).enumerate() {
+            let fresh = scores.as_ref().map_or_else(|| score(id, weight, shard as u16), |scores| scores[shard]);
+            // Nobody is lifted by a newcomer: one that is worse than the last of those kept changes nothing.
+            let last = kept[RANKS_KEPT - 1];
+            if !self.zoned && last != NOBODY && fresh < last.score {
+                continue;
+            }
             all.clear();
             all.extend(kept.iter().filter(|ranked| **ranked != NOBODY));
-            all.push(Ranked { score: score(id, weight, shard as u16), member });
+            all.push(Ranked { score: fresh, member });
             self.order(&mut all);
             fill(kept, &all);
         }
@@ -144,6 +163,7 @@ impl Placement {
     pub fn remove(&mut self, id: PeerId) {
         let Some(member) = self.by_id.remove(&id) else { return };
         self.candidates[usize::from(member)] = None;
+        self.scores[usize::from(member)] = None;
         let mut ranks = std::mem::take(&mut self.ranks);
         for (shard, kept) in ranks.chunks_exact_mut(RANKS_KEPT).enumerate() {
             if kept.iter().any(|ranked| ranked.member == member) {
@@ -156,7 +176,8 @@ impl Placement {
     fn rescored(&self, shard: u16) -> Vec<Ranked> {
         let scored = |&member: &u16| {
             let candidate = self.candidates[usize::from(member)].as_ref().expect("by_id names living candidates");
-            Ranked { score: score(candidate.id, candidate.weight, shard), member }
+            let shared = self.scores[usize::from(member)].as_ref().map(|scores| scores[usize::from(shard)]);
+            Ranked { score: shared.unwrap_or_else(|| score(candidate.id, candidate.weight, shard)), member }
         };
         let mut all: Vec<Ranked> = self.by_id.values().map(scored).collect();
         self.order(&mut all);
@@ -213,6 +234,19 @@ impl Placement {
         able.max_by_key(|c| (score(c.id, c.weight, shard.0), c.id)).map(|candidate| candidate.id)
     }
 
+    /// Who shares a shard with a peer among the first `count` ranks.
+    pub fn partners(&self, peer: PeerId, count: usize) -> BTreeSet<PeerId> {
+        let Some(&member) = self.by_id.get(&peer) else { return BTreeSet::new() };
+        let mut partners = BTreeSet::new();
+        for kept in self.ranks.chunks_exact(RANKS_KEPT) {
+            let first = &kept[..count.min(RANKS_KEPT)];
+            if first.iter().any(|ranked| ranked.member == member) {
+                partners.extend(first.iter().filter(|ranked| **ranked != NOBODY).map(|ranked| ranked.member));
+            }
+        }
+        partners.into_iter().map(|member| self.candidate(member).id).filter(|id| *id != peer).collect()
+    }
+
     /// A peer's rank for a shard, if it is among those kept.
     pub fn rank_of(&self, shard: ShardId, peer: PeerId) -> Option<usize> {
         let member = *self.by_id.get(&peer)?;
@@ -230,6 +264,45 @@ impl Placement {
             .filter(|(_, kept)| within(kept))
             .map(|(s, _)| ShardId(s as u16))
             .collect()
+    }
+}
+
+/// Rank tables and scores shared by peers of one process that see the same candidates: a simulator's.
+#[derive(Debug, Default)]
+pub struct RankTables(Mutex<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    scores: BTreeMap<(PeerId, u8), Arc<[u64]>>,
+    tables: BTreeMap<u64, Weak<Placement>>,
+}
+
+impl RankTables {
+    /// The table over some candidates: one that exists, or one made from `before`.
+    pub fn table(&self, before: &Placement, candidates: &[Candidate]) -> Arc<Placement> {
+        let mut shared = self.0.lock().expect("no code that holds this lock panics");
+        let key: Vec<u8> = candidates
+            .iter()
+            .flat_map(|c| [&c.id.to_bytes()[..], c.zone.as_bytes(), &[0xff, c.weight]].concat())
+            .collect();
+        let key = xxh3_64(&key);
+        if let Some(known) = shared.tables.get(&key).and_then(Weak::upgrade)
+            && known.candidates().eq(candidates.iter())
+        {
+            return known;
+        }
+        let mut table = before.clone();
+        table.update_with(candidates, |candidate| {
+            let scores = shared.scores.entry((candidate.id, candidate.weight));
+            let all = || (0..SHARD_COUNT as u16).map(|shard| score(candidate.id, candidate.weight, shard)).collect();
+            Some(Arc::clone(scores.or_insert_with(all)))
+        });
+        let table = Arc::new(table);
+        shared.tables.insert(key, Arc::downgrade(&table));
+        if shared.tables.len().is_multiple_of(1024) {
+            shared.tables.retain(|_, table| table.strong_count() > 0);
+        }
+        table
     }
 }
 
@@ -285,6 +358,25 @@ mod tests {
         let moved: Vec<u16> = moved.collect();
         assert!(moved.iter().all(|&shard| first(&after, shard)[0] == 10));
         assert!((1400..1900).contains(&moved.len()), "{} of 16384", moved.len());
+    }
+
+    #[test]
+    fn shared_tables_are_those_that_each_peer_would_make() {
+        let tables = RankTables::default();
+        let candidates: Vec<Candidate> = (1..=9).map(|id| candidate(id, "", 4)).collect();
+        let first = tables.table(&Placement::new(), &candidates[..7]);
+        let both = [tables.table(&first, &candidates), tables.table(&Placement::new(), &candidates)];
+        assert!(Arc::ptr_eq(&both[0], &both[1]));
+        let less = tables.table(&both[0], &candidates[2..]);
+        for (table, fresh) in [(&both[0], &candidates[..]), (&less, &candidates[2..])] {
+            let fresh = Placement::of(fresh.iter().cloned());
+            assert!(
+                (0..SHARD_COUNT as u16)
+                    .all(|shard| super::tests::first(table, shard) == super::tests::first(&fresh, shard))
+            );
+        }
+        let of_one = less.partners(PeerId(5), 2);
+        assert_eq!(of_one.len(), 6, "in a small mesh everybody shares a shard with everybody");
     }
 
     proptest! {

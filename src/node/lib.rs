@@ -20,5 +20,5 @@ pub use messages::MeshMessage;
 pub use peer::{Peer, PeerInput, PeerOutput};
 pub use possession::{Debt, Extent, Possession};
 pub use promesh_cluster::{Contest, Digests, Elected, Piece, PieceId, Version};
-pub use schedule::SourceSpec;
+pub use schedule::{SourceCatalog, SourceSpec};
 pub use view::{MeshView, PeerInfo};

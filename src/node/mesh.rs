@@ -6,10 +6,11 @@ use std::time::Duration;
 
 mod definitions;
 mod members;
+mod pace;
 mod review;
 mod tell;
 
-use promesh_cluster::{Beat, Candidate, Digests, Judge, MemberView, PeerRecord, PeerState};
+use promesh_cluster::{Beat, Candidate, Digests, Judge, MemberView, PeerRecord, PeerState, RankTables};
 use promesh_model::shard::ShardSet;
 use promesh_model::{Generation, Monotonic, Now, PeerId, Timestamp};
 use promesh_replication::BatchHeader;
@@ -18,7 +19,7 @@ use crate::clock_offset::ClockOffsets;
 use crate::messages::MeshMessage;
 use crate::ownership::Ownership;
 use crate::possession::Possession;
-use crate::schedule::{Schedule, SourceSpec};
+use crate::schedule::{Schedule, SourceCatalog, SourceSpec};
 use crate::sync::Holdings;
 use crate::view::MeshView;
 
@@ -66,6 +67,8 @@ pub struct MeshConfig {
     pub possession: Possession,
     /// The newest sample on its disk.
     pub newest_sample: Option<Timestamp>,
+    /// Rank tables that other peers of this process share; none outside of a simulator.
+    pub rank_tables: Option<Arc<RankTables>>,
 }
 
 /// What happens to the mesh mind.
@@ -74,7 +77,7 @@ pub enum Input {
     /// Membership changed.
     Members(Vec<MemberView>),
     /// The sources of the configuration and discovery; replaces those before.
-    Sources(Vec<SourceSpec>),
+    Sources(Arc<SourceCatalog>),
     /// Another mind speaks.
     Message {
         /// Whose.
@@ -202,7 +205,7 @@ pub struct Mesh {
     judge: Judge,
     offsets: ClockOffsets,
     silent: BTreeSet<PeerId>,
-    possession: Arc<BTreeMap<PeerId, Possession>>,
+    possession: Arc<BTreeMap<PeerId, Arc<Possession>>>,
     greeted: BTreeSet<PeerId>,
     subscribed: BTreeMap<PeerId, ShardSet>,
     told_acting: BTreeMap<PeerId, ShardSet>,
@@ -215,6 +218,7 @@ pub struct Mesh {
     expected: Option<Monotonic>,
     suspended: Option<(Monotonic, Monotonic)>,
     definitions: definitions::Definitions,
+    pace: pace::Pace,
     disk_full: bool,
     drained: bool,
     /// Peers that are down and were given up by an operator.
@@ -271,6 +275,7 @@ impl Mesh {
             expected: None,
             suspended: None,
             definitions: definitions::Definitions::default(),
+            pace: pace::Pace::default(),
             disk_full: false,
             drained: false,
             removed: BTreeSet::new(),
@@ -286,6 +291,7 @@ impl Mesh {
             outputs: VecDeque::new(),
             record,
         };
+        mesh.track(now);
         mesh.progress(now);
         mesh.finish(now);
         mesh
@@ -304,7 +310,7 @@ impl Mesh {
         self.possession_stirred |= !quiet;
         match input {
             Input::Members(members) => self.set_members(members, now),
-            Input::Sources(specs) => self.schedule.set_sources(&specs, now.wall),
+            Input::Sources(catalog) => self.schedule.set_sources(catalog, now.wall),
             Input::Message { from, message } => self.hear(from, message, now),
             Input::Fetched { token, whole_from } => self.note_fetched(token, whole_from, now),
             Input::StreamLost { from } => self.note_stream_lost(from, now),
@@ -329,8 +335,8 @@ impl Mesh {
         let pinned = self.schedule.has_pinned() && self.owns();
         let idle = self.ownership.acting().is_empty() && self.definitions.elected.is_unanimous() && !pinned;
         let slot = if idle { None } else { self.schedule.next() };
-        let walls = [slot, self.ownership.next_settlement()].into_iter().flatten();
-        let from_wall = walls.map(|at| now.monotonic + at.since(now.wall)).min();
+        let from_wall = |at: Timestamp| now.monotonic + at.since(now.wall);
+        let slot = slot.map(from_wall);
         let beat = (!self.alive.is_empty()).then_some(self.next_beat);
         let phase = match self.phase {
             Phase::Waiting { until } | Phase::Leaving { until } => Some(until),
@@ -340,10 +346,14 @@ impl Mesh {
             Phase::Ready | Phase::Left => None,
         };
         let suspended = self.suspended.map(|(least, _)| least.max(now.monotonic + Duration::from_millis(50)));
-        let silences = self.alive.iter().filter(|peer| !self.is_silent(**peer));
-        let silence = silences.filter_map(|peer| self.judge.deadline(*peer, self.members.len() + 1)).min();
-        let asks = [self.ownership.next_deadline(), self.holdings.next_retry()];
-        [from_wall, beat, phase, suspended, silence].into_iter().chain(asks).flatten().min()
+        // What calls for a review calls no more once one is to come: that may have to wait for its step.
+        let review = (!self.dirty).then(|| {
+            let walls = [self.ownership.next_settlement(), self.pace.joins_at].map(|at| at.map(from_wall));
+            let asks = [self.ownership.next_deadline(), self.holdings.next_retry()];
+            walls.into_iter().chain(asks).flatten().min()
+        });
+        let (paced, silence) = (self.next_paced(), self.next_silence());
+        [slot, beat, phase, suspended, silence, paced, review.flatten()].into_iter().flatten().min()
     }
 
     /// Where this peer stands.
@@ -416,6 +426,7 @@ impl Mesh {
                 self.judge.expect(peer, generation, now.monotonic);
             }
             self.silent.clear();
+            self.pace.untold = true;
             self.dirty = true;
             let me = self.me();
             self.change(now, "suspended", me, 0, "this peer stood still");
@@ -446,7 +457,7 @@ impl Mesh {
                 let mut possession = Possession::of(extents);
                 let known = Arc::make_mut(&mut self.possession);
                 possession.set_debts(known.remove(&from).map(|known| known.debts().clone()).unwrap_or_default());
-                known.insert(from, possession);
+                known.insert(from, Arc::new(possession));
                 self.view_changed = true;
             }
             MeshMessage::WantDigests => self.send(from, MeshMessage::Digests((*self.definitions.own).clone())),
@@ -454,7 +465,7 @@ impl Mesh {
             MeshMessage::Owed(debts) => {
                 // Debts say nothing without the claims they qualify.
                 if let Some(known) = Arc::make_mut(&mut self.possession).get_mut(&from) {
-                    known.set_debts(debts);
+                    Arc::make_mut(known).set_debts(debts);
                 }
             }
         }
@@ -465,6 +476,7 @@ impl Mesh {
         self.judge.hear(from, beat, now.monotonic, period);
         self.offsets.note(from, beat.wall, now.wall);
         if self.silent.remove(&from) {
+            self.pace.untold = true;
             // Whatever each did while it could not hear the other has to be said again.
             self.told_acting.remove(&from);
             self.subscribed.remove(&from);
@@ -512,8 +524,9 @@ impl Mesh {
         self.dirty |= self.ownership.next_settlement().is_some_and(|at| at <= now.wall);
         self.dirty |= self.ownership.next_deadline().is_some_and(|at| at <= now.monotonic);
         self.dirty |= self.holdings.has_rested(now.monotonic);
+        self.dirty |= self.pace.joins_at.is_some_and(|at| at <= now.wall);
         self.progress_phase(now);
-        if std::mem::take(&mut self.dirty) {
+        if self.take_dirty(now, false) {
             self.elect();
             self.review_holdings(now);
             self.review_ownership(now);
@@ -521,6 +534,7 @@ impl Mesh {
             if self.ownership.changed {
                 self.review_holdings(now);
             }
+            self.track(now);
         }
         self.start_due(now);
     }
@@ -530,6 +544,7 @@ impl Mesh {
         let heard = self.alive.iter().any(|peer| self.judge.newest(*peer).is_some());
         if now.monotonic >= most || (heard && now.monotonic >= least) {
             self.suspended = None;
+            self.pace.untold = true;
             self.dirty = true;
             self.told_acting.clear();
             self.view_changed = true;
@@ -538,6 +553,9 @@ impl Mesh {
 
     fn judge_silence(&mut self, now: Now) {
         let peers = self.members.len() + 1;
+        if promesh_cluster::grace_max(peers).is_none() {
+            return;
+        }
         for peer in self.alive.clone() {
             let deadline = self.judge.deadline(peer, peers);
             if deadline.is_some_and(|at| at <= now.monotonic) && self.silent.insert(peer) {
@@ -563,7 +581,7 @@ impl Mesh {
                 }
             }
             Phase::Syncing { greeted_by } => {
-                if std::mem::take(&mut self.dirty) || now.monotonic >= greeted_by {
+                if self.take_dirty(now, now.monotonic >= greeted_by) {
                     self.review_holdings(now);
                 }
                 let damped = now.monotonic < self.damped_until;

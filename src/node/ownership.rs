@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use promesh_cluster::{Candidate, Placement, RANKS_KEPT};
+use promesh_cluster::{Candidate, Placement, RANKS_KEPT, RankTables};
 use promesh_model::shard::ShardSet;
 use promesh_model::{Monotonic, Now, PeerId, ShardId, Timestamp};
 
@@ -86,19 +86,30 @@ impl Ownership {
         self.others.get(&peer)
     }
 
+    /// Shards whose sources this peer may have to start soon.
+    pub(crate) fn concerning(&self) -> ShardSet {
+        self.gaining.iter().fold(self.ranked.union(&self.acting), |all, (_, shards)| all.union(shards))
+    }
+
     /// Who of the others says that it acts for a shard.
     pub(crate) fn actor(&self, shard: ShardId) -> Option<PeerId> {
         self.others.iter().find(|(_, shards)| shards.contains(shard)).map(|(peer, _)| *peer)
     }
 
-    pub(crate) fn set_candidates(&mut self, candidates: &[Candidate]) {
-        if !self.placement.candidates().eq(candidates.iter()) {
-            Arc::make_mut(&mut self.placement).update(candidates);
+    /// Says whether the ranks changed.
+    pub(crate) fn set_candidates(&mut self, candidates: &[Candidate], tables: Option<&RankTables>) -> bool {
+        let changed = !self.placement.candidates().eq(candidates.iter());
+        if changed {
+            match tables {
+                Some(tables) => self.placement = tables.table(&self.placement, candidates),
+                None => Arc::make_mut(&mut self.placement).update(candidates),
+            }
             self.first = self.placement.shards_within(self.me, 1);
             self.ranked = self.placement.shards_within(self.me, RANKS_KEPT);
             self.held = (0, ShardSet::default());
             self.reranked = true;
         }
+        changed
     }
 
     /// The shards that this peer holds when there are so many copies.
@@ -260,6 +271,13 @@ impl Ownership {
                 }
             }
         }
+        // Who acts for a shard of ours hears of it as well, however far behind it ranks by now: of two that were promised
+        // a shard by one giver, the worse-ranked would act for ever.
+        for (peer, theirs) in &self.others {
+            if let Some(shards) = told.get_mut(peer) {
+                shards.insert_all(&theirs.intersection(&self.acting));
+            }
+        }
         told
     }
 
@@ -297,7 +315,7 @@ mod tests {
         let mut ownership = Ownership::new(PeerId(me));
         let candidates: Vec<Candidate> =
             peers.map(|id| Candidate { id: PeerId(id), zone: String::new(), weight: 4 }).collect();
-        ownership.set_candidates(&candidates);
+        ownership.set_candidates(&candidates, None);
         ownership
     }
 
@@ -337,6 +355,16 @@ mod tests {
         assert!(promised.iter().all(|shard| second.may_start(shard, Timestamp(79))));
         assert!(!promised.iter().any(|shard| second.may_start(shard, Timestamp(80))));
         assert!(first.hear(PeerId(2), mine).is_empty() && first.contested.contains(&PeerId(2)));
+    }
+
+    #[test]
+    fn who_acts_for_a_shard_of_ours_hears_of_it_however_far_behind_it_ranks() {
+        let mut ownership = among(1, 1..=40);
+        ownership.review(&BTreeSet::new(), at(0));
+        let unranked = |shard: &ShardId| ownership.placement.rank_of(*shard, PeerId(2)).is_none();
+        let both: ShardSet = ownership.acting().iter().filter(unranked).take(1).collect();
+        ownership.hear(PeerId(2), both.clone());
+        assert!(both.is_subset(&ownership.acting_by_peer(&[PeerId(2)])[&PeerId(2)]));
     }
 
     #[test]

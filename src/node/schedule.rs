@@ -5,9 +5,11 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use promesh_cluster::PieceId;
+use promesh_model::shard::ShardSet;
 use promesh_model::{ShardId, Timestamp};
 use promesh_replication::SourceId;
 
@@ -73,11 +75,48 @@ impl Entry {
     }
 }
 
+/// All sources of a configuration, by shard: every peer knows them, and keeps an eye on those that concern it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceCatalog {
+    by_shard: BTreeMap<ShardId, Vec<SourceSpec>>,
+    /// Those that every peer starts, wherever they lie.
+    pinned: Vec<SourceSpec>,
+    count: usize,
+}
+
+impl FromIterator<SourceSpec> for SourceCatalog {
+    /// Of two sources with one identity the first counts.
+    fn from_iter<I: IntoIterator<Item = SourceSpec>>(specs: I) -> SourceCatalog {
+        let mut catalog = SourceCatalog::default();
+        let mut seen = HashSet::new();
+        for spec in specs {
+            if seen.insert(spec.source) {
+                catalog.by_shard.entry(spec.shard).or_default().push(spec);
+                catalog.count += 1;
+                catalog.pinned.extend(spec.pinned.then_some(spec));
+            }
+        }
+        catalog
+    }
+}
+
+impl SourceCatalog {
+    fn of(&self, shard: ShardId) -> &[SourceSpec] {
+        self.by_shard.get(&shard).map_or(&[], Vec::as_slice)
+    }
+
+    fn within<'s>(&'s self, shards: &'s ShardSet) -> impl Iterator<Item = &'s SourceSpec> {
+        self.by_shard.iter().filter(|(shard, _)| shards.contains(**shard)).flat_map(|(_, specs)| specs)
+    }
+}
+
 /// The sources of a mesh and their next slots.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Schedule {
+    catalog: Arc<SourceCatalog>,
+    /// The shards whose sources have entries.
+    tracked: ShardSet,
     entries: HashMap<SourceId, Entry>,
-    by_shard: BTreeMap<ShardId, Vec<SourceId>>,
     due: BinaryHeap<Reverse<(Timestamp, SourceId)>>,
     has_pinned: bool,
 }
@@ -85,26 +124,46 @@ pub(crate) struct Schedule {
 impl Schedule {
     /// Makes the sources these. Known ones keep what is known of them, a slot that is due this very moment too; slots of
     /// new ones begin after `now`.
-    pub(crate) fn set_sources(&mut self, specs: &[SourceSpec], now: Timestamp) {
-        let mut entries = HashMap::with_capacity(specs.len());
-        self.by_shard.clear();
+    pub(crate) fn set_sources(&mut self, catalog: Arc<SourceCatalog>, now: Timestamp) {
+        let before = std::mem::take(&mut self.entries);
+        self.catalog = catalog;
         self.due.clear();
-        for spec in specs {
-            let known = self.entries.get(&spec.source);
-            let (newest, since) = known.map_or((Timestamp::MIN, now), |known| (known.newest, known.since));
-            let next = Timestamp(spec.slot_at(now).ms() + spec.interval_ms.max(1));
-            let queued = known.filter(|known| known.spec == *spec).map_or(next, |known| known.queued);
-            if entries.insert(spec.source, Entry { spec: *spec, newest, since, queued }).is_none() {
-                self.by_shard.entry(spec.shard).or_default().push(spec.source);
-                self.due.push(Reverse((queued, spec.source)));
+        let (catalog, tracked) = (Arc::clone(&self.catalog), self.tracked.clone());
+        for spec in catalog.within(&tracked).chain(&catalog.pinned) {
+            self.add(spec, before.get(&spec.source), now);
+        }
+        self.has_pinned = !catalog.pinned.is_empty();
+    }
+
+    /// Keeps an eye on the sources of these shards, and of no others.
+    pub(crate) fn track(&mut self, shards: ShardSet, now: Timestamp) {
+        if self.tracked == shards {
+            return;
+        }
+        let (catalog, before) = (Arc::clone(&self.catalog), std::mem::replace(&mut self.tracked, shards));
+        for spec in catalog.within(&before.difference(&self.tracked)) {
+            // Its slot in the heap is found outdated when it comes.
+            if !spec.pinned {
+                self.entries.remove(&spec.source);
             }
         }
-        self.entries = entries;
-        self.has_pinned = specs.iter().any(|spec| spec.pinned);
+        for spec in catalog.within(&self.tracked.difference(&before)) {
+            if !spec.pinned {
+                self.add(spec, None, now);
+            }
+        }
+    }
+
+    fn add(&mut self, spec: &SourceSpec, known: Option<&Entry>, now: Timestamp) {
+        let (newest, since) = known.map_or((Timestamp::MIN, now), |known| (known.newest, known.since));
+        let next = Timestamp(spec.slot_at(now).ms() + spec.interval_ms.max(1));
+        let queued = known.filter(|known| known.spec == *spec).map_or(next, |known| known.queued);
+        self.entries.insert(spec.source, Entry { spec: *spec, newest, since, queued });
+        self.due.push(Reverse((queued, spec.source)));
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.catalog.count
     }
 
     /// Takes note that a slot was started here, or that its batch is here.
@@ -146,8 +205,7 @@ impl Schedule {
 
     /// The newest slots of a shard's sources that nobody is known to have started and that can still be stamped.
     pub(crate) fn unstarted(&self, shard: ShardId, now: Timestamp) -> Vec<(SourceSpec, Timestamp)> {
-        let sources = self.by_shard.get(&shard).map_or(&[][..], Vec::as_slice);
-        sources.iter().filter_map(|source| self.entries.get(source)?.unstarted(now)).collect()
+        self.catalog.of(shard).iter().filter_map(|spec| self.entries.get(&spec.source)?.unstarted(now)).collect()
     }
 
     /// As [`Schedule::unstarted`], of sources whose piece satisfies a condition.
@@ -160,13 +218,12 @@ impl Schedule {
 
     /// Sources of some shards of which nothing was started here and no batch came for the last two slots.
     pub(crate) fn unscraped(&self, in_shard: impl Fn(ShardId) -> bool, now: Timestamp) -> usize {
-        let of = self.by_shard.iter().filter(|(shard, _)| in_shard(**shard)).flat_map(|(_, sources)| sources);
-        of.filter_map(|source| self.entries.get(source)).filter(|entry| entry.is_overdue(now)).count()
+        self.entries.values().filter(|entry| in_shard(entry.spec.shard) && entry.is_overdue(now)).count()
     }
 
     /// How many sources lie in shards that satisfy a condition.
     pub(crate) fn count(&self, in_shard: impl Fn(ShardId) -> bool) -> usize {
-        self.by_shard.iter().filter(|(shard, _)| in_shard(**shard)).map(|(_, sources)| sources.len()).sum()
+        self.catalog.by_shard.iter().filter(|(shard, _)| in_shard(**shard)).map(|(_, specs)| specs.len()).sum()
     }
 }
 
@@ -179,10 +236,16 @@ mod tests {
         SourceSpec { source, shard, interval_ms, piece: PieceId::default(), pinned: false }
     }
 
+    fn over(spec: SourceSpec, now: i64) -> Schedule {
+        let mut schedule = Schedule::default();
+        schedule.track(ShardSet::all(), Timestamp(now));
+        schedule.set_sources(Arc::new([spec].into_iter().collect()), Timestamp(now));
+        schedule
+    }
+
     #[test]
     fn each_slot_is_due_once_and_at_its_phase() {
-        let mut schedule = Schedule::default();
-        schedule.set_sources(&[spec(1300, 1000)], Timestamp(10_000));
+        let mut schedule = over(spec(1300, 1000), 10_000);
         assert_eq!(schedule.next(), Some(Timestamp(10_300)));
         assert!(schedule.take_due(Timestamp(10_299)).is_empty());
         assert_eq!(schedule.take_due(Timestamp(10_310)), [(spec(1300, 1000), Timestamp(10_300))]);
@@ -192,16 +255,24 @@ mod tests {
 
     #[test]
     fn a_slot_too_late_to_stamp_is_missed_and_the_next_is_not() {
-        let mut schedule = Schedule::default();
-        schedule.set_sources(&[spec(0, 1000)], Timestamp(0));
+        let mut schedule = over(spec(0, 1000), 0);
         assert!(schedule.take_due(Timestamp(1_600)).is_empty());
         assert_eq!(schedule.take_due(Timestamp(2_000)), [(spec(0, 1000), Timestamp(2_000))]);
     }
 
     #[test]
+    fn what_does_not_concern_a_peer_is_known_and_not_scheduled() {
+        let mut schedule = over(spec(0, 5000), 0);
+        schedule.track(ShardSet::default(), Timestamp(1_000));
+        assert!(schedule.take_due(Timestamp(5_000)).is_empty());
+        assert_eq!((schedule.len(), schedule.count(|_| true)), (1, 1));
+        schedule.track(ShardSet::all(), Timestamp(6_000));
+        assert_eq!(schedule.take_due(Timestamp(10_000)).len(), 1, "once, also where an outdated slot lay in the heap");
+    }
+
+    #[test]
     fn a_source_without_a_batch_for_two_slots_is_unscraped() {
-        let mut schedule = Schedule::default();
-        schedule.set_sources(&[spec(0, 5000)], Timestamp(0));
+        let mut schedule = over(spec(0, 5000), 0);
         let unscraped = |schedule: &Schedule, at| schedule.unscraped(|_| true, Timestamp(at));
         assert_eq!((unscraped(&schedule, 12_500), unscraped(&schedule, 12_501)), (0, 1));
         schedule.note(SourceId(0), Timestamp(10_000));
@@ -211,19 +282,18 @@ mod tests {
 
     #[test]
     fn new_sources_do_not_swallow_the_slot_that_is_due() {
-        let mut schedule = Schedule::default();
-        schedule.set_sources(&[spec(0, 1000)], Timestamp(0));
-        schedule.set_sources(&[spec(0, 1000), spec(500, 1000)], Timestamp(1_002));
+        let catalog = |specs: &[SourceSpec]| Arc::new(specs.iter().copied().collect());
+        let mut schedule = over(spec(0, 1000), 0);
+        schedule.set_sources(catalog(&[spec(0, 1000), spec(500, 1000)]), Timestamp(1_002));
         assert_eq!(schedule.take_due(Timestamp(1_003)), [(spec(0, 1000), Timestamp(1_000))]);
         // Another interval is another schedule.
-        schedule.set_sources(&[spec(0, 700)], Timestamp(1_004));
+        schedule.set_sources(catalog(&[spec(0, 700)]), Timestamp(1_004));
         assert_eq!(schedule.next(), Some(Timestamp(1_400)));
     }
 
     #[test]
     fn a_successor_starts_what_nobody_started() {
-        let mut schedule = Schedule::default();
-        schedule.set_sources(&[spec(0, 5000)], Timestamp(0));
+        let mut schedule = over(spec(0, 5000), 0);
         schedule.take_due(Timestamp(5_000));
         assert_eq!(schedule.unstarted(ShardId(1), Timestamp(6_000)), [(spec(0, 5000), Timestamp(5_000))]);
         schedule.note(SourceId(0), Timestamp(5_000));

@@ -12,6 +12,7 @@
 //! what the donor of a copy was owed is owed to the copy as well).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use promesh_model::shard::ShardSet;
@@ -57,7 +58,7 @@ pub(crate) struct Restored {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Surroundings {
     /// Those that are heard, with what they hold.
-    pub(crate) donors: BTreeMap<PeerId, Possession>,
+    pub(crate) donors: BTreeMap<PeerId, Arc<Possession>>,
     /// Every peer known to exist or to have existed, heard or not.
     pub(crate) known: BTreeSet<PeerId>,
     /// Whether nobody else is alive: then this peer has the most there is. With somebody merely silent it waits.
@@ -175,6 +176,13 @@ impl Holdings {
         if let Some(more) = self.paying.get_mut(&peer) {
             *more = true;
         }
+    }
+
+    /// Whether something is wanted that is neither here nor under way, or owed and not being paid.
+    pub(crate) fn has_work(&self) -> bool {
+        let mut missing = self.wanted.difference(&self.own.open_shards());
+        self.groups.values().for_each(|group| missing.remove_all(&group.shards));
+        !missing.is_empty() || self.own.debts().keys().any(|peer| !self.paying.contains_key(peer))
     }
 
     /// When [`Holdings::plan`] may have more to do, if nothing else happens.
@@ -374,7 +382,7 @@ mod tests {
 
     /// Peers 1 and 2 are known; those named are heard, and hold what they say.
     fn around(donors: &[(u128, &Possession)]) -> Surroundings {
-        let donors = donors.iter().map(|(id, possession)| (PeerId(*id), (*possession).clone())).collect();
+        let donors = donors.iter().map(|(id, possession)| (PeerId(*id), Arc::new((*possession).clone()))).collect();
         Surroundings { donors, known: [PeerId(1), PeerId(2)].into(), alone: false, first: false }
     }
 

@@ -68,7 +68,7 @@ pub struct MeshView {
     /// What this peer holds.
     pub own: Arc<Possession>,
     /// What the others hold.
-    pub possession: Arc<BTreeMap<PeerId, Possession>>,
+    pub possession: Arc<BTreeMap<PeerId, Arc<Possession>>>,
     /// What this peer's configuration says.
     pub digests: Arc<Digests>,
     /// Which versions of it the mesh runs.
@@ -108,7 +108,7 @@ impl MeshView {
         let mut copies = vec![0u8; promesh_model::SHARD_COUNT];
         let held = self.own.open_shards();
         let living = self.peers.iter().filter(|peer| peer.alive);
-        let theirs = living.filter_map(|peer| self.possession.get(&peer.id)).map(Possession::open_shards);
+        let theirs = living.filter_map(|peer| self.possession.get(&peer.id)).map(|held| held.open_shards());
         for set in theirs.chain([held]) {
             for shard in set.iter() {
                 copies[usize::from(shard.0)] = copies[usize::from(shard.0)].saturating_add(1);

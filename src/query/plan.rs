@@ -121,8 +121,8 @@ mod tests {
             position: 0,
             started_through: Timestamp(0),
         };
-        let possession: BTreeMap<PeerId, Possession> =
-            others.iter().map(|(id, _, held)| (PeerId(*id), held.clone())).collect();
+        let possession: BTreeMap<PeerId, Arc<Possession>> =
+            others.iter().map(|(id, _, held)| (PeerId(*id), Arc::new(held.clone()))).collect();
         MeshView {
             digests: Arc::default(),
             elected: Arc::default(),

@@ -43,7 +43,7 @@ impl Peer {
             self.loopback.look(&self.scraping.targets(), view.as_deref(), own);
         }
         sources.extend(self.ruling.specs());
-        self.minds.tell(Input::Sources(sources));
+        self.minds.tell(Input::Sources(Arc::new(sources.into_iter().collect())));
     }
 
     /// Ends the series of sources that are gone, once the version without them is known to stand, or not to.

@@ -369,6 +369,7 @@ impl Peer {
             has_seeds: joined.as_ref().is_some_and(|joined| !joined.seeds.is_empty()),
             persisted,
             possession: folder.possession().map_err(context("what this peer held before"))?,
+            rank_tables: None,
             newest_sample: (newest > promesh_model::Timestamp::MIN).then_some(newest),
         };
         let seed = generation.0 ^ id.0 as u64;

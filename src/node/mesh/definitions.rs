@@ -43,6 +43,7 @@ impl Mesh {
     pub(super) fn set_definitions(&mut self, digests: Digests) {
         let root = digests.root();
         self.definitions.own = Arc::new(digests);
+        self.definitions.known.offer(&Arc::clone(&self.definitions.own));
         self.definitions.stirred = true;
         self.change_record(|record| record.root = root);
     }
@@ -62,8 +63,15 @@ impl Mesh {
         let mut wanted = Vec::new();
         for member in self.members.iter().filter(|member| member.alive) {
             let Some(record) = &member.record else { continue };
-            let unread = !self.definitions.known.is_current(member.id, record.root);
-            if unread && due(&member.id, &self.definitions.asked) {
+            if self.definitions.known.is_current(member.id, record.root) {
+                continue;
+            }
+            // A mesh whose configurations are one asks nobody.
+            if self.definitions.known.adopt(member.id, record.root) {
+                self.definitions.stirred = true;
+                self.dirty = true;
+                self.view_changed = true;
+            } else if due(&member.id, &self.definitions.asked) {
                 wanted.push(member.id);
             }
         }

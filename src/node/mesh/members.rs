@@ -15,6 +15,7 @@ impl Mesh {
         self.members.retain(|member| !self.removed.contains(&member.id));
         self.alive = self.members.iter().filter(|member| member.alive).map(|member| member.id).collect();
         let alive: BTreeSet<PeerId> = self.alive.iter().copied().collect();
+        self.pace.untold = true;
         for peer in alive.difference(&before) {
             let member = self.members.iter().find(|member| member.id == *peer).expect("just seen");
             self.judge.expect(*peer, member.generation, now.monotonic);
@@ -68,6 +69,7 @@ impl Mesh {
     }
 
     fn forget_sayings(&mut self, peer: PeerId) {
+        self.pace.untold = true;
         self.ownership.forget(peer);
         self.greeted.remove(&peer);
         self.subscribed.remove(&peer);
@@ -99,6 +101,7 @@ impl Mesh {
         self.lose(peer, now);
         self.subscribed.remove(&peer);
         self.told_acting.remove(&peer);
+        self.pace.untold = true;
     }
 
     /// Batches that a peer wrote since it was last heard may not have reached us.
@@ -120,6 +123,6 @@ impl Mesh {
             .keys()
             .map(|other| (*other, self.possession.get(other).filter(|_| fresh(other)).cloned()))
             .collect();
-        self.holdings.bereave(peer, heard, said.iter().map(|(other, possession)| (*other, possession.as_ref())));
+        self.holdings.bereave(peer, heard, said.iter().map(|(other, possession)| (*other, possession.as_deref())));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use promesh_cluster::{Candidate, PeerRecord, PeerState, Placement};
+use promesh_cluster::{Candidate, PeerRecord, PeerState};
 use promesh_model::shard::ShardSet;
 use promesh_model::{Now, PeerId, Timestamp};
 
@@ -26,9 +26,12 @@ impl Mesh {
     /// Subscribes to and fetches what this peer should hold.
     pub(super) fn review_holdings(&mut self, now: Now) {
         self.possession_stirred = true;
-        self.ownership.set_candidates(&self.candidates(false));
         let me = self.me();
         let copies = self.config.replication_factor.max(1);
+        let candidates = self.settled_candidates(now);
+        if self.ownership.set_candidates(&candidates, self.config.rank_tables.as_deref()) {
+            self.pace.partners = self.ownership.placement.partners(me, copies.max(2));
+        }
         let wanted = match self.phase {
             Phase::Waiting { .. } | Phase::Left => return,
             Phase::Syncing { .. } => self.prospect(copies),
@@ -45,6 +48,9 @@ impl Mesh {
         if matches!(self.phase, Phase::Syncing { greeted_by } if now.monotonic < greeted_by)
             && heard.clone().any(|peer| !self.possession.contains_key(peer))
         {
+            return;
+        }
+        if !self.holdings.has_work() {
             return;
         }
         let donors = heard.map(|peer| (*peer, self.possession.get(peer).cloned().unwrap_or_default())).collect();
@@ -65,7 +71,7 @@ impl Mesh {
         match &self.prospect {
             Some((known, shards)) if *known == candidates => shards.clone(),
             _ => {
-                let shards = Placement::of(candidates.iter().cloned()).shards_within(self.me(), copies);
+                let shards = self.prospective(&candidates).shards_within(self.me(), copies);
                 self.prospect = Some((candidates, shards.clone()));
                 shards
             }

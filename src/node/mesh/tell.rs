@@ -14,16 +14,22 @@ impl Mesh {
     /// Tells others what changed, beats, publishes the view, and remembers when to be back.
     pub(super) fn finish(&mut self, now: Now) {
         self.tell_acting();
-        self.tell_possession();
+        self.tell_possession(now);
         if now.monotonic >= self.next_beat {
             self.beat(now);
         }
         // What beats say is shown once a second; everything else at once.
         let stale = now.monotonic.since(self.view_at) >= std::time::Duration::from_secs(1) && !self.members.is_empty();
-        if std::mem::take(&mut self.view_changed) || stale {
+        let paced = now.monotonic.since(self.view_at) >= self.view_step() || self.view_number == 0;
+        if (self.view_changed && paced) || stale {
+            self.view_changed = false;
             self.view_at = now.monotonic;
             self.view_number += 1;
-            let view = Arc::new(self.view(now));
+            if stale || self.alive.is_empty() {
+                let held = self.holdings.own.open_shards();
+                self.pace.unscraped = self.schedule.unscraped(|shard| held.contains(shard), now.wall);
+            }
+            let view = Arc::new(self.view());
             self.outputs.push_back(Output::View(view));
         }
         self.expected = self.poll_timeout(now);
@@ -33,8 +39,8 @@ impl Mesh {
         let changed = std::mem::take(&mut self.ownership.changed);
         let reranked = std::mem::take(&mut self.ownership.reranked);
         self.view_changed |= changed;
-        let untold = |peer: &PeerId| !self.told_acting.contains_key(peer) && !self.is_silent(*peer);
-        if !changed && !reranked && !self.alive.iter().any(untold) {
+        let untold = std::mem::take(&mut self.pace.untold);
+        if !changed && !reranked && !untold {
             return;
         }
         for (peer, acting) in self.ownership.acting_by_peer(&self.alive) {
@@ -60,13 +66,19 @@ impl Mesh {
         self.send(peer, MeshMessage::Owed(debts));
     }
 
-    fn tell_possession(&mut self) {
+    fn tell_possession(&mut self, now: Now) {
         let (own, told) = (&self.holdings.own, &self.told_possession);
-        if !std::mem::take(&mut self.possession_stirred) || own == told {
+        if !self.possession_stirred || now.monotonic < self.pace.next_tell {
+            return;
+        }
+        self.possession_stirred = false;
+        if own == told {
             return;
         }
         let extents = (own.extents() != told.extents()).then(|| own.extents().to_vec());
         let debts = (own.debts() != told.debts()).then(|| own.debts().clone());
+        self.pace.next_tell = now.monotonic + self.tell_step();
+        let own = &self.holdings.own;
         self.told_possession = own.clone();
         self.view_changed = true;
         for peer in self.alive.clone() {
@@ -88,7 +100,7 @@ impl Mesh {
             position: self.position,
             suspended: !self.owns(),
         };
-        for peer in self.alive.clone() {
+        for peer in self.beaten() {
             self.send(peer, MeshMessage::Beat(beat));
         }
         self.ask_digests(now);
@@ -99,8 +111,7 @@ impl Mesh {
         }
     }
 
-    fn view(&self, now: Now) -> MeshView {
-        let held = self.holdings.own.open_shards();
+    fn view(&self) -> MeshView {
         let info = |member: &MemberView| PeerInfo {
             id: member.id,
             address: member.address,
@@ -128,7 +139,7 @@ impl Mesh {
             placement: Arc::clone(&self.ownership.placement),
             acting: self.ownership.acting().clone(),
             own: Arc::new(self.holdings.own.clone()),
-            unscraped: self.schedule.unscraped(|shard| held.contains(shard), now.wall),
+            unscraped: self.pace.unscraped,
             digests: Arc::clone(&self.definitions.own),
             elected: Arc::clone(&self.definitions.elected),
             possession: Arc::clone(&self.possession),
