@@ -1,6 +1,7 @@
 //! What a user sees: the real binary, real files, real HTTP. One module a subject.
 
 mod alerts;
+mod blocks;
 mod discovery;
 mod exporters;
 mod faults;

@@ -200,6 +200,10 @@ enum Step {
     Reopen,
     Crash(usize),
     Fail(u64),
+    /// So many bytes are free from now on, until the next restart.
+    Fill(u64),
+    /// The process dies within the so-manieth operation, a write torn in half; nothing works until the next restart.
+    Die(u64),
 }
 
 fn arb_step() -> impl Strategy<Value = Step> {
@@ -212,6 +216,8 @@ fn arb_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Reopen),
         1 => (0usize..2000).prop_map(Step::Crash),
         1 => (1u64..60).prop_map(Step::Fail),
+        1 => (0u64..3000).prop_map(Step::Fill),
+        1 => (1u64..40).prop_map(Step::Die),
     ]
 }
 
@@ -275,6 +281,8 @@ proptest! {
                     written.retain(|sample| found.contains(sample));
                 }
                 Step::Fail(after) => fs.fail_after(after, crate::fs::Fault::Io),
+                Step::Fill(bytes) => fs.set_bytes_free(Some(bytes)),
+                Step::Die(after) => fs.fail_after(after, crate::fs::Fault::Crash),
             }
             let found = dump(db.as_ref().expect("open"));
             for sample in &certain {
