@@ -19,14 +19,18 @@ impl Drop for Prometheus {
     }
 }
 
-/// Where its binary is; the test says that it did not run when there is none.
+/// Where Prometheus' binary is; the test says that it did not run when there is none.
 fn binary() -> Option<PathBuf> {
+    program("prometheus")
+}
+
+fn program(name: &str) -> Option<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/tools/peers.sh");
     let folder = Command::new(&script).output().ok().filter(|output| output.status.success());
     let folder = folder.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
-    let found = folder.split(':').map(|folder| Path::new(folder).join("prometheus")).find(|path| path.is_file());
+    let found = folder.split(':').map(|folder| Path::new(folder).join(name)).find(|path| path.is_file());
     if found.is_none() {
-        eprintln!("no real Prometheus here: this test did not run");
+        eprintln!("no real {name} here: this test did not run");
     }
     found
 }
@@ -246,7 +250,10 @@ fn the_mesh_reads_the_samples_of_prometheus() {
     let real = Prometheus::start(&binary, root.path(), &exporter.config(8, "1s", "900ms"));
     let config = format!("remote_read:\n- url: http://127.0.0.1:{}/api/v1/read\n  read_recent: true\n", real.port);
     let peers = mesh(root.path(), 2, &config);
-    pause(5_000);
+    peers[0].wait("Prometheus has scraped all, some times", 20_000, || {
+        let all = samples(real.port, 30);
+        (all.len() == 8 && all.values().all(|values| values.len() >= 4)).then_some(())
+    });
     for peer in &peers {
         let (ours, theirs) = (samples(peer.web, 30), samples(real.port, 30));
         assert_eq!(ours.len(), 8, "{}", peer.log());
@@ -256,4 +263,45 @@ fn the_mesh_reads_the_samples_of_prometheus() {
             assert!(common.iter().all(|(at, value)| ours[&instance].get(at) == Some(value)));
         }
     }
+}
+
+#[test]
+fn alerts_reach_an_alertmanager_outside_and_it_is_shown() {
+    let Some(binary) = program("alertmanager") else { return };
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let port = free_port();
+    std::fs::write(root.path().join("am.yml"), "route: {receiver: none}\nreceivers: [{name: none}]\n")
+        .expect("written");
+    let child = Command::new(&binary)
+        .arg(format!("--config.file={}", root.path().join("am.yml").display()))
+        .arg(format!("--storage.path={}", root.path().join("am").display()))
+        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+        .arg("--cluster.listen-address=")
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(root.path().join("am.log")).expect("a log"))
+        .spawn()
+        .expect("it starts");
+    let _running = Prometheus { port, child };
+    let rules = "groups:\n- name: g\n  rules:\n  - {alert: Always, expr: vector(1), labels: {severity: page}}\n";
+    std::fs::write(root.path().join("rules.yml"), rules).expect("written");
+    let config = format!(
+        "global: {{evaluation_interval: 1s, external_labels: {{dc: x}}}}\nrule_files: [rules.yml]\nalerting:\n  \
+         alertmanagers:\n  - {{static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}\n"
+    );
+    let peers = mesh(root.path(), 2, &config);
+    let alerts = peers[0].wait("the alert is there", 20_000, || {
+        let (_, body) = get(port, "/api/v2/alerts");
+        let alerts: serde_json::Value = serde_json::from_str(&body).ok()?;
+        alerts.as_array().filter(|alerts| !alerts.is_empty()).cloned()
+    });
+    assert_eq!(alerts.len(), 1);
+    assert_eq!(alerts[0]["labels"], serde_json::json!({"alertname": "Always", "dc": "x", "severity": "page"}));
+    for peer in &peers {
+        let (_, body) = get(peer.web, "/api/v1/alertmanagers");
+        assert!(body.contains(&format!("http://127.0.0.1:{port}/api/v2/alerts")), "{body}");
+    }
+    let sent: f64 =
+        peers.iter().map(|peer| peer.metric("prometheus_notifications_sent_total")).filter(|n| n.is_finite()).sum();
+    assert!(sent >= 1.0);
 }

@@ -222,6 +222,17 @@ pub struct Alertmanagers {
     pub dropped: Vec<String>,
 }
 
+/// Something that an operator should see on every page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Notification {
+    /// What.
+    pub text: String,
+    /// Since when; RFC 3339.
+    pub date: String,
+    /// Whether it still is so.
+    pub active: bool,
+}
+
 /// What was built.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -433,6 +444,34 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Starts stopping the process.
     fn quit(&self);
+
+    /// Which parts are switched on, by group, all but those that the API itself knows.
+    fn features(&self) -> Value {
+        serde_json::json!({})
+    }
+
+    /// What an operator should see on every page.
+    fn notifications(&self) -> Vec<Notification> {
+        Vec::new()
+    }
+
+    /// The descriptions of this peer's blocks.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    async fn blocks(&self) -> Result<Vec<Value>, BackendError> {
+        Ok(Vec::new())
+    }
+
+    /// A job's configuration as meant, secrets masked; none for an unknown job.
+    fn scrape_pool_config(&self, _pool: &str) -> Option<String> {
+        None
+    }
+
+    /// What each relabelling rule of a job makes of a target's labels; none for an unknown job.
+    fn relabel_steps(&self, _pool: &str, _labels: Labels) -> Option<Vec<Value>> {
+        None
+    }
 
     /// How OTLP is taken.
     fn otlp(&self) -> crate::otlp::Otlp {

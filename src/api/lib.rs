@@ -11,6 +11,7 @@ mod admin;
 pub mod backend;
 mod cors;
 mod error;
+mod extras;
 mod federate;
 mod form;
 pub mod guard;

@@ -18,8 +18,8 @@ use tower_http::compression::CompressionLayer;
 use crate::backend::Backend;
 use crate::respond::{no_content, text};
 use crate::{
-    admin, cors, federate, lifecycle, listing, operate, otlp, pages, query, remote_read, remote_write, rules, status,
-    targets, v2,
+    admin, cors, extras, federate, lifecycle, listing, operate, otlp, pages, query, remote_read, remote_write, rules,
+    status, targets, v2,
 };
 
 /// What flags say about the API.
@@ -45,6 +45,8 @@ pub struct ApiOptions {
     pub enable_otlp_receiver: bool,
     /// Which messages remote write accepts, by their protobuf names.
     pub remote_write_messages: Vec<String>,
+    /// Who may listen to notifications at once.
+    pub notifications_subscribers_max: usize,
     /// Queries at once; at least one.
     pub query_concurrency: usize,
     /// Longest run of a query, waiting for its turn included.
@@ -64,6 +66,7 @@ impl Default for ApiOptions {
             enable_remote_write_receiver: false,
             enable_otlp_receiver: false,
             remote_write_messages: remote_write::MESSAGES.map(str::to_owned).to_vec(),
+            notifications_subscribers_max: 16,
             query_concurrency: 20,
             query_timeout: Duration::from_secs(120),
         }
@@ -76,6 +79,8 @@ pub(crate) struct Api {
     pub backend: Arc<dyn Backend>,
     pub options: Arc<ApiOptions>,
     pub queries: Arc<Semaphore>,
+    /// Places for those who listen to notifications.
+    pub listeners: Arc<Semaphore>,
     pub pages: Arc<Pages>,
     /// Label sets that were pushed before.
     pub pushed: Arc<remote_write::KnownLabels>,
@@ -86,7 +91,8 @@ pub fn router(backend: Arc<dyn Backend>, options: ApiOptions) -> Router {
     let queries = Arc::new(Semaphore::new(options.query_concurrency.max(1)));
     let prefix = options.route_prefix.clone();
     let pages = Arc::new(Pages::new(&options.page_title, &options.external_path));
-    let api = Api { backend, options: Arc::new(options), queries, pages, pushed: Arc::default() };
+    let listeners = Arc::new(Semaphore::new(options.notifications_subscribers_max));
+    let api = Api { listeners, backend, options: Arc::new(options), queries, pages, pushed: Arc::default() };
     let routes = ungated(&api).merge(gated(&api)).merge(pages::routes()).fallback(not_found).with_state(api.clone());
     let routes = routes.layer(CompressionLayer::new().quality(CompressionLevel::Fastest));
     if prefix == "/" {
@@ -101,7 +107,8 @@ fn ungated(api: &Api) -> Router<Api> {
     let cors = middleware::from_fn_with_state(api.clone(), cors::allow_origin);
     let always = Router::new()
         .route("/api/v1/status/walreplay", only_get(status::wal_replay))
-        .route("/api/v1/notifications", only_get(status::notifications))
+        .route("/api/v1/notifications", only_get(extras::notifications))
+        .route("/api/v1/notifications/live", only_get(extras::notifications_live))
         // A peer that is not ready yet is when one wants to know how the mesh is.
         .route("/api/v1/cluster", only_get(status::cluster))
         .layer(cors);
@@ -162,6 +169,11 @@ fn reads() -> Router<Api> {
         .route("/status/buildinfo", only_get(status::build_info))
         .route("/status/runtimeinfo", only_get(status::runtime_info))
         .route("/status/tsdb", only_get(status::tsdb))
+        .route("/status/tsdb/blocks", only_get(extras::blocks))
+        .route("/status/self_metrics", only_get(extras::self_metrics))
+        .route("/features", only_get(extras::features))
+        .route("/scrape_pools/config", only_get(extras::scrape_pool_config))
+        .route("/targets/relabel_steps", only_get(extras::relabel_steps))
 }
 
 fn admin_routes() -> Router<Api> {

@@ -49,11 +49,6 @@ pub(crate) async fn wal_replay(State(api): State<Api>) -> Response {
     success(&json!({"min": min, "max": max, "current": current}))
 }
 
-/// Nothing ever needs the operator's attention that the log and the metrics do not say; the pages ask for it.
-pub(crate) async fn notifications() -> Response {
-    success(&json!([]))
-}
-
 pub(crate) async fn version(State(api): State<Api>) -> Response {
     let info = serde_json::to_string(&api.backend.build_info()).expect("build information is plain text");
     with_type(format!("{info}\n"), "text/plain; charset=utf-8")

@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use hashbrown::HashMap;
 use promesh_api::backend::{
-    Alertmanagers, Backend, BackendError, BuildInfo, ClusterOrder, DroppedTarget, HeadStats, NamedCount, Push,
-    PushOutcome, Readiness, ReloadScope, RuleGroup, SeriesExemplars, Target, TargetMetadata, Targets, TsdbStatus,
+    Alertmanagers, Backend, BackendError, BuildInfo, ClusterOrder, DroppedTarget, HeadStats, NamedCount, Notification,
+    Push, PushOutcome, Readiness, ReloadScope, RuleGroup, SeriesExemplars, Target, TargetMetadata, Targets, TsdbStatus,
 };
 use promesh_model::storage::Queryable;
 use promesh_model::{Labels, Matcher, Now, ShardId, Timestamp, duration};
@@ -240,6 +240,95 @@ impl Backend for PeerBackend {
         self.0.ask_to_quit();
     }
 
+    fn features(&self) -> Value {
+        let features = &self.0.options.features;
+        let functions = promesh_template::Functions::Prometheus.names();
+        let functions: serde_json::Map<String, Value> =
+            functions.into_iter().map(|name| (name.to_owned(), true.into())).collect();
+        serde_json::json!({
+            "otlp_receiver": {
+                "delta_conversion": features.otlp_delta_to_cumulative,
+                "native_delta_ingestion": features.otlp_native_delta,
+            },
+            "prometheus": {"agent_mode": false, "server_mode": true, "auto_reload_config": features.auto_reload_config},
+            "promql": {
+                "anchored": features.promql_extended_range_selectors,
+                "smoothed": features.promql_extended_range_selectors,
+                "at_modifier": true,
+                "delayed_name_removal": features.promql_delayed_name_removal,
+                "duration_expr": true,
+                "fill": features.promql_binop_fill_modifiers,
+                "negative_offset": true,
+                "per_query_lookback_delta": true,
+                "per_step_stats": features.promql_per_step_stats,
+                "subqueries": true,
+                "type_and_unit_labels": features.type_and_unit_labels,
+            },
+            "rules": {
+                "concurrent_rule_eval": features.concurrent_rule_eval,
+                "keep_firing_for": true,
+                "query_offset": true,
+            },
+            "scrape": {
+                "extra_scrape_metrics": features.extra_scrape_metrics,
+                "start_timestamp_zero_ingestion": features.created_timestamp_zero_ingestion,
+                "type_and_unit_labels": features.type_and_unit_labels,
+            },
+            "service_discovery_providers": {
+                "consul": true, "dns": true, "file": true, "http": true, "kubernetes": true, "peer": true, "static": true,
+            },
+            "templating_functions": functions,
+            "tsdb": {"exemplar_storage": features.exemplar_storage, "native_histograms": true},
+        })
+    }
+
+    fn notifications(&self) -> Vec<Notification> {
+        let telemetry = &self.0.telemetry;
+        let mut all = Vec::new();
+        let mut say = |text: &str, date: Timestamp| {
+            all.push(Notification { text: text.to_owned(), date: date.to_string(), active: true });
+        };
+        if telemetry.reload_successful.load(Ordering::Relaxed) == 0 {
+            let since = Timestamp(telemetry.reload_success_at.load(Ordering::Relaxed) as i64 * 1000);
+            say("Configuration reload has failed.", since);
+        }
+        if self.readiness() == Readiness::Stopping {
+            say("Prometheus is shutting down and gracefully stopping all operations.", clock::wall());
+        }
+        all
+    }
+
+    async fn blocks(&self) -> Result<Vec<Value>, BackendError> {
+        let metas = self.0.ingest.db().blocks();
+        let meta = |block: &Arc<promesh_tsdb::block::Block>| serde_json::to_value(block.meta()).unwrap_or_default();
+        Ok(metas.iter().map(meta).collect())
+    }
+
+    fn scrape_pool_config(&self, pool: &str) -> Option<String> {
+        let settings = self.0.settings.load();
+        let job = settings.jobs.iter().find(|job| job.job_name == pool)?;
+        let node = promesh_config::yaml::show_section(&**job, promesh_config::yaml::Show::Masked);
+        Some(promesh_config::yaml::print(&node))
+    }
+
+    fn relabel_steps(&self, pool: &str, labels: Labels) -> Option<Vec<Value>> {
+        let settings = self.0.settings.load();
+        let job = settings.jobs.iter().find(|job| job.job_name == pool)?;
+        let mut labels = labels.to_builder();
+        let mut steps = Vec::new();
+        for rule in &job.relabel_configs {
+            let keep = rule.apply(&mut labels);
+            let output: serde_json::Map<String, Value> =
+                labels.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+            let output = if keep { output } else { serde_json::Map::new() };
+            steps.push(serde_json::json!({"rule": json_of(&shown_rule(rule)), "output": output, "keep": keep}));
+            if !keep {
+                break;
+            }
+        }
+        Some(steps)
+    }
+
     fn otlp(&self) -> promesh_api::otlp::Otlp {
         let features = &self.0.options.features;
         promesh_api::otlp::Otlp {
@@ -291,6 +380,24 @@ impl Backend for PeerBackend {
             taken.map_err(|error| BackendError::Failed(error.to_string()))
         })
         .await
+    }
+}
+
+fn shown_rule(rule: &promesh_model::relabel::Rule) -> promesh_config::yaml::Node {
+    promesh_config::yaml::Yaml::show(rule, promesh_config::yaml::Show::Masked)
+}
+
+/// What YAML would show, as JSON.
+fn json_of(node: &promesh_config::yaml::Node) -> Value {
+    use promesh_config::yaml::Kind;
+    match &node.kind {
+        Kind::Null => Value::Null,
+        Kind::Scalar { text, plain } => match text.parse::<i64>() {
+            Ok(number) if *plain => number.into(),
+            _ => text.as_str().into(),
+        },
+        Kind::List(list) => list.iter().map(json_of).collect(),
+        Kind::Map(entries) => entries.iter().map(|(key, value)| (key.text.clone(), json_of(value))).collect(),
     }
 }
 

@@ -60,7 +60,7 @@ pub async fn metrics(peer: &Peer) -> String {
     storage(&mut page, peer);
     scraping(&mut page, peer);
     discovery(&mut page, peer);
-    ruling(&mut page, peer);
+    peer.ruling.metrics(&mut page);
     peer.paging.metrics(&mut page).await;
     alertmanager_configuration(&mut page, peer);
     peer.outside.metrics(&mut page);
@@ -196,15 +196,6 @@ fn alertmanager_configuration(page: &mut Page, peer: &Peer) {
     // 48 bits of the digest: what a float holds, as upstream has it.
     let hash = (peer.paging.configuration().digest & 0xffff_ffff_ffff) as f64;
     page.value("alertmanager_config_hash", "gauge", "Hash of the configuration of delivery.", hash);
-}
-
-fn ruling(page: &mut Page, peer: &Peer) {
-    let [evaluated, missed] = peer.ruling.iterations();
-    let label = "rule_group";
-    let name = "prometheus_rule_group_iterations_total";
-    page.labelled(name, "counter", "Slots of a group that this peer evaluated.", label, &evaluated);
-    let name = "prometheus_rule_group_iterations_missed_total";
-    page.labelled(name, "counter", "Slots of a group that this peer began and could not evaluate.", label, &missed);
 }
 
 /// What an operator of a mesh watches; `examples/promesh-alerts.yml` has the alerts over it.

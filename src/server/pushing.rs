@@ -115,13 +115,13 @@ impl Pushing {
         loop {
             let view = self.view.borrow().clone();
             let mut later: Option<String> = None;
-            let mut again: Vec<Push> = Vec::new();
+            let mut again: Vec<Arc<Push>> = Vec::new();
             let mut asking = Vec::new();
             for (taker, part) in self.parts(rest, view.as_deref(), hops, &failed) {
-                let (pushing, view) = (Arc::clone(self), view.clone());
+                let (pushing, view, part) = (Arc::clone(self), view.clone(), Arc::new(part));
                 asking.push(async move {
                     let answer = match taker {
-                        Taker::Me => pushing.take_here(part.clone(), deadline).await,
+                        Taker::Me => pushing.take_here(Arc::clone(&part), deadline).await,
                         Taker::Peer(peer) => pushing.forward(view.as_deref(), peer, &part, hops, deadline).await,
                         Taker::Nobody => PartOutcome::Later("no peer takes this shard's samples now".to_owned()),
                     };
@@ -176,7 +176,7 @@ impl Pushing {
     }
 
     /// Stores what is this peer's to judge, and waits for its copies.
-    async fn take_here(&self, push: Push, deadline: Monotonic) -> PartOutcome {
+    async fn take_here(&self, push: Arc<Push>, deadline: Monotonic) -> PartOutcome {
         let (ingest, wants_copies, sync_each) = (Arc::clone(&self.ingest), self.copies_wanted() > 1, self.sync_each);
         let stored = tokio::task::spawn_blocking(move || {
             let stored = store::store(&ingest, &push, wants_copies)?;
@@ -421,9 +421,9 @@ fn append(part: &mut Push, from: &Push, index: usize) {
     });
 }
 
-fn joined(mut parts: Vec<Push>) -> Push {
+fn joined(mut parts: Vec<Arc<Push>>) -> Push {
     if parts.len() < 2 {
-        return parts.pop().unwrap_or_default();
+        return parts.pop().map(Arc::unwrap_or_clone).unwrap_or_default();
     }
     let mut whole = Push { metadata: parts[0].metadata.clone(), ..Push::default() };
     for part in &parts {

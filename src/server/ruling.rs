@@ -5,11 +5,11 @@
 //! named there has lost the group meanwhile: it begins anew from the replicated series.
 
 mod evaluate;
+mod metrics;
 mod pages;
 mod plan;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -31,6 +31,7 @@ use crate::outgoing::Outgoing;
 use crate::settings::Settings;
 
 pub use evaluate::query_sample;
+use metrics::Counters;
 pub use pages::{RULES, Shown};
 pub use plan::{Planned, group_spec};
 
@@ -56,8 +57,7 @@ struct Entry {
     predecessor: Mutex<Option<Arc<Entry>>>,
     /// What its newest evaluation here showed.
     shown: Mutex<Option<Shown>>,
-    evaluated: AtomicU64,
-    missed: AtomicU64,
+    counters: Counters,
 }
 
 #[derive(Default)]
@@ -191,17 +191,6 @@ impl Ruling {
         self.under_way.close();
         let _ = tokio::time::timeout(patience, self.under_way.wait()).await;
     }
-
-    /// Slots evaluated and slots missed by this peer, by group as upstream names them.
-    pub fn iterations(&self) -> [Vec<(String, f64)>; 2] {
-        let table = self.table.load();
-        let entries = || table.order.iter().filter_map(|source| table.entries.get(source));
-        let count = |counter: fn(&Entry) -> &AtomicU64| {
-            let each = |entry: &Arc<Entry>| (entry.name(), counter(entry).load(Ordering::Relaxed) as f64);
-            entries().map(each).collect()
-        };
-        [count(|entry| &entry.evaluated), count(|entry| &entry.missed)]
-    }
 }
 
 impl Entry {
@@ -211,8 +200,7 @@ impl Entry {
         Entry {
             planned,
             state: Mutex::new(state),
-            evaluated: AtomicU64::new(predecessor.as_ref().map_or(0, |old| old.evaluated.load(Ordering::Relaxed))),
-            missed: AtomicU64::new(predecessor.as_ref().map_or(0, |old| old.missed.load(Ordering::Relaxed))),
+            counters: predecessor.as_ref().map_or_else(Counters::default, |old| Counters::continued(&old.counters)),
             predecessor: Mutex::new(predecessor),
             shown: Mutex::new(shown),
         }

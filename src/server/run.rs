@@ -616,6 +616,7 @@ impl Peer {
             enable_remote_write_receiver: web.enable_remote_write_receiver,
             enable_otlp_receiver: web.enable_otlp_receiver,
             remote_write_messages: web.remote_write_messages.clone(),
+            notifications_subscribers_max: web.notifications_subscribers_max,
             query_concurrency: self.options.query.concurrency,
             query_timeout: self.options.query.timeout,
         }

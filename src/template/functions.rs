@@ -77,6 +77,15 @@ pub enum Body {
 }
 
 impl Functions {
+    /// The names of its own functions, without Go's.
+    pub fn names(self) -> Vec<&'static str> {
+        let own = match self {
+            Functions::Prometheus => prometheus::FUNCTIONS,
+            Functions::Alertmanager => alertmanager::FUNCTIONS,
+        };
+        own.iter().map(|function| function.name).collect()
+    }
+
     /// The function of a name.
     pub fn find(self, name: &str) -> Option<&'static Function> {
         let own = match self {

@@ -99,7 +99,16 @@ fn check_config(file: &Path, syntax_only: bool) -> bool {
     for problem in &loaded.unsupported {
         println!("  WARNING: {problem}");
     }
-    if syntax_only || loaded.config.rule_files.is_empty() {
+    if syntax_only {
+        return true;
+    }
+    let missing = missing_files(&loaded);
+    if !missing.is_empty() {
+        println!("  FAILED:");
+        missing.iter().for_each(|problem| println!("{problem}"));
+        return false;
+    }
+    if loaded.config.rule_files.is_empty() {
         return true;
     }
     println!();
@@ -108,6 +117,24 @@ fn check_config(file: &Path, syntax_only: bool) -> bool {
         Ok(files) => files.iter().filter(|file| !check_expressions(file)).count() == 0,
         Err(errors) => failed(&errors),
     }
+}
+
+/// Files of credentials and certificates that are named and not there, each once.
+fn missing_files(loaded: &prometheus::Loaded) -> Vec<String> {
+    let mut missing = std::collections::BTreeSet::new();
+    for job in &loaded.jobs {
+        let (auth, tls) = (&job.http.authorization, &job.http.tls_config);
+        let credentials = auth.iter().map(|auth| ("authorization credentials or bearer token", &auth.credentials_file));
+        let files = [("client cert", &tls.cert_file), ("client key", &tls.key_file)];
+        for (what, path) in credentials.chain(files) {
+            if !path.is_empty()
+                && let Err(error) = std::fs::metadata(path.as_path())
+            {
+                missing.insert(format!("error checking {what} file {:?}: {error}", path.as_path()));
+            }
+        }
+    }
+    missing.into_iter().collect()
 }
 
 fn check_rules(file: &Path) -> bool {

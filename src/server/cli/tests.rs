@@ -126,3 +126,39 @@ fn differences_between_configurations_are_told_by_peer() {
     .assert_eq(&printed);
     assert!(cluster::differences(&json!({})).is_empty());
 }
+
+/// Of promtool's own inputs, those whose verdict it states in its tests.
+#[test]
+fn promtools_inputs_get_its_verdicts() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance/promtool");
+    if !folder.exists() {
+        eprintln!("conformance data is absent: these cases did not run");
+        return;
+    }
+    for (command, file, sound) in [
+        ("config", "prometheus-config.good.yml", true),
+        ("config", "prometheus-config.bad.yml", false),
+        ("config", "authorization_credentials_file.good.yml", true),
+        ("config", "authorization_credentials_file.bad.yml", false),
+        ("config", "url_in_scrape_targetgroup_with_relabel_config.good.yml", true),
+        ("config", "url_in_alert_targetgroup_with_relabel_config.good.yml", true),
+        ("config", "url_in_scrape_targetgroup_with_relabel_config.bad.yml", false),
+        ("config", "url_in_alert_targetgroup_with_relabel_config.bad.yml", false),
+        ("config", "config_with_rule_files.yml", true),
+        ("config", "prometheus-config.lint.yml", true),
+        ("rules", "rules.yml", true),
+        ("rules", "rules_large.yml", true),
+        ("rules", "rules_duplicates.yml", true),
+        ("rules", "rules-bad.yml", false),
+        ("rules", "rules_extrafields.yml", false),
+        ("rules", "bad-rules-syntax.yml", false),
+        ("rules", "features.yml", true),
+    ] {
+        let path = folder.join(file);
+        if !path.exists() {
+            continue;
+        }
+        let found = code(&["check", command, &path.to_string_lossy()]);
+        assert_eq!(found == 0, sound, "{command} {file}: {found}");
+    }
+}

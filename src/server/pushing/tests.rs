@@ -86,5 +86,5 @@ fn a_part_is_the_series_it_names_and_parts_join_to_the_whole() {
     let part = selected(&push, &[2]);
     assert_eq!(part.samples, samples[3..5]);
     assert_eq!(part.series, [series("c", 0..2)]);
-    assert_eq!(joined(vec![selected(&push, &[0]), selected(&push, &[1, 2])]), push);
+    assert_eq!(joined([selected(&push, &[0]), selected(&push, &[1, 2])].map(Arc::new).to_vec()), push);
 }

@@ -35,7 +35,7 @@ impl Ruling {
     pub(super) fn evaluate(&self, entry: &Entry, slot: Timestamp, rank: u8) {
         // The slot before is still running: this one is missed, as upstream does it.
         let Some(mut state) = entry.state.try_lock() else {
-            entry.missed.fetch_add(1, Ordering::Relaxed);
+            entry.counters.missed.fetch_add(1, Ordering::Relaxed);
             return;
         };
         entry.inherit(&mut state);
@@ -71,22 +71,26 @@ impl Ruling {
                     state.is_whole = coverage == Coverage::Whole;
                     Evaluation { vector: vector.into_iter().map(result_sample).collect(), coverage }
                 });
+                entry.counters.evaluations.fetch_add(1, Ordering::Relaxed);
+                entry.counters.failures.fetch_add(u64::from(result.is_err()), Ordering::Relaxed);
                 let query = |text: &str| Ok(self.query(text, at)?.into_iter().map(query_sample).collect());
                 state.group.evaluated(token, result, Some(&query), clock::now());
             }
             Output::Append { token, rule, samples, .. } => {
                 let result = self.append(entry, rule, slot, &samples, state.is_whole);
+                let before = if rule == 0 { 0 } else { entry.counters.samples.load(Ordering::Relaxed) };
+                entry.counters.samples.store(before + samples.len() as u64, Ordering::Relaxed);
                 state.group.appended(token, &result, clock::now());
             }
             Output::Alerts(alerts) => self.means.outgoing.send(&alerts),
             Output::Finished { evaluated: true, .. } => {
                 self.write_end(entry, slot);
                 state.evaluated = slot.at;
-                entry.evaluated.fetch_add(1, Ordering::Relaxed);
+                entry.counters.evaluated.fetch_add(1, Ordering::Relaxed);
                 *entry.shown.lock() = Some(Shown::of(&entry.planned, &state.group, slot.at));
             }
             Output::Finished { evaluated: false, .. } => {
-                entry.missed.fetch_add(1, Ordering::Relaxed);
+                entry.counters.missed.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -139,7 +143,7 @@ impl Ruling {
             }
             if now.wall.after(RESTORE_RETRY) > stampable {
                 state.group.stop();
-                entry.missed.fetch_add(1, Ordering::Relaxed);
+                entry.counters.missed.fetch_add(1, Ordering::Relaxed);
                 return;
             }
             std::thread::sleep(RESTORE_RETRY);

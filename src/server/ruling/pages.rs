@@ -36,6 +36,16 @@ impl Shown {
         Shown { source: source_text(planned.source), slot, group: show(planned, group) }
     }
 
+    /// How long the evaluation took.
+    pub fn duration_seconds(&self) -> f64 {
+        self.group.evaluation_time
+    }
+
+    /// Its slot.
+    pub fn slot_seconds(&self) -> f64 {
+        self.slot.as_secs_f64()
+    }
+
     fn is_current(&self, now: Timestamp) -> bool {
         now.since(self.slot) <= AGE_MIN.max(Duration::from_secs_f64(3.0 * self.group.interval.clamp(0.0, 1e6)))
     }
