@@ -266,17 +266,22 @@ impl Membership {
     }
 
     fn take_snapshot(&mut self, snapshot: Snapshot) {
-        let own = self.foca.identity().id;
-        // Others' belief about us arrives by SWIM, where it can be answered with a renewal.
+        let identity = *self.foca.identity();
+        // Others' belief about us arrives by SWIM, where it can be answered with a renewal. Only whom all others hold for
+        // Down, and who holds all others for Down, hears no SWIM any more: foca is silent then. Down is for ever, so being
+        // told of it once more is answered with a renewal, as by SWIM.
+        let is_end_of_us = |member: &Member<Node>| *member.id() == identity && member.state() == State::Down;
         // Most of it is known: foca would walk its list for each.
         let known: BTreeMap<Node, (u16, bool)> = {
             let members = self.foca.iter_membership_state();
             members.map(|member| (*member.id(), standing(member))).collect()
         };
-        let news = |member: &Member<Node>| {
+        let own = identity.id;
+        let is_news = |member: &Member<Node>| {
             member.id().id != own && known.get(member.id()).is_none_or(|known| *known != standing(member))
         };
-        let members: Vec<Member<Node>> = snapshot.members.into_iter().filter(news).collect();
+        let members: Vec<Member<Node>> =
+            snapshot.members.into_iter().filter(|member| is_news(member) || is_end_of_us(member)).collect();
         self.count_error(|foca, runtime| foca.apply_many(members.into_iter(), true, runtime));
         for record in snapshot.records {
             let known = self.records.lock().newest.get(&record.id).is_some_and(|known| !record.is_newer_than(known));
@@ -533,5 +538,23 @@ mod tests {
         let machine = net.peers.get_mut(&1).expect("started");
         machine.handle(MembershipInput::Datagram(Bytes::from_static(&[0xff; 900])), now);
         assert_eq!(machine.errors(), 1);
+    }
+
+    #[test]
+    fn all_that_hold_each_other_for_down_meet_again_by_one_exchange_a_second() {
+        let mut net = Net::new(3, 0.0, 5);
+        net.run(3000);
+        net.loss = 1.0;
+        net.run(12_000);
+        net.loss = 0.0;
+        let alive = |net: &Net, peer: u16| net.peers[&peer].members().iter().filter(|member| member.alive).count();
+        assert_eq!((alive(&net, 1), alive(&net, 2), alive(&net, 3)), (0, 0, 0));
+        for _ in 0..5 {
+            for peer in [2, 3] {
+                net.exchange(peer, 1);
+            }
+            net.run(1000);
+        }
+        assert_eq!((alive(&net, 1), alive(&net, 2), alive(&net, 3)), (2, 2, 2));
     }
 }
