@@ -40,7 +40,7 @@ pub struct Session {
 }
 
 /// What a voter accepted last for a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Vote {
     /// The ballot.
     pub ballot: Ballot,
@@ -60,7 +60,7 @@ impl Vote {
 }
 
 /// The voter in each elector.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Voter {
     votes: BTreeMap<KeyId, Vote>,
     heard: BTreeMap<Session, Monotonic>,
@@ -145,7 +145,7 @@ pub enum Heard {
 }
 
 /// What the other electors acknowledged of this peer's beats.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Beats {
     sequence: u64,
     sent: BTreeMap<u64, Monotonic>,
@@ -193,3 +193,6 @@ impl Beats {
         heard.get(majority.checked_sub(1)?).map(|sent| *sent + LEASE)
     }
 }
+
+#[cfg(test)]
+mod exhaustive;

@@ -26,10 +26,11 @@
 //! is none ([`Alerting::electorate`]) forwards posts by itself, and its API must ask an elector.
 //!
 //! Inside: [`records`] (replicated maps), [`alert`], [`silence`], [`nflog`], [`route`], [`inhibit`], [`dispatch`] (when
-//! groups are due), [`electorate`] (who votes), [`claims`] (who may send), and the mind that joins them.
+//! groups are due), [`electorate`] (who votes), [`claims`] and [`candidacy`] (who may send), and the mind that joins them.
 
 pub mod alert;
 pub mod api;
+pub mod candidacy;
 pub mod claims;
 pub mod dispatch;
 pub mod electorate;

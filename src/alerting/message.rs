@@ -159,7 +159,7 @@ pub struct Answer {
 }
 
 /// A voter's verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Verdict {
     /// Go ahead, once a majority says so.
     Accepted,

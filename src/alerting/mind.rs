@@ -441,6 +441,10 @@ impl Alerting {
             self.grace = now.wall;
         }
         self.regroup(now);
+        let told: Vec<KeyId> = self.log.iter().map(|(key, _)| *key).collect();
+        for key in told {
+            self.end_what_was_told(key, now);
+        }
     }
 
     /// Something happened. Outputs are drained after every call.
@@ -488,6 +492,11 @@ impl Alerting {
     /// The electorate as this peer knows it.
     pub fn electorate(&self) -> Option<&Electorate> {
         self.electorate.as_ref()
+    }
+
+    /// What is known to be sent about a key.
+    pub fn done(&self, key: KeyId) -> Option<&Done> {
+        self.log.get(&key)
     }
 
     /// Figures.

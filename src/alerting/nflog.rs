@@ -73,7 +73,9 @@ pub struct Done {
 
 impl Lattice for Done {
     fn join(&mut self, other: &Done) -> bool {
-        let newer = (other.flush, other.ballot) > (self.flush, self.ballot);
+        // Of two that told of one instant without knowing of each other, what was told last is what the receiver knows:
+        // an end that the other told before is owed again, one that it told after is not.
+        let newer = (other.flush, other.at, other.ballot) > (self.flush, self.at, self.ballot);
         if newer {
             *self = other.clone();
         }
@@ -205,6 +207,22 @@ mod tests {
         check(Some(done(&[1, 2], &[])), &[1], &[2], false, 0, NotifyReason::DoNotNotify);
         check(Some(done(&[1], &[])), &[1], &[], true, 10, NotifyReason::DoNotNotify);
         check(Some(done(&[1], &[])), &[1], &[], true, 11, NotifyReason::RepeatIntervalElapsed);
+    }
+
+    #[test]
+    fn of_two_sides_that_told_of_one_instant_the_last_stands() {
+        let (mut ended, mut stale) = (done(&[2], &[1]), done(&[1, 2], &[]));
+        ended.ballot.number = 2;
+        stale.at = Timestamp(5);
+        let joined = |a: &Done, b: &Done| {
+            let mut joined = a.clone();
+            joined.join(b);
+            joined
+        };
+        assert_eq!(joined(&ended, &stale), stale);
+        assert_eq!(joined(&stale, &ended), stale);
+        ended.flush = Timestamp(1);
+        assert_eq!(joined(&stale, &ended), ended);
     }
 
     #[test]

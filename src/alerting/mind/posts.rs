@@ -8,6 +8,7 @@ use promesh_model::{Now, PeerId, Timestamp};
 use super::{Alerting, Deferred, Output, Waiter, Waiting};
 use crate::alert::{AlertKey, AlertValue, Notes, PostedAlert, Span};
 use crate::message::{DiskRecord, Part};
+use crate::nflog::{Done, KeyId};
 use crate::silence::{SilenceBody, SilenceError, SilenceId, SilenceState, SilenceValue};
 
 /// Ended alerts that are owed to nobody are kept so long.
@@ -18,6 +19,8 @@ const OWED_RETENTION: Duration = Duration::from_secs(24 * 3600);
 const LOG_RETENTION: [Duration; 2] = [Duration::from_secs(3600), Duration::from_secs(120 * 3600)];
 /// Ended silences are kept so long, as upstream.
 const SILENCE_RETENTION: Duration = Duration::from_secs(120 * 3600);
+/// Peers' clocks differ by less: one that is off by more sends nothing.
+const CLOCK_SLACK: Duration = Duration::from_secs(2);
 /// A post forwarded to an elector that does not answer is forwarded to the next.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -99,8 +102,10 @@ impl Alerting {
         }
         let key = AlertKey::of(&posted.labels);
         let known = self.alerts.get(&key);
-        let running = known.filter(|known| known.is_firing(now.wall, self.grace));
-        let explicit = posted.ends_at.is_some_and(|end| end <= now.wall);
+        let grace = self.grace;
+        let running = known.filter(|known| known.is_firing(now.wall, grace));
+        // The source's clock, or that of the peer which forwards, may be ahead; what it says is over does not run on.
+        let explicit = posted.ends_at.is_some_and(|end| end <= now.wall.after(CLOCK_SLACK));
         let ends_at = posted.ends_at.unwrap_or_else(|| now.wall.after(self.config.global.resolve_timeout));
         let mut delta = AlertValue::new(posted.labels);
         delta.updated_at = now.wall;
@@ -112,10 +117,15 @@ impl Alerting {
                 }
             }
             _ => {
-                let continued = running.map(|running| running.starts_at(now.wall, self.grace));
+                let continued = running.map(|running| running.starts_at(now.wall, grace));
                 let given = posted.starts_at.filter(|_| !(posted.own_rule && continued.is_some()));
+                // An end is final: what its source states to run on after it begins anew.
+                let is_over = |start: &Timestamp| {
+                    known.is_some_and(|known| known.spans.get(start).is_some_and(|span| span.explicit))
+                };
+                let given = given.filter(|start| explicit || !is_over(start));
                 let start = given.or(continued).unwrap_or(now.wall.min(ends_at));
-                let born = running.and_then(|running| running.born(now.wall, self.grace)).unwrap_or(now.wall);
+                let born = running.and_then(|running| running.born(now.wall, grace)).unwrap_or(now.wall);
                 delta.spans.insert(start, Span { ends_at, explicit, born });
             }
         }
@@ -339,14 +349,42 @@ impl Alerting {
     }
 
     /// Joins a record that another peer sent.
-    pub(super) fn keep_done(&mut self, key: crate::nflog::KeyId, done: &crate::nflog::Done, now: Now) {
+    pub(super) fn keep_done(&mut self, key: KeyId, done: &Done, now: Now) {
         let stale = done.at.after(LOG_RETENTION[usize::from(!done.firing.is_empty())]) < now.wall;
         if stale || !self.log.join(&key, done) {
             return;
         }
         self.write(DiskRecord::Done(key, done.clone()));
         self.dispatcher.looked_at(key, done.flush);
+        self.end_what_was_told(key, now);
         self.schedule(key, now);
+    }
+
+    /// What a receiver was told to be over is over, and that is written into the alert: else a peer that has not heard of
+    /// the end yet, or one that started since and gives sources time to post again, would tell it as firing anew. A source
+    /// that posts it later begins a new span.
+    pub(super) fn end_what_was_told(&mut self, key: KeyId, now: Now) {
+        let (Some(done), Some(slot)) = (self.log.get(&key), self.dispatcher.slot(key)) else { return };
+        let Some(group) = self.dispatcher.group(&slot.group) else { return };
+        let told = group.alerts.iter().filter(|alert| done.resolved.contains(&alert.short()));
+        let deltas: Vec<(AlertKey, AlertValue)> = told
+            .filter_map(|alert| {
+                let value = self.alerts.get(alert)?;
+                // Clocks differ by less; what was born later is another span.
+                let old = |span: &Span| !span.explicit && span.born.after(CLOCK_SLACK) <= done.at;
+                let ended = value.spans.iter().filter(|(_, span)| old(span));
+                let ended = ended.map(|(start, span)| {
+                    let ends_at = span.ends_at.min(done.at).max(*start);
+                    (*start, Span { ends_at, explicit: true, born: span.born })
+                });
+                let mut delta = AlertValue::new(value.labels.clone());
+                delta.spans = ended.collect();
+                (!delta.spans.is_empty()).then_some((*alert, delta))
+            })
+            .collect();
+        for (alert, delta) in deltas {
+            self.keep_alert(alert, &delta, now);
+        }
     }
 
     pub(super) fn wait_for_done(&mut self, parts: Vec<Part>, now: Now) {

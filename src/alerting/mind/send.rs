@@ -7,6 +7,7 @@ use promesh_model::{Labels, Monotonic, Now, PeerId, Timestamp};
 
 use super::{Alerting, ClaimId, Deferred, Notification, NotifiedAlert, Outcome, Output};
 use crate::alert::AlertKey;
+use crate::candidacy::Candidacy;
 use crate::dispatch::{GroupId, Slot, due, first_due};
 use crate::electorate::score;
 use crate::message::{Answer, DiskRecord, Intent, Part, Verdict};
@@ -29,12 +30,7 @@ const BACKOFF: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)]
 #[derive(Clone, Debug)]
 pub(crate) struct Claim {
     flush: Timestamp,
-    ballot: Ballot,
-    answers: BTreeMap<PeerId, Verdict>,
-    /// Voters that may have let this peer's session lapse since they accepted this ballot.
-    voided: BTreeSet<PeerId>,
-    /// The greatest number that a voter showed.
-    behind: u64,
+    candidacy: Candidacy,
     asked_at: Monotonic,
     attempts: u32,
     state: State,
@@ -54,17 +50,6 @@ impl Claim {
     pub(crate) fn is_sending(&self) -> bool {
         matches!(self.state, State::Sending { .. })
     }
-
-    /// Begins anew with a ballot that no old answer fits.
-    fn renew(&mut self) {
-        self.ballot.number += 1;
-        self.answers.clear();
-        self.voided.clear();
-    }
-
-    fn accepters(&self) -> impl Iterator<Item = PeerId> {
-        self.answers.iter().filter(|(_, verdict)| **verdict == Verdict::Accepted).map(|(peer, _)| *peer)
-    }
 }
 
 /// What a group looks like to one integration.
@@ -78,8 +63,11 @@ struct Assessment {
 impl Alerting {
     fn born(&self, group: &GroupId, now: Timestamp) -> Option<Timestamp> {
         let alerts = &self.dispatcher.group(group)?.alerts;
-        let values = alerts.iter().filter_map(|key| self.alerts.get(key)).filter(|v| v.is_firing(now, self.grace));
-        values.filter_map(|value| value.born(now, self.grace)).min()
+        let born = |key: &AlertKey| {
+            let (value, grace) = (self.alerts.get(key)?, self.grace);
+            value.is_firing(now, grace).then(|| value.born(now, grace)).flatten()
+        };
+        alerts.iter().filter_map(born).min()
     }
 
     fn due_at(&self, key: KeyId, slot: &Slot, now: Timestamp) -> Option<Timestamp> {
@@ -236,10 +224,7 @@ impl Alerting {
         let ballot = Ballot { number: 1 + seen.max(logged), peer: self.me };
         let claim = Claim {
             flush,
-            ballot,
-            answers: BTreeMap::new(),
-            voided: BTreeSet::new(),
-            behind: 0,
+            candidacy: Candidacy::new(ballot),
             asked_at: now.monotonic,
             attempts: 0,
             state: State::Voting,
@@ -257,14 +242,14 @@ impl Alerting {
         claim.asked_at = now.monotonic;
         let intent = Intent {
             key,
-            ballot: claim.ballot,
+            ballot: claim.candidacy.ballot(),
             session: self.session,
             flush: claim.flush,
             firing: assessment.firing,
             resolved: assessment.resolved,
             electorate: voters.number,
         };
-        let accepted: BTreeSet<PeerId> = claim.accepters().collect();
+        let accepted: BTreeSet<PeerId> = claim.candidacy.accepters().collect();
         for peer in voters.members.iter().filter(|peer| !accepted.contains(peer)) {
             if *peer == self.me {
                 self.judge_own(&intent, now);
@@ -282,7 +267,7 @@ impl Alerting {
             }
             verdict => {
                 if let Some(claim) = self.claims.get_mut(&intent.key) {
-                    claim.answers.insert(self.me, verdict);
+                    claim.candidacy.answered(self.me, intent.ballot, verdict);
                 }
             }
         }
@@ -326,12 +311,8 @@ impl Alerting {
             self.keep_done(answer.key, done, now);
         }
         let Some(claim) = self.claims.get_mut(&answer.key) else { return };
-        if claim.ballot != answer.ballot || claim.voided.contains(&from) {
+        if !claim.candidacy.answered(from, answer.ballot, answer.verdict) {
             return;
-        }
-        claim.answers.insert(from, answer.verdict);
-        if let Verdict::Behind(number) = answer.verdict {
-            claim.behind = claim.behind.max(number);
         }
         if answer.verdict == Verdict::Busy {
             self.counters.busy += 1;
@@ -349,14 +330,11 @@ impl Alerting {
         let voters = self.voters(now);
         let rank = self.rank(key, now).unwrap_or(0) as u32;
         let Some(claim) = self.claims.get_mut(&key) else { return };
-        let against = claim.answers.values().filter(|verdict| **verdict != Verdict::Accepted).count();
-        let possible = voters.members.len().saturating_sub(against) >= voters.majority();
-        if possible || !matches!(claim.state, State::Voting) {
+        if claim.candidacy.is_possible(&voters.members) || !matches!(claim.state, State::Voting) {
             return;
         }
-        let ballot = claim.ballot;
-        claim.ballot.number = claim.ballot.number.max(claim.behind);
-        claim.renew();
+        let ballot = claim.candidacy.ballot();
+        claim.candidacy.renew();
         claim.state = State::Waiting(now.monotonic + BUSY_RETRY * (1 + rank));
         self.voter.release(key, ballot);
         for peer in voters.members {
@@ -367,27 +345,21 @@ impl Alerting {
     /// A voter may have let this peer's session lapse: what it accepted does not count any more.
     pub(super) fn void_answers_of(&mut self, peer: PeerId) {
         for claim in self.claims.values_mut() {
-            if matches!(claim.state, State::Voting) {
-                claim.renew();
-            } else {
-                claim.answers.remove(&peer);
-                claim.voided.insert(peer);
-            }
+            claim.candidacy.void(peer, !matches!(claim.state, State::Voting));
         }
     }
 
     fn lease(&self, claim: &Claim, now: Now) -> Option<Monotonic> {
         let voters = self.voters(now);
-        let accepters = claim.accepters().filter(|peer| voters.members.contains(peer));
-        self.beats.lease(accepters, voters.majority(), self.me, now.monotonic)
+        claim.candidacy.lease(&voters.members, &self.beats, self.me, now.monotonic)
     }
 
     /// Sends if a majority has accepted, the lease holds, and the newest done still asks for it.
     fn try_send(&mut self, key: KeyId, now: Now) {
         let Some(claim) = self.claims.get(&key).cloned() else { return };
         let voters = self.voters(now);
-        let accepted = claim.accepters().filter(|peer| voters.members.contains(peer)).count();
-        if !matches!(claim.state, State::Voting) || accepted < voters.majority() {
+        let accepted = claim.candidacy.is_accepted(&voters.members);
+        if !matches!(claim.state, State::Voting) || !accepted || !self.is_ready(now) {
             return;
         }
         let lease = self.lease(&claim, now).filter(|lease| *lease >= now.monotonic + LEASE_MIN);
@@ -402,7 +374,16 @@ impl Alerting {
             alerts.into_iter().filter(|(_, firing)| *firing || slot.integration.send_resolved).collect();
         if alerts.is_empty() {
             // Nobody is told of the end, but the log must know.
-            return self.log_done(key, &slot, claim.flush, claim.ballot, firing, resolved, BTreeMap::new(), now);
+            return self.log_done(
+                key,
+                &slot,
+                claim.flush,
+                claim.candidacy.ballot(),
+                firing,
+                resolved,
+                BTreeMap::new(),
+                now,
+            );
         }
         let notification =
             self.notification(key, &slot, &claim, reason, &alerts, (&firing, &resolved), voters.degraded, now);
@@ -461,7 +442,7 @@ impl Alerting {
     pub(super) fn notified(&mut self, id: ClaimId, outcome: Outcome, now: Now) {
         let found = self.claims.iter().find_map(|(key, claim)| match &claim.state {
             State::Sending { id: running, firing, resolved, .. } if *running == id => {
-                Some((*key, claim.flush, claim.ballot, firing.clone(), resolved.clone()))
+                Some((*key, claim.flush, claim.candidacy.ballot(), firing.clone(), resolved.clone()))
             }
             _ => None,
         });
@@ -490,7 +471,7 @@ impl Alerting {
             Outcome::Expired => {
                 self.counters.expired += 1;
                 if let Some(claim) = self.claims.get_mut(&key) {
-                    claim.renew();
+                    claim.candidacy.renew();
                     claim.state = State::Waiting(now.monotonic);
                 }
             }
@@ -500,9 +481,9 @@ impl Alerting {
     /// Gives a claim back unsent; the instant needs nothing more.
     fn give_up(&mut self, key: KeyId, flush: Timestamp, now: Now) {
         let Some(claim) = self.claims.remove(&key) else { return };
-        self.voter.release(key, claim.ballot);
+        self.voter.release(key, claim.candidacy.ballot());
         for peer in self.other_electors() {
-            self.say(peer, Part::Release(key, claim.ballot));
+            self.say(peer, Part::Release(key, claim.candidacy.ballot()));
         }
         self.dispatcher.looked_at(key, flush);
         self.schedule(key, now);
@@ -523,7 +504,13 @@ impl Alerting {
         let done = Done { key: slot.key.clone(), flush, ballot, at: now.wall, firing, resolved, data };
         self.claims.remove(&key);
         self.keep_done(key, &done, now);
-        self.wait_for_done(vec![Part::Done(key, done)], now);
+        // The ends first: who learns that they were told must know of them.
+        let ended = self.dispatcher.group(&slot.group).map(|group| group.alerts.clone()).unwrap_or_default();
+        let ended = ended.into_iter().filter(|alert| done.resolved.contains(&alert.short()));
+        let mut parts: Vec<Part> =
+            ended.filter_map(|alert| Some(Part::Alert(alert, self.alerts.get(&alert)?.clone()))).collect();
+        parts.push(Part::Done(key, done));
+        self.wait_for_done(parts, now);
     }
 
     /// Claims that wait, or whose voters do not answer.
@@ -534,8 +521,8 @@ impl Alerting {
             match claim.state {
                 State::Waiting(until) if now.monotonic >= until => {
                     claim.state = State::Voting;
-                    if !claim.voided.is_empty() {
-                        claim.renew();
+                    if claim.candidacy.has_void() {
+                        claim.candidacy.renew();
                     }
                     // An accepted intent stays accepted; others are asked again.
                     self.ask(key, now);
@@ -545,7 +532,7 @@ impl Alerting {
                     self.ask(key, now);
                     self.try_send(key, now);
                 }
-                State::Voting if claim.answers.is_empty() => self.ask(key, now),
+                State::Voting if claim.candidacy.is_unanswered() => self.ask(key, now),
                 State::Voting => self.try_send(key, now),
                 _ => {}
             }
@@ -571,7 +558,7 @@ impl Alerting {
     pub(super) fn revote(&mut self, now: Now) {
         for claim in self.claims.values_mut() {
             if !claim.is_sending() {
-                claim.renew();
+                claim.candidacy.renew();
                 claim.state = State::Waiting(now.monotonic);
             }
         }

@@ -293,6 +293,13 @@ impl Alerting {
             return;
         }
         if ours.is_none_or(|ours| theirs.standing() > ours) {
+            // Ours falls. What the others know is taken in before the next send, as they take in what we know.
+            let before = self.electorate.clone().unwrap_or_default();
+            let unknown = theirs.members.iter().filter(|peer| **peer != self.me && !before.contains(**peer));
+            for peer in unknown.filter(|_| !before.members.is_empty()) {
+                self.compared.remove(peer);
+                self.merging.insert(*peer, now.monotonic + MERGE_MAX);
+            }
             self.adopt(theirs, now);
             return;
         }
