@@ -1,9 +1,11 @@
 //! A peer's mind: the machines of the floors below, composed, and the messages between peers.
 //!
 //! [`Mesh`] decides who starts which slot, who holds what and when this peer is ready; [`Peer`] joins it with
-//! membership, for the simulator as for the server. Nothing here reads a clock, opens a socket or touches a disk: slow
+//! membership and alerting, for the simulator as for the server, which gives each a thread of its own and feeds alerting
+//! what [`alert_members`] makes of a view. Nothing here reads a clock, opens a socket or touches a disk: slow
 //! or failing work goes out as an [`Output`] and its result comes back as an [`Input`].
 
+mod alerting;
 mod clock_offset;
 mod mesh;
 mod messages;
@@ -14,6 +16,7 @@ mod schedule;
 mod sync;
 mod view;
 
+pub use alerting::alert_members;
 pub use clock_offset::ClockOffsets;
 pub use mesh::{Change, Input, Mesh, MeshConfig, Output};
 pub use messages::MeshMessage;
