@@ -9,6 +9,7 @@ mod disk;
 mod faults;
 pub mod invariants;
 mod network;
+mod paging;
 pub mod scale;
 mod scenario;
 #[cfg(test)]

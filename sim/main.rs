@@ -111,12 +111,14 @@ fn deaths(first: u64, count: u64, seconds: u64, peers: usize, thousandths: u64) 
 /// One piece of text a seed, so that threads do not mix their lines.
 fn print(seed: u64, report: &Report) {
     let mut text = format!(
-        "seed {seed}: {} peers, {} targets, {} s, {} slots missed, {} split, {} violations\n",
+        "seed {seed}: {} peers, {} targets, {} s, {} slots missed, {} split, {} told, {} excused, {} violations\n",
         report.peers,
         report.sources,
         report.seconds,
         report.missed,
         report.split,
+        report.notifications,
+        report.excused,
         report.violations.len()
     );
     for violation in report.violations.iter().take(5) {

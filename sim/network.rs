@@ -69,7 +69,7 @@ impl<M: Clone> Network<M> {
     }
 
     /// Streams need both directions: without acknowledgements nothing more is sent.
-    fn streams_blocked(&self, from: usize, to: usize) -> bool {
+    pub(crate) fn streams_blocked(&self, from: usize, to: usize) -> bool {
         let cut = |a, b| self.links.get(&(a, b)).is_some_and(|link| link.cut_since.is_some());
         cut(from, to) || cut(to, from)
     }

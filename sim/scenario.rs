@@ -8,6 +8,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::faults;
 use crate::invariants::{every_slot_scraped, holders_agree, nothing_lost, one_owner};
+use crate::paging;
 use crate::world::{MS, SECOND, World, job};
 
 /// What is done to a mesh.
@@ -32,6 +33,11 @@ pub enum Scenario {
         /// How long, before everything heals.
         seconds: u64,
     },
+    /// Alerts that come and go, posted by own rules and by clients, under faults of peers, links, disks and receivers.
+    Paging {
+        /// How long, before everything heals.
+        seconds: u64,
+    },
 }
 
 impl Scenario {
@@ -46,12 +52,14 @@ impl Scenario {
             "partition" => Scenario::Partition,
             "disks" => Scenario::BadDisks,
             "chaos" => Scenario::Chaos { seconds },
+            "paging" => Scenario::Paging { seconds },
             _ => return None,
         })
     }
 
     /// The names that [`Scenario::by_name`] knows.
-    pub const NAMES: [&'static str; 8] = ["kills", "rolling", "reload", "joins", "cold", "partition", "disks", "chaos"];
+    pub const NAMES: [&'static str; 9] =
+        ["kills", "rolling", "reload", "joins", "cold", "partition", "disks", "chaos", "paging"];
 
     /// How many peers there may be.
     fn peers(self, rng: &mut StdRng) -> usize {
@@ -73,6 +81,7 @@ impl Scenario {
             Scenario::ColdStart => (false, false),
             // Each side scrapes what it can reach; the last batches of a slow disk are replaced by others.
             Scenario::Partition | Scenario::BadDisks => (true, false),
+            Scenario::Paging { .. } => (false, false),
             _ => (true, true),
         };
         Strictness { slots, writers }
@@ -88,6 +97,7 @@ impl Scenario {
             Scenario::Partition => faults::partitions(peers, rng),
             Scenario::BadDisks => faults::bad_disks(peers, rng),
             Scenario::Chaos { seconds } => faults::chaos(peers, seconds * SECOND, rng),
+            Scenario::Paging { .. } => unreachable!("it has a run of its own"),
         }
     }
 }
@@ -112,6 +122,10 @@ pub struct Report {
     pub missed: usize,
     /// Slots that differ between holders.
     pub split: usize,
+    /// Notifications that receivers took.
+    pub notifications: usize,
+    /// Of them, repeats that the design allows.
+    pub excused: usize,
     /// Broken invariants.
     pub violations: Vec<String>,
 }
@@ -121,6 +135,9 @@ const CONVERGENCE: u64 = 60 * SECOND;
 
 /// Runs a scenario. The same seed gives the same report; `verbose` prints faults and changes as they happen.
 pub fn run(scenario: Scenario, seed: u64, verbose: bool) -> Report {
+    if let Scenario::Paging { seconds } = scenario {
+        return paging::run(seconds, seed, verbose);
+    }
     let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
     let peers = scenario.peers(&mut rng);
     let replication_factor = if peers >= 5 && rng.random_bool(0.3) { 3 } else { 2 };
@@ -172,6 +189,8 @@ fn report(world: &World, scenario: Scenario, replication_factor: usize) -> Repor
         seconds: world.now / SECOND,
         missed,
         split,
+        notifications: 0,
+        excused: 0,
         violations,
     }
 }

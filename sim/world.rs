@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
+use promesh_alerting::AlertMessage;
 use promesh_cluster::{Membership, PeerRecord, PeerState, RankTables, Snapshot};
 use promesh_model::codec;
 use promesh_model::shard::ShardSet;
@@ -23,6 +24,7 @@ use crate::disk::Store;
 use crate::faults::Fault;
 use crate::invariants::majority_runs;
 use crate::network::{Healed, IDLE_TIMEOUT_NS, Network};
+use crate::paging::{Paging, PagingEvent};
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000_000_000;
@@ -37,6 +39,7 @@ const REQUEST_TIMEOUT: u64 = 3 * SECOND;
 #[derive(Clone, Debug)]
 pub(crate) enum Wire {
     Mind(MeshMessage),
+    Alerting(AlertMessage),
     Batch(BatchHeader),
     Subscribe(ShardSet),
     Ask(Snapshot),
@@ -56,7 +59,7 @@ pub(crate) struct Envelope {
 }
 
 #[derive(Debug)]
-enum Event {
+pub(crate) enum Event {
     Wake { peer: usize, boot: u64 },
     Datagram { to: usize, bytes: Bytes },
     Stream(Box<Envelope>),
@@ -67,11 +70,12 @@ enum Event {
     Stop { peer: usize, boot: u64 },
     Fault(Fault),
     Resumed(usize),
+    Paging(PagingEvent),
 }
 
 pub(crate) struct SimPeer {
     pub(crate) id: PeerId,
-    boot: u64,
+    pub(crate) boot: u64,
     pub(crate) mind: Option<Peer>,
     pub(crate) store: Store,
     pub(crate) view: Option<Arc<MeshView>>,
@@ -79,11 +83,11 @@ pub(crate) struct SimPeer {
     /// Whom a shard's batches go to; made anew when subscribers change.
     routes: Option<HashMap<ShardId, Vec<usize>>>,
     fetches: BTreeMap<u64, usize>,
-    zone: String,
+    pub(crate) zone: String,
     skew_ms: i64,
     /// How long a sync of the log takes.
     sync_takes: u64,
-    paused_until: u64,
+    pub(crate) paused_until: u64,
     next_wake: u64,
 }
 
@@ -109,6 +113,8 @@ pub(crate) struct World {
     pub(crate) found: Vec<String>,
     /// Prints faults and changes as they happen.
     pub(crate) verbose: bool,
+    /// The alerting side, if there is one.
+    pub(crate) paging: Option<Paging>,
 }
 
 /// The job that all sources are of.
@@ -121,6 +127,7 @@ impl Wire {
     fn bytes(&self) -> u64 {
         match self {
             Wire::Mind(message) => message.encode().1.len() as u64,
+            Wire::Alerting(message) => message.encode().len() as u64,
             Wire::Subscribe(shards) => codec::encode(shards).len() as u64,
             Wire::Ask(snapshot) | Wire::Answer(snapshot) => codec::encode(snapshot).len() as u64,
             Wire::Fetch { shards, .. } => codec::encode(shards).len() as u64,
@@ -197,6 +204,7 @@ impl World {
             faults_at: Vec::new(),
             found: Vec::new(),
             verbose: false,
+            paging: None,
         }
     }
 
@@ -211,7 +219,7 @@ impl World {
         Timestamp(EPOCH_MS + (self.now / MS) as i64)
     }
 
-    fn schedule(&mut self, at: u64, event: Event) {
+    pub(crate) fn schedule(&mut self, at: u64, event: Event) {
         self.event_count += 1;
         let tie = self.rng.random::<u64>();
         self.pending.insert(self.event_count, event);
@@ -239,7 +247,7 @@ impl World {
         self.now = end;
     }
 
-    fn is_up(&self, peer: usize, boot: u64) -> bool {
+    pub(crate) fn is_up(&self, peer: usize, boot: u64) -> bool {
         self.peers[peer].boot == boot && self.peers[peer].mind.is_some()
     }
 
@@ -282,6 +290,7 @@ impl World {
             }
             Event::Stop { peer, boot } if self.is_up(peer, boot) => self.stop(peer),
             Event::Fault(fault) => self.strike(fault),
+            Event::Paging(event) => self.paging_event(event),
             Event::Resumed(peer) => {
                 for other in (0..self.peers.len()).filter(|other| *other != peer) {
                     self.reset(peer, other);
@@ -291,7 +300,7 @@ impl World {
         }
     }
 
-    fn feed(&mut self, peer: usize, input: PeerInput) {
+    pub(crate) fn feed(&mut self, peer: usize, input: PeerInput) {
         let now = self.clock(peer);
         let Some(mind) = self.peers[peer].mind.as_mut() else { return };
         mind.handle(input, now);
@@ -317,12 +326,13 @@ impl World {
                 }
                 PeerOutput::Exchange { to } => self.ask(peer, peer_at(to)),
                 PeerOutput::Mesh(output) => self.carry_out(peer, output),
+                PeerOutput::Alerting(output) => self.page(peer, output),
             }
         }
         let now = self.clock(peer);
         let boot = self.peers[peer].boot;
         let Some(mind) = &self.peers[peer].mind else { return };
-        if let Some(at) = mind.poll_timeout(now) {
+        if let Some(at) = mind.poll_timeout() {
             let at = self.now + at.since(now.monotonic).as_nanos() as u64;
             if at < self.peers[peer].next_wake {
                 self.peers[peer].next_wake = at;
@@ -381,11 +391,11 @@ impl World {
         }
     }
 
-    fn find(&self, id: PeerId) -> Option<usize> {
+    pub(crate) fn find(&self, id: PeerId) -> Option<usize> {
         self.by_id.get(&id).copied()
     }
 
-    fn send(&mut self, from: usize, to: usize, wire: Wire) {
+    pub(crate) fn send(&mut self, from: usize, to: usize, wire: Wire) {
         if self.measuring {
             self.sent_bytes += wire.bytes();
         }
@@ -409,6 +419,10 @@ impl World {
         let id = self.peers[from].id;
         match wire {
             Wire::Mind(message) => self.feed(to, PeerInput::Mesh(Input::Message { from: id, message })),
+            Wire::Alerting(message) => {
+                let input = promesh_alerting::Input::Message { from: id, message };
+                self.feed(to, PeerInput::Alerting(input));
+            }
             Wire::Batch(header) => self.append(to, header),
             Wire::Subscribe(shards) => {
                 self.peers[to].subscribers.insert(from, shards);
@@ -452,6 +466,7 @@ impl World {
         let header =
             BatchHeader { source: spec.source, shard: spec.shard, slot, order, sequence: writer.store.sequence };
         self.append(peer, header);
+        self.evaluated(peer, spec.source, slot);
         for to in self.peers[peer].route(spec.shard) {
             self.send(peer, to, Wire::Batch(header));
         }
@@ -520,7 +535,8 @@ impl World {
         simulated.fetches.clear();
         simulated.next_wake = u64::MAX;
         simulated.paused_until = 0;
-        simulated.mind = Some(Peer::new(membership, mesh, now));
+        let mind = self.with_alerting(peer, Peer::new(membership, mesh, now));
+        self.peers[peer].mind = Some(mind);
         let version = self.peers[peer].store.disk.digests.digest(&job()).unwrap_or(1);
         self.load(peer, version);
         let sources = Arc::clone(&self.catalog);
@@ -552,9 +568,10 @@ impl World {
         for other in &mut self.peers {
             other.routes = other.routes.take().filter(|_| other.subscribers.remove(&peer).is_none());
         }
+        self.paging_killed(peer);
     }
 
-    fn strike(&mut self, fault: Fault) {
+    pub(crate) fn strike(&mut self, fault: Fault) {
         self.faults_at.push(self.now);
         if self.verbose {
             println!("{:9.3} s {fault:?}", self.now as f64 / 1e9);
@@ -565,6 +582,9 @@ impl World {
             Fault::Pause(peer, lasts) => {
                 self.peers[peer].paused_until = self.peers[peer].paused_until.max(self.now + lasts);
                 self.faults_at.push(self.now + lasts);
+                if self.paging.is_some() {
+                    self.schedule(self.now + lasts, Event::Paging(PagingEvent::Weigh));
+                }
                 if lasts > IDLE_TIMEOUT_NS {
                     self.schedule(self.now + lasts, Event::Resumed(peer));
                 }
@@ -586,6 +606,7 @@ impl World {
             Fault::Reload(peer, version) => self.load(peer, version),
             Fault::Terminate(peer) => self.feed(peer, PeerInput::Mesh(Input::Leave)),
         }
+        self.weigh_doubts();
     }
 
     /// The connection of two peers ended: what was under way is lost, both hear of it, and connect anew.
@@ -638,6 +659,7 @@ fn touched(event: &Event) -> Option<usize> {
         | Event::Stop { peer, .. }
         | Event::FetchTimeout { peer, .. }
         | Event::Resumed(peer) => Some(*peer),
+        Event::Paging(event) => event.peer(),
         Event::Datagram { to, .. } => Some(*to),
         Event::Stream(envelope) => Some(envelope.to),
         Event::Fault(_) => None,

@@ -1,0 +1,58 @@
+//! No false resolve and no false fire by a move, a restart or a cut.
+//!
+//! Nobody is told that an alert ended which fires all the time, nor that one fires which is over: the time for its end to
+//! be posted, or where a client just falls silent, for its validity and the grace after a start, is left. And what was
+//! told as ended is not told as firing again before it has begun again.
+//!
+//! Source: design of the mesh, sections 10, 11 and 16, invariant 8.
+
+use crate::paging::Delivery;
+use crate::paging::posts::VALID_MS;
+use crate::world::{EPOCH_MS, MS, World};
+
+/// An evaluation every 5 s, a post, an attempt, a skewed clock.
+const POSTED_MS: i64 = 15_000;
+/// What an end that nobody states may take.
+const SILENT_MS: i64 = VALID_MS + POSTED_MS;
+/// After every start of a peer its sources get this chance to post again.
+const GRACE_MS: i64 = 60_000 + POSTED_MS;
+
+pub(crate) fn violations(world: &World) -> Vec<String> {
+    let Some(paging) = &world.paging else { return Vec::new() };
+    let mut found = Vec::new();
+    for (at, delivery) in paging.deliveries.iter().enumerate() {
+        let now = (delivery.at / MS) as i64;
+        for alert in &delivery.resolved {
+            let planned = &paging.alerts[*alert];
+            if planned.fires_throughout(now - POSTED_MS, now) && !delivery.degraded {
+                found.push(format!("false resolve of {}, {:?}: {delivery:?}", planned.labels(), planned.episodes));
+            }
+        }
+        for alert in &delivery.firing {
+            let planned = &paging.alerts[*alert];
+            let started = paging.starts.iter().map(|start| (start / MS) as i64).filter(|start| *start <= now).max();
+            let waits = started.is_some_and(|started| now - started < GRACE_MS);
+            if !planned.fires_within(now - SILENT_MS, now) && !waits && !delivery.degraded {
+                found.push(format!("false fire of {}, {:?}: {delivery:?}", planned.labels(), planned.episodes));
+            }
+            let before = paging.deliveries[..at].iter().rev().find(|d| d.key == delivery.key && mentions(d, *alert));
+            if let Some(ended) = before.filter(|before| before.resolved.contains(alert)) {
+                let told = (ended.at / MS) as i64;
+                let begun_again = planned.episodes.iter().any(|(begin, _)| *begin > told - POSTED_MS && *begin <= now);
+                if !begun_again && !delivery.degraded && !ended.degraded {
+                    found.push(format!(
+                        "{} was told as ended and fires again, {:?} after {:?}: {delivery:?} after {ended:?}",
+                        planned.labels(),
+                        planned.episodes,
+                        delivery.flush.ms() - EPOCH_MS,
+                    ));
+                }
+            }
+        }
+    }
+    found
+}
+
+fn mentions(delivery: &Delivery, alert: usize) -> bool {
+    delivery.firing.contains(&alert) || delivery.resolved.contains(&alert)
+}
