@@ -32,6 +32,7 @@ use connect::Connector;
 pub use body::{BodyError, first_bytes, read_body};
 pub use gate::Gate;
 use gate::GatedBody;
+pub use tls::Tls;
 
 /// What a request is asked with.
 pub const USER_AGENT: &str = concat!("promesh/", env!("CARGO_PKG_VERSION"));

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::ClientError;
 
 /// TLS settings whose files may change while we run.
-pub(crate) struct Tls {
+pub struct Tls {
     settings: TlsConfig,
     http2: bool,
     built: Mutex<(u128, Arc<ClientConfig>)>,
@@ -29,14 +29,21 @@ struct Material {
 }
 
 impl Tls {
-    pub(crate) fn new(settings: &TlsConfig, http2: bool) -> Result<Tls, ClientError> {
+    /// Of settings; `http2` offers it besides HTTP/1.1.
+    ///
+    /// # Errors
+    /// When a file cannot be read or holds something else.
+    pub fn new(settings: &TlsConfig, http2: bool) -> Result<Tls, ClientError> {
         let material = Material::read(settings)?;
         let built = Mutex::new((material.digest(), build(settings, &material, http2)?));
         Ok(Tls { settings: settings.clone(), http2, built })
     }
 
     /// The configuration for a new connection: rebuilt when a file changed since the last one.
-    pub(crate) fn current(&self) -> Result<Arc<ClientConfig>, ClientError> {
+    ///
+    /// # Errors
+    /// As [`Tls::new`].
+    pub fn current(&self) -> Result<Arc<ClientConfig>, ClientError> {
         let settings = &self.settings;
         let any_file = !settings.ca_file.is_empty() || !settings.cert_file.is_empty() || !settings.key_file.is_empty();
         if !any_file {
@@ -52,7 +59,10 @@ impl Tls {
     }
 
     /// The name that the server must prove: configured, or the URL's host.
-    pub(crate) fn server_name(&self, host: &str) -> Result<ServerName<'static>, ClientError> {
+    ///
+    /// # Errors
+    /// When it is none that a certificate can hold.
+    pub fn server_name(&self, host: &str) -> Result<ServerName<'static>, ClientError> {
         let name = if self.settings.server_name.is_empty() { host } else { &self.settings.server_name };
         let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
         ServerName::try_from(name.clone())

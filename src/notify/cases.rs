@@ -15,6 +15,8 @@ use tokio::net::TcpListener;
 
 use crate::{Message, Notifiers};
 
+mod talks;
+
 fn notification(kind: &'static str) -> Notification {
     let alert = |instance: &str, ends_at: Option<i64>| NotifiedAlert {
         labels: Labels::from_pairs([("alertname", "Down"), ("job", "node"), ("instance", instance)]),
@@ -166,6 +168,39 @@ async fn a_failing_template_does_not_keep_a_page_from_going_out() {
     );
 }
 
+#[tokio::test]
+async fn a_hostile_template_ends_and_the_page_goes_out_marked() {
+    let deep = r#"{{ define "a" }}{{ template "a" . }}{{ template "a" . }}{{ end }}{{ template "a" . }}"#;
+    let wide = "{{ define \"b\" }}{{ range .Alerts }}{{ template \"b\" $ }}{{ end }}{{ end }}{{ template \"b\" . }}";
+    for text in [deep, wide] {
+        let quoted = serde_json::Value::from(text);
+        let body =
+            shown(&format!("  discord_configs: [{{webhook_url: 'http://discord/x', message: {quoted}}}]"), "discord")
+                .await;
+        let marked = body.contains("[template failed: template: ") && body.contains("firing {alertname=");
+        assert!(marked, "{body}");
+    }
+}
+
+async fn read_request(stream: &mut tokio::net::TcpStream) -> String {
+    let mut request = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let read = stream.read(&mut buffer).await.expect("readable");
+        request.extend_from_slice(&buffer[..read]);
+        let text = String::from_utf8_lossy(&request).into_owned();
+        let whole = text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
+            let length = head
+                .lines()
+                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned));
+            body.len() >= length.and_then(|length| length.parse().ok()).unwrap_or(0)
+        });
+        if whole || read == 0 {
+            return text;
+        }
+    }
+}
+
 /// Answers each request with the next answer; gives what was asked.
 async fn stub(answers: Vec<&'static str>) -> (String, tokio::task::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -174,23 +209,7 @@ async fn stub(answers: Vec<&'static str>) -> (String, tokio::task::JoinHandle<Ve
         let mut asked = Vec::new();
         for answer in answers {
             let (mut stream, _) = listener.accept().await.expect("a client");
-            let mut request = Vec::new();
-            let mut buffer = [0; 4096];
-            loop {
-                let read = stream.read(&mut buffer).await.expect("readable");
-                request.extend_from_slice(&buffer[..read]);
-                let text = String::from_utf8_lossy(&request).into_owned();
-                let whole = text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
-                    let length = head
-                        .lines()
-                        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned));
-                    body.len() >= length.and_then(|length| length.parse().ok()).unwrap_or(0)
-                });
-                if whole || read == 0 {
-                    asked.push(text);
-                    break;
-                }
-            }
+            asked.push(read_request(&mut stream).await);
             stream.write_all(answer.as_bytes()).await.expect("writable");
         }
         asked
@@ -231,11 +250,4 @@ async fn nothing_is_sent_after_the_lease() {
     let asked = tokio::time::timeout(Duration::from_secs(2), task).await;
     let body = matches!(asked, Ok(Ok(asked)) if asked[0].contains("groupKey"));
     assert!(!body, "the receiver got a body");
-}
-
-#[tokio::test]
-async fn what_is_not_built_says_so() {
-    let receiver = "  email_configs: [{to: a@b, from: c@d, smarthost: 'h:25'}]";
-    let outcome = notifiers(receiver).deliver(&notification("email"), Gate::new(|| true)).await;
-    assert_eq!(outcome, Outcome::Refused { why: "email: delivery by email is not built".to_owned() });
 }

@@ -8,12 +8,19 @@
 
 mod call;
 mod chat;
+mod email;
+mod jira;
 mod message;
 mod opsgenie;
 mod page;
 mod pagerduty;
+mod sigv4;
 mod slack;
+mod smtp;
+mod sns;
+mod talk;
 mod webhook;
+mod wechat;
 
 #[cfg(test)]
 mod cases;
@@ -79,9 +86,59 @@ impl Notifiers {
             };
         };
         let message = Message::new(notification, &self.template, &self.external_url);
+        let talk = match name.kind {
+            "email" | "wechat" | "jira" => self.talk(receiver, name.kind, name.index as usize, &message, &lease).await,
+            _ => None,
+        };
+        if let Some(outcome) = talk {
+            return outcome;
+        }
         match self.calls(receiver, name.kind, name.index as usize, &message).await {
             Ok(plan) => self.run(plan, lease).await,
             Err(why) => Outcome::Refused { why: format!("{}: {why}", name.kind) },
+        }
+    }
+
+    /// Receivers that want a conversation; `None` when the integration is not configured any more.
+    async fn talk(
+        &self,
+        receiver: &Receiver,
+        kind: &str,
+        index: usize,
+        message: &Message<'_>,
+        lease: &Gate,
+    ) -> Option<Outcome> {
+        if kind == "email" {
+            let config = receiver.email_configs.get(index)?;
+            let attempt = tokio::time::timeout(TIMEOUT, email::deliver(config, message, lease));
+            let late = |_| Outcome::Retry { after: None, why: format!("email: no answer within {TIMEOUT:?}") };
+            return Some(attempt.await.unwrap_or_else(late));
+        }
+        let http = match kind {
+            "wechat" => receiver.wechat_configs.get(index)?.http_config.clone(),
+            _ => receiver.jira_configs.get(index)?.http_config.clone(),
+        };
+        let client = match self.client(&http.unwrap_or_default()) {
+            Ok(client) => client,
+            Err(why) => return Some(Outcome::Refused { why }),
+        };
+        let talk = talk::Talk { client: &client, timeout: TIMEOUT };
+        let said = async {
+            match kind {
+                "wechat" => wechat::deliver(&receiver.wechat_configs[index], message, &talk, lease.clone()).await,
+                _ => jira::deliver(&receiver.jira_configs[index], message, &talk, lease.clone()).await,
+            }
+        };
+        Some(match tokio::time::timeout(TIMEOUT, said).await {
+            Ok(said) => outcome_of(said),
+            Err(_) => Outcome::Retry { after: None, why: format!("{kind}: no answer within {TIMEOUT:?}") },
+        })
+    }
+
+    fn client(&self, http: &HttpClientConfig) -> Result<HttpClient, String> {
+        match self.clients.get(&promesh_config::prometheus::content_digest(http)) {
+            Some(client) => Ok(client.clone()),
+            None => HttpClient::new(http).map_err(|error| error.to_string()),
         }
     }
 
@@ -117,18 +174,15 @@ impl Notifiers {
             "pushover" => plan!(pushover_configs, page::pushover, call::check),
             "victorops" => plan!(victorops_configs, page::victorops, call::check),
             "incidentio" => plan!(incidentio_configs, page::incidentio, call::check, timeout),
+            "sns" => plan!(sns_configs, sns::calls, call::check),
             other => return Err(format!("delivery by {other} is not built")),
         })
     }
 
     async fn run(&self, plan: Plan, lease: Gate) -> Outcome {
-        let digest = promesh_config::prometheus::content_digest(&plan.http);
-        let client = match self.clients.get(&digest) {
-            Some(client) => client.clone(),
-            None => match HttpClient::new(&plan.http) {
-                Ok(client) => client,
-                Err(error) => return Outcome::Refused { why: error.to_string() },
-            },
+        let client = match self.client(&plan.http) {
+            Ok(client) => client,
+            Err(why) => return Outcome::Refused { why },
         };
         let mut data = BTreeMap::new();
         let mut gate = Some(lease);
@@ -136,12 +190,19 @@ impl Notifiers {
             // Only the first byte of the first request asks the lease: after it the notification is on its way.
             match call::send(&client, call, plan.timeout, gate.take(), plan.check).await {
                 Ok(more) => data.extend(more),
-                Err(CallError::Closed) => return Outcome::Expired,
-                Err(CallError::Retry { after, why }) => return Outcome::Retry { after, why },
-                Err(CallError::Refused { why }) => return Outcome::Refused { why },
+                Err(error) => return outcome_of(Err(error)),
             }
         }
         Outcome::Sent { data }
+    }
+}
+
+fn outcome_of(said: Result<BTreeMap<String, String>, CallError>) -> Outcome {
+    match said {
+        Ok(data) => Outcome::Sent { data },
+        Err(CallError::Closed) => Outcome::Expired,
+        Err(CallError::Retry { after, why }) => Outcome::Retry { after, why },
+        Err(CallError::Refused { why }) => Outcome::Refused { why },
     }
 }
 
@@ -173,5 +234,8 @@ fn for_each_http(receiver: &Receiver, mut each: impl FnMut(&HttpClientConfig)) {
         pushover_configs,
         victorops_configs,
         incidentio_configs,
+        sns_configs,
+        wechat_configs,
+        jira_configs,
     );
 }
