@@ -70,6 +70,7 @@ pub fn measure(peers: usize, targets: usize, seconds: u64, seed: u64, verbose: b
             shard: ShardId(rng.random_range(0..SHARD_COUNT as u16)),
             interval_ms: 15_000,
             piece: job().id(),
+            pinned: false,
         })
         .collect();
     let mut world = World::new(peers, sources, 2, seed);

@@ -364,16 +364,13 @@ mod tests {
     fn shared_tables_are_those_that_each_peer_would_make() {
         let tables = RankTables::default();
         let candidates: Vec<Candidate> = (1..=9).map(|id| candidate(id, "", 4)).collect();
-        let first = tables.table(&Placement::new(), &candidates[..7]);
-        let both = [tables.table(&first, &candidates), tables.table(&Placement::new(), &candidates)];
+        let before = tables.table(&Placement::new(), &candidates[..7]);
+        let both = [tables.table(&before, &candidates), tables.table(&Placement::new(), &candidates)];
         assert!(Arc::ptr_eq(&both[0], &both[1]));
         let less = tables.table(&both[0], &candidates[2..]);
         for (table, fresh) in [(&both[0], &candidates[..]), (&less, &candidates[2..])] {
             let fresh = Placement::of(fresh.iter().cloned());
-            assert!(
-                (0..SHARD_COUNT as u16)
-                    .all(|shard| super::tests::first(table, shard) == super::tests::first(&fresh, shard))
-            );
+            assert!((0..SHARD_COUNT as u16).all(|shard| first(table, shard) == first(&fresh, shard)));
         }
         let of_one = less.partners(PeerId(5), 2);
         assert_eq!(of_one.len(), 6, "in a small mesh everybody shares a shard with everybody");

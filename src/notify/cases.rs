@@ -177,7 +177,7 @@ async fn a_hostile_template_ends_and_the_page_goes_out_marked() {
         let body =
             shown(&format!("  discord_configs: [{{webhook_url: 'http://discord/x', message: {quoted}}}]"), "discord")
                 .await;
-        let marked = body.contains("[template failed: template: ") && body.contains("firing {alertname=");
+        let marked = body.contains("[template failed: ") && body.contains("firing {alertname=");
         assert!(marked, "{body}");
     }
 }
