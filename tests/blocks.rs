@@ -12,7 +12,7 @@ const QUERIES: [&str; 12] = [
     "increase(blocks_total[30m])",
     "avg_over_time(blocks_level[10m])",
     "quantile_over_time(0.9, blocks_level[10m])",
-    "count_over_time({__name__=~\"blocks_.+\"}[2h])",
+    "count_over_time(blocks_level[2h])",
     "max by (job) (blocks_level) - min by (job) (blocks_level)",
     "topk(2, blocks_level)",
     "blocks_level{instance=~\"host-[12]\"} offset 10m",

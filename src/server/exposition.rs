@@ -118,6 +118,8 @@ fn scraping(page: &mut Page, peer: &Peer) {
     let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
     page.value("promesh_scrapes_total", "counter", "Scrapes begun by this peer.", load(&telemetry.scrapes));
     page.value("promesh_scrapes_failed_total", "counter", "Scrapes that failed.", load(&telemetry.scrapes_failed));
+    let help = "Slots that came too late to be scraped under their instant.";
+    page.value("promesh_scrape_slots_missed_total", "counter", help, load(&telemetry.slots_missed));
     let name = "promesh_scrape_slot_delay_seconds";
     page.family(name, "histogram", "How long after their slots scrapes of this peer began.");
     let (buckets, count, sum_ms) = telemetry.slot_delay.cumulative();

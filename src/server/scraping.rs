@@ -212,13 +212,19 @@ impl Scraping {
     async fn scrape(&self, spec: &SourceSpec, slot: Timestamp, rank: u8, entry: &Entry) {
         // The scrape before is still running: its timeout is at most an interval, so this one waits a moment only.
         let mut scrape_loop = entry.scrape_loop.lock().await;
+        // A sample that bears the slot's instant must have been taken near it: what comes later is no scrape of the slot.
+        let delay_ms = clock::wall().ms().saturating_sub(slot.ms()).max(0);
+        if delay_ms > spec.stamp_ms() {
+            Telemetry::count(&self.telemetry.slots_missed);
+            return;
+        }
         Telemetry::count(&self.telemetry.scrapes);
         let db = Arc::clone(self.ingest.db());
         let result = match &entry.refused {
             None => scrape_loop.scrape(slot, &*db, &MachineClock).await,
             Some(why) => scrape_loop.refuse(slot, why, &*db, &MachineClock),
         };
-        self.telemetry.slot_delay.observe(result.began.wall.ms().saturating_sub(slot.ms()).max(0) as u64);
+        self.telemetry.slot_delay.observe(delay_ms as u64);
         self.telemetry.samples_repeated.fetch_add(result.samples_repeated as u64, Ordering::Relaxed);
         if let Some(why) = &result.failed {
             Telemetry::count(&self.telemetry.scrapes_failed);

@@ -36,6 +36,8 @@ pub struct Telemetry {
     pub exceeded_limits: [AtomicU64; 4],
     /// Samples left out because another of the same scrape had the same series and instant.
     pub samples_repeated: AtomicU64,
+    /// Slots that this peer began too late to stamp: they were not scraped.
+    pub slots_missed: AtomicU64,
     /// How long after their slots scrapes began.
     pub slot_delay: DelayHistogram,
     /// Failed reloads of the configuration leave 0, successful ones 1.
