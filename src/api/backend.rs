@@ -468,11 +468,6 @@ pub trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// What each relabelling rule of a job makes of a target's labels; none for an unknown job.
-    fn relabel_steps(&self, _pool: &str, _labels: Labels) -> Option<Vec<Value>> {
-        None
-    }
-
     /// How OTLP is taken.
     fn otlp(&self) -> crate::otlp::Otlp {
         let config = promesh_config::prometheus::OtlpConfig::default();

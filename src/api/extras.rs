@@ -1,5 +1,5 @@
-//! What Prometheus added after 3.5: `/features`, `/status/tsdb/blocks`, `/status/self_metrics`, `/scrape_pools/config`,
-//! `/targets/relabel_steps`, and notifications as they come.
+//! What Prometheus added after 3.5: `/features`, `/status/tsdb/blocks`, `/status/self_metrics`, `/scrape_pools/config`, and
+//! notifications as they come.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,7 +12,6 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use http_body_util::StreamBody;
-use promesh_model::Labels;
 use promesh_promql::parser::FUNCTIONS;
 use regex::Regex;
 use serde_json::{Map, Value, json};
@@ -69,23 +68,6 @@ pub(crate) async fn scrape_pool_config(State(api): State<Api>, form: Form) -> Re
 
 fn unknown_pool(pool: &str) -> ApiError {
     ApiError::new(ErrorType::NotFound, format!("scrape pool {} not found", promesh_model::labels::quoted(pool)))
-}
-
-pub(crate) async fn relabel_steps(State(api): State<Api>, form: Form) -> Result<Response, ApiError> {
-    let pool = form.get("scrapePool");
-    if pool.is_empty() {
-        return Err(ApiError::bad_data("no scrapePool parameter provided"));
-    }
-    let labels = form.get("labels");
-    if labels.is_empty() {
-        return Err(ApiError::bad_data("no labels parameter provided"));
-    }
-    let labels: Labels =
-        serde_json::from_str(labels).map_err(|error| ApiError::bad_data(format!("failed to parse labels: {error}")))?;
-    match api.backend.relabel_steps(pool, labels) {
-        Some(steps) => Ok(success(&json!({"steps": steps}))),
-        None => Err(unknown_pool(pool)),
-    }
 }
 
 pub(crate) async fn notifications(State(api): State<Api>) -> Response {

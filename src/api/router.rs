@@ -173,7 +173,6 @@ fn reads() -> Router<Api> {
         .route("/status/self_metrics", only_get(extras::self_metrics))
         .route("/features", only_get(extras::features))
         .route("/scrape_pools/config", only_get(extras::scrape_pool_config))
-        .route("/targets/relabel_steps", only_get(extras::relabel_steps))
 }
 
 fn admin_routes() -> Router<Api> {

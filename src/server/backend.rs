@@ -311,24 +311,6 @@ impl Backend for PeerBackend {
         Some(promesh_config::yaml::print(&node))
     }
 
-    fn relabel_steps(&self, pool: &str, labels: Labels) -> Option<Vec<Value>> {
-        let settings = self.0.settings.load();
-        let job = settings.jobs.iter().find(|job| job.job_name == pool)?;
-        let mut labels = labels.to_builder();
-        let mut steps = Vec::new();
-        for rule in &job.relabel_configs {
-            let keep = rule.apply(&mut labels);
-            let output: serde_json::Map<String, Value> =
-                labels.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-            let output = if keep { output } else { serde_json::Map::new() };
-            steps.push(serde_json::json!({"rule": json_of(&shown_rule(rule)), "output": output, "keep": keep}));
-            if !keep {
-                break;
-            }
-        }
-        Some(steps)
-    }
-
     fn otlp(&self) -> promesh_api::otlp::Otlp {
         let features = &self.0.options.features;
         promesh_api::otlp::Otlp {
@@ -380,24 +362,6 @@ impl Backend for PeerBackend {
             taken.map_err(|error| BackendError::Failed(error.to_string()))
         })
         .await
-    }
-}
-
-fn shown_rule(rule: &promesh_model::relabel::Rule) -> promesh_config::yaml::Node {
-    promesh_config::yaml::Yaml::show(rule, promesh_config::yaml::Show::Masked)
-}
-
-/// What YAML would show, as JSON.
-fn json_of(node: &promesh_config::yaml::Node) -> Value {
-    use promesh_config::yaml::Kind;
-    match &node.kind {
-        Kind::Null => Value::Null,
-        Kind::Scalar { text, plain } => match text.parse::<i64>() {
-            Ok(number) if *plain => number.into(),
-            _ => text.as_str().into(),
-        },
-        Kind::List(list) => list.iter().map(json_of).collect(),
-        Kind::Map(entries) => entries.iter().map(|(key, value)| (key.text.clone(), json_of(value))).collect(),
     }
 }
 
