@@ -142,7 +142,10 @@ impl fmt::Display for Problem {
             let number = self.at.line.to_string();
             let caret_column = self.at.column.saturating_sub(1) as usize;
             write!(f, "\n  {number} | {}", self.snippet)?;
-            write!(f, "\n  {:width$} | {:caret_column$}^", "", "", width = number.len())?;
+            // Where a value is masked its signs are not where they were.
+            if caret_column <= self.snippet.chars().count() {
+                write!(f, "\n  {:width$} | {:caret_column$}^", "", "", width = number.len())?;
+            }
         }
         Ok(())
     }

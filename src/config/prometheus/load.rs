@@ -38,7 +38,7 @@ pub fn load_text(file: &str, text: &[u8], dir: &Path, source: &dyn Source) -> Re
     let mut names = BTreeMap::new();
     let jobs_node = node.get("scrape_configs");
     check_job_names(&config.scrape_configs, jobs_node, "", &mut names, &mut reader);
-    let mut problems = reader.into_problems();
+    let mut problems = in_order(reader.into_problems());
     let mut jobs = config.scrape_configs.clone();
     let mut unsupported = Vec::new();
     note_unsupported(file, text, &config.scrape_configs, &mut unsupported);
@@ -68,6 +68,12 @@ pub fn load_text(file: &str, text: &[u8], dir: &Path, source: &dyn Source) -> Re
     // Who mends the file should hear at once what else will be in the way.
     problems.extend(unsupported);
     Err(ConfigErrors(problems))
+}
+
+/// As people read the file: rules of a section find their problems after those of the fields.
+fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
+    problems.sort_by_key(|problem| problem.at);
+    problems
 }
 
 fn whole_file(file: &str, message: String) -> Problem {
@@ -103,7 +109,7 @@ impl ScrapeFileRead<'_> {
         }
         check_job_names(&read.scrape_configs, list, &file, self.names, &mut reader);
         note_unsupported(&file, &text, &read.scrape_configs, self.unsupported);
-        let problems = reader.into_problems();
+        let problems = in_order(reader.into_problems());
         if problems.is_empty() { Ok(read.scrape_configs) } else { Err(problems) }
     }
 }
