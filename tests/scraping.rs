@@ -7,6 +7,7 @@ use crate::support::{Exporter, Peer, escaped, get, mesh, pause};
 fn answer(asked: &Asked, elsewhere: &str) -> Answer {
     let path = asked.path.split('?').next().unwrap_or("");
     match path {
+        "/huge" => Answer::text((0..1_000).map(|n| format!("huge{{n=\"{n}\"}} 1\n")).collect::<String>()),
         "/many" => Answer::text((0..10).map(|n| format!("m{n} 1\n")).collect::<String>()),
         "/long" => Answer::text("m{a=\"1\",b=\"2\",c=\"3\",long_label_name=\"a long label value\"} 1\n"),
         "/conflict" => Answer::text("m{job=\"theirs\",instance=\"theirs\",x=\"y\"} 1\n"),
@@ -233,6 +234,19 @@ fn labels_timestamps_and_overrides_mean_what_upstream_means() {
     let path = format!("/api/v1/query_exemplars?query={}&start=0&end=4000000000", escaped("requests_total"));
     let (_, body) = get(scene.peer.web, &path);
     assert!(body.contains("\"trace_id\":\"abc\""), "{body}");
+}
+
+#[test]
+fn a_target_with_more_than_its_part_of_the_series_is_named() {
+    let scene = Scene::set(&[job("huge", "/huge", ""), job("small", "/plain", "")].concat());
+    scene.target("small");
+    let heavy = scene.peer.wait("the huge target is named", 15_000, || {
+        let named = scene.peer.cluster()["heavyTargets"].clone();
+        (named[0]["series"].as_u64()? > 1_000).then_some(named)
+    });
+    assert_eq!(heavy.as_array().map(Vec::len), Some(1), "{heavy}");
+    assert_eq!((&heavy[0]["job"], &heavy[0]["instance"]), (&"huge".into(), &scene.stage.address.to_string().into()));
+    assert!(heavy[0]["share"].as_f64().is_some_and(|share| share > 0.9), "{heavy}");
 }
 
 #[test]

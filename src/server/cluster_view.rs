@@ -44,6 +44,7 @@ pub fn json(peer: &Peer, facts: &BTreeMap<String, BTreeMap<String, String>>) -> 
         "targets": {"total": total, "owned": acting, "unscraped": view.unscraped},
         "copies": {"windowsLeft": view.fetching.len(), "shardsLeft": view.fetching.iter().map(|(_, n)| n).sum::<usize>()},
         "splitSlots": peer.ingest.split_slots(),
+        "heavyTargets": heavy(peer, &view),
         "lastChanges": changes,
     })
 }
@@ -77,6 +78,25 @@ fn targets(peer: &Peer, view: &MeshView) -> (usize, usize) {
     let all = peer.scraping.targets();
     let acting = all.iter().filter(|(target, _)| view.acting.contains(target.shard)).count();
     (all.len(), acting)
+}
+
+/// One (job, instance) with more than this part of a peer's series is named.
+const HEAVY: f64 = 0.05;
+
+/// The targets that this peer scrapes and that hold more than their part of its series, the largest first: their shard
+/// cannot be split, so an operator should know of them.
+fn heavy(peer: &Peer, view: &MeshView) -> Vec<Value> {
+    let all = peer.ingest.db().head().series_count().max(1) as f64;
+    let targets = peer.scraping.targets();
+    let mine = targets.iter().filter(|(target, _)| target.pinned || view.acting.contains(target.shard));
+    let mut series: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for (target, status) in mine {
+        *series.entry((target.labels.value("job"), target.labels.value("instance"))).or_default() += status.series;
+    }
+    let mut heavy: Vec<_> = series.into_iter().filter(|(_, count)| *count as f64 > HEAVY * all).collect();
+    heavy.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), *name));
+    let shown = |((job, instance), count): ((&str, &str), usize)| json!({"job": job, "instance": instance, "series": count, "share": count as f64 / all});
+    heavy.into_iter().map(shown).collect()
 }
 
 /// Shards whose rank 0 is there to be asked.

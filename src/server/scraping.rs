@@ -46,6 +46,8 @@ pub struct ScrapeStatus {
     pub error: String,
     /// Metadata by family.
     pub metadata: Vec<(String, Metadata)>,
+    /// Series of the last scrape that did not fail.
+    pub series: usize,
 }
 
 /// One target, its loop and its last result. The loop outlives what discovery says of the target.
@@ -272,7 +274,11 @@ impl Scraping {
         status.at = Some(result.began.wall);
         status.duration = result.duration;
         status.error = result.failed.clone().unwrap_or_default();
-        if status.metadata.len() != scrape_loop.metadata().len() {
+        if result.failed.is_none() {
+            status.series = result.batch.series.len() + result.batch.histograms.len();
+        }
+        // A batch names the families whose metadata changed; those that are gone only make the list shorter.
+        if !result.batch.metadata.is_empty() || status.metadata.len() != scrape_loop.metadata().len() {
             status.metadata = scrape_loop.metadata().to_vec();
         }
     }
