@@ -16,9 +16,9 @@ use parking_lot::Mutex;
 use promesh_alerting::PostedAlert;
 use promesh_api::backend::Alertmanagers;
 use promesh_client::{HttpClient, Request};
-use promesh_config::prometheus::{AlertmanagerConfig, Config, content_digest};
+use promesh_config::prometheus::{AlertmanagerConfig, Config, Discovery, content_digest};
 use promesh_discovery::{Discovered, Manager};
-use promesh_model::{Labels, Timestamp, relabel};
+use promesh_model::{Labels, LabelsBuilder, Timestamp, relabel};
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 use url::Url;
@@ -232,36 +232,67 @@ fn job_name(number: usize) -> String {
 /// The Alertmanagers of a set, each once.
 fn resolved(found: &Discovered, number: usize, set: &Set) -> Resolved {
     let mut resolved = Resolved { active: Vec::new(), dropped: Vec::new() };
-    let config = &set.config;
-    let path = format!("/{}/api/v2/alerts", config.path_prefix.trim_matches('/')).replace("//", "/");
     for group in found.get(&job_name(number)).into_iter().flatten() {
         for target in group.targets.iter().take(MANAGERS_MAX) {
-            let mut labels = target.to_builder();
-            for (name, value) in group.labels.iter().filter(|(name, _)| target.get(name).is_none()) {
-                labels.set(name, value);
-            }
-            for (name, value) in [("__scheme__", config.scheme.as_str()), ("__alerts_path__", &path)] {
-                if labels.get(name).is_none() {
-                    labels.set(name, value);
-                }
-            }
-            let before = labels.clone().build();
-            match relabel::apply(&config.relabel_configs, labels).map(|labels| labels.build()) {
+            let before = discovered(&set.config, target, &group.labels);
+            match relabel::apply(&set.config.relabel_configs, before.clone()).map(|labels| labels.build()) {
                 Some(labels) => push_url(&labels, &mut resolved.active),
-                None => push_url(&before, &mut resolved.dropped),
+                None => push_url(&before.build(), &mut resolved.dropped),
             }
         }
     }
     resolved
 }
 
-fn push_url(labels: &Labels, urls: &mut Vec<Url>) {
+/// Labels of an Alertmanager before relabelling.
+fn discovered(config: &AlertmanagerConfig, own: &Labels, shared: &Labels) -> LabelsBuilder {
+    let path = format!("/{}/api/v2/alerts", config.path_prefix.trim_matches('/')).replace("//", "/");
+    let mut labels = own.to_builder();
+    for (name, value) in shared.iter().filter(|(name, _)| own.get(name).is_none()) {
+        labels.set(name, value);
+    }
+    for (name, value) in [("__scheme__", config.scheme.as_str()), ("__alerts_path__", &path)] {
+        if labels.get(name).is_none() {
+            labels.set(name, value);
+        }
+    }
+    labels
+}
+
+/// What is wrong with the addresses that the configuration itself gives to Alertmanagers; nothing is asked for others.
+pub(crate) fn wrong_addresses(config: &Config) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for set in &config.alerting.alertmanagers {
+        let written = set.discovery.0.iter().filter_map(|discovery| match discovery {
+            Discovery::Static(groups) => Some(groups),
+            _ => None,
+        });
+        for group in written.flatten() {
+            for address in &group.targets {
+                let own = Labels::from_pairs([("__address__", address.as_str())]);
+                let labels = relabel::apply(&set.relabel_configs, discovered(set, &own, &group.labels));
+                wrong.extend(labels.and_then(|labels| url_of(&labels.build()).err()));
+            }
+        }
+    }
+    wrong
+}
+
+/// Where alerts are posted.
+fn url_of(labels: &Labels) -> Result<Url, String> {
     let (scheme, address) = (labels.value("__scheme__"), labels.value("__address__"));
+    if address.contains('/') {
+        return Err(format!("{address:?} is not a valid hostname"));
+    }
     let text = format!("{scheme}://{address}{}", labels.value("__alerts_path__"));
-    match Url::parse(&text) {
+    Url::parse(&text).map_err(|error| format!("{text:?} is no URL: {error}"))
+}
+
+fn push_url(labels: &Labels, urls: &mut Vec<Url>) {
+    match url_of(labels) {
         Ok(url) if !urls.contains(&url) => urls.push(url),
         Ok(_) => {}
-        Err(error) => tracing::warn!(url = text, %error, "an Alertmanager's address is no URL"),
+        Err(error) => tracing::warn!(error, "an Alertmanager cannot be reached at its address"),
     }
 }
 

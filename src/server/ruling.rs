@@ -33,7 +33,7 @@ use crate::settings::Settings;
 pub use evaluate::query_sample;
 use metrics::Counters;
 pub use pages::{RULES, Shown};
-pub use plan::{Planned, group_spec};
+pub use plan::{Planned, group_spec, problems_of};
 
 /// Groups evaluated at once: each takes a thread that may block, and its queries take more.
 const EVALUATIONS_MAX: usize = 64;

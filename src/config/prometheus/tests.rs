@@ -74,7 +74,7 @@ fn what_is_built_is_read_with_its_types_and_its_secrets_are_masked() {
 #[test]
 fn problems_are_told_in_the_order_of_the_lines_and_a_caret_points_into_its_line() {
     let text = b"rule_files: ['a/*/b.yml']\nscrape_configs:\n- job_name: a\n  ec2_sd_configs: [{region: x, secret_keyy: y}]\nglobal: {scrape_interval: 15}\n";
-    let error = super::load_text("p.yml", text, Path::new("/"), &crate::source::MemorySource::default()).unwrap_err();
+    let error = load_text("p.yml", text, Path::new("/"), &MemorySource::default()).unwrap_err();
     let lines: Vec<u32> = error.0.iter().map(|problem| problem.at.line).collect();
     assert_eq!(lines, [1, 4, 5]);
     let masked = error.0[1].to_string();

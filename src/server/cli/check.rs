@@ -3,14 +3,20 @@
 mod metrics;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use promesh_config::yaml::{ConfigErrors, Problem};
+use promesh_config::prometheus::Discovery;
+use promesh_config::yaml::ConfigErrors;
 use promesh_config::{prometheus, rules};
+use promesh_discovery::TargetGroup;
 use promesh_promql::parser::{self, ParseOptions};
+use promesh_scrape::targets;
 
 use super::{Done, Failure, http};
 use crate::files::Disk;
+use crate::outside;
+use crate::ruling::problems_of;
 
 /// What was looked at breaks a convention.
 const EXIT_LINT: u8 = 3;
@@ -102,10 +108,12 @@ fn check_config(file: &Path, syntax_only: bool) -> bool {
     if syntax_only {
         return true;
     }
-    let missing = missing_files(&loaded);
-    if !missing.is_empty() {
+    let mut problems = missing_files(&loaded);
+    problems.extend(wrong_targets(&loaded));
+    problems.extend(outside::wrong_addresses(&loaded.config));
+    if !problems.is_empty() {
         println!("  FAILED:");
-        missing.iter().for_each(|problem| println!("{problem}"));
+        problems.iter().for_each(|problem| println!("{problem}"));
         return false;
     }
     if loaded.config.rule_files.is_empty() {
@@ -137,6 +145,23 @@ fn missing_files(loaded: &prometheus::Loaded) -> Vec<String> {
     missing.into_iter().collect()
 }
 
+/// Targets written in the file that relabelling leaves without a usable address.
+fn wrong_targets(loaded: &prometheus::Loaded) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for job in loaded.jobs.iter().cloned().map(Arc::new) {
+        for discovery in &job.discovery.0 {
+            let Discovery::Static(groups) = discovery else { continue };
+            let written = groups
+                .iter()
+                .map(|group| TargetGroup::of_addresses("", group.targets.iter().map(String::as_str), &group.labels));
+            let written: Vec<TargetGroup> = written.collect();
+            let failed = targets::from_groups(&job, &written, "").failed;
+            wrong.extend(failed.into_iter().map(|(_, why)| format!("scrape job {:?}: {why}", job.job_name)));
+        }
+    }
+    wrong
+}
+
 fn check_rules(file: &Path) -> bool {
     let text = match std::fs::read(file) {
         Ok(text) => text,
@@ -151,14 +176,11 @@ fn check_rules(file: &Path) -> bool {
     }
 }
 
-/// What the file's form does not show: whether its expressions are PromQL.
+/// What the file's form does not show: whether its expressions are PromQL and its texts templates.
 fn check_expressions(file: &rules::RuleFile) -> bool {
+    let parse = |text: &str| parser::parse(text, &ParseOptions::everything()).err().map(|error| error.to_string());
     let rules = || file.groups.iter().flat_map(|group| &group.rules);
-    let problem = |rule: &rules::Rule| -> Option<Problem> {
-        let error = parser::parse(&rule.expr.value, &ParseOptions::everything()).err()?;
-        Some(file.problem(rule.expr.at, format!("could not parse expression: {error}")))
-    };
-    let problems: Vec<_> = rules().filter_map(problem).collect();
+    let problems: Vec<_> = file.groups.iter().flat_map(|group| problems_of(file, group, &parse)).collect();
     if !problems.is_empty() {
         return failed(&ConfigErrors(problems));
     }

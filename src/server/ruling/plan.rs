@@ -72,11 +72,12 @@ pub fn plan(
     });
     let mut planned = Vec::new();
     let mut problems = Vec::new();
+    let parse = |text: &str| engine.parse(text).err().map(|error| error.to_string());
     for file in &settings.rules {
         // Peers may keep their configuration in different folders, and agree all the same.
         let relative = definitions::relative(&file.path, options).into_owned();
         for group in &file.groups {
-            problems.extend(problems_of(file, group, engine));
+            problems.extend(problems_of(file, group, &parse));
             let spec = group_spec(group, &relative, global.evaluation_interval);
             let source = source_of(&["rules", &relative, &group.name]);
             planned.push(Planned {
@@ -92,10 +93,11 @@ pub fn plan(
     if problems.is_empty() { Ok(planned) } else { Err(ConfigErrors(problems).to_string()) }
 }
 
-fn problems_of(file: &RuleFile, group: &RuleGroup, engine: &Engine) -> Vec<Problem> {
+/// What the file's form does not show: expressions and templates that do not parse; `parse` says what is wrong with one.
+pub fn problems_of(file: &RuleFile, group: &RuleGroup, parse: &dyn Fn(&str) -> Option<String>) -> Vec<Problem> {
     let mut problems = Vec::new();
     for rule in &group.rules {
-        if let Err(error) = engine.parse(&rule.expr.value) {
+        if let Some(error) = parse(&rule.expr.value) {
             problems.push(file.problem(rule.expr.at, format!("could not parse expression: {error}")));
         }
         if let RuleSpec::Alerting(alerting) = rule_spec(rule, group)
