@@ -98,7 +98,7 @@ fn an_alert_fires_on_time_though_its_evaluator_is_killed() {
 }
 
 #[test]
-fn a_configuration_of_delivery_is_refused_while_delivery_is_not_built() {
+fn a_configuration_of_delivery_that_is_named_and_not_there_stops_the_start() {
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();
     let path = root.path().join("prometheus.yml");
@@ -106,5 +106,5 @@ fn a_configuration_of_delivery_is_refused_while_delivery_is_not_built() {
     let mut peer = Peer::new(root.path(), "peer-0", &path, &[]).with("--alertmanager.config.file=am.yml");
     peer.start();
     assert_eq!(peer.wait_end(), Some(1));
-    assert!(peer.log().contains("am.yml (--alertmanager.config.file): delivery of alerts is not built"));
+    assert!(peer.log().contains("am.yml"));
 }

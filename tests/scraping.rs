@@ -16,7 +16,7 @@ fn answer(asked: &Asked, elsewhere: &str) -> Answer {
         "/html" => Answer::ok("text/html", "<p>no metrics</p>"),
         "/utf8" => Answer::text(b"m{a=\"\xff\"} 1\n".to_vec()),
         "/slow" => Answer { after_ms: 3_000, ..Answer::text("m 1\n") },
-        "/away" => Answer::status(302).with("Location", format!("http://{elsewhere}/landed")),
+        "/away" | "/stay" => Answer::status(302).with("Location", format!("http://{elsewhere}/landed")),
         "/openmetrics" => Answer::ok(
             "application/openmetrics-text; version=1.0.0; charset=utf-8",
             "# TYPE requests counter\n# HELP requests Requests there were.\n# UNIT requests \nrequests_total 3 # {trace_id=\"abc\"} 0.5\n# EOF\n",
@@ -94,7 +94,7 @@ fn requests_carry_what_the_configuration_says_and_credentials_stay_at_home() {
             "  http_headers: {X-Scope: {values: [one]}, X-Secret: {secrets: [two]}}\n  params: {module: [a, b]}\n",
         ),
         job("away", "/away", "  authorization: {credentials: tok}\n  http_headers: {X-Secret: {secrets: [two]}}\n"),
-        job("stay", "/away", "  follow_redirects: false\n"),
+        job("stay", "/stay", "  follow_redirects: false\n"),
         job("proxied", "/proxied", "  proxy_url: http://STAGE\n").replace("[STAGE]", "['far.example:80']"),
         job("legacy", "/legacy", "  metric_name_validation_scheme: legacy\n"),
     ];
