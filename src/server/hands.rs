@@ -483,7 +483,7 @@ mod tests {
     fn every_kind_of_request_has_one_meaning() {
         let single = [EXCHANGE, WHO, copy::FETCH, ASK, pushing::PUSH, pushing::COPY, asking::ASK, FOLLOW, RULES];
         let kinds = single.iter().chain(&operate::KINDS).chain(&promesh_query::KINDS);
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for kind in kinds {
             assert!(seen.insert(*kind), "kind {kind} has two meanings");
         }

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use crate::run::Peer;
 
 /// "Do this", an [`Order`]. Answered with what came of it.
-const ORDER: u8 = 39;
+const ORDER: u8 = 27;
 /// The request kinds that are orders.
 pub const KINDS: [u8; 1] = [ORDER];
 /// A snapshot takes a while.

@@ -13,9 +13,9 @@ use promesh_transport::{Class, Responder, Transport};
 use super::Paging;
 
 /// "Give me a list of alerts": the question and frames of the answer.
-pub const ASK: u8 = 43;
+pub const ASK: u8 = 47;
 /// The last frame of an answer, empty.
-const END: u8 = 44;
+const END: u8 = 48;
 /// How long an elector is waited for before the next is asked.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The bytes of one frame of an answer.
