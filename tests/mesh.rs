@@ -121,6 +121,20 @@ fn a_fourth_peer_takes_its_share_and_gives_it_back() {
     assert_same_everywhere(&peers, "scrapes_total", seconds, began);
     let owned: u64 = peers.iter().map(|peer| peer.cluster()["members"][0]["shardsOwned"].as_u64().unwrap_or(0)).sum();
     assert_eq!(owned, 16_384);
+    // A planned stop is no alarm: in the log, at the endpoint and in the metrics it has left.
+    for peer in &peers {
+        let members = peer.cluster();
+        let states: Vec<&str> = members["members"]
+            .as_array()
+            .expect("members")
+            .iter()
+            .filter_map(|member| member["state"].as_str())
+            .collect();
+        assert_eq!(states.iter().filter(|state| **state == "left").count(), 1, "{states:?}");
+        assert_eq!(peer.metric("promesh_cluster_members{state=\"down\"}"), 0.0);
+        let log = peer.log();
+        assert!(log.contains("peer has left") && !log.contains("peer is down"), "{log}");
+    }
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod respond;
 mod router;
 mod rules;
 mod serve;
+mod starting;
 mod status;
 mod targets;
 #[cfg(test)]
@@ -36,6 +37,8 @@ mod tests;
 mod time;
 mod v2;
 
+/// What [`serve`] serves.
+pub use axum::Router;
 pub use backend::{Backend, QueryWatch};
 pub use error::{ApiError, ErrorType};
 pub use guard::Guard;
@@ -43,4 +46,5 @@ pub use json::{write_float, write_timestamp};
 pub use pager::Pager;
 pub use router::{ApiOptions, router};
 pub use serve::{ServeOptions, serve};
+pub use starting::starting;
 pub use time::parse_time;

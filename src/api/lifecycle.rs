@@ -25,6 +25,11 @@ pub(crate) async fn gate(State(api): State<Api>, request: Request, next: Next) -
         Readiness::Starting => "false",
         Readiness::Stopping => "true",
     };
+    unavailable(stopping)
+}
+
+/// The answer of a peer that is not there yet, or no longer.
+pub(crate) fn unavailable(stopping: &'static str) -> Response {
     let mut response = (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable").into_response();
     response.headers_mut().insert("x-prometheus-stopping", HeaderValue::from_static(stopping));
     response

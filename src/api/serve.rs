@@ -41,13 +41,15 @@ impl ServeOptions {
     }
 }
 
-/// Serves until `stop` is done, then lets running requests end within the grace.
-pub async fn serve(listener: TcpListener, router: Router, options: ServeOptions, stop: impl Future<Output = ()>) {
+/// Serves until `stop` is done, then lets running requests end within the grace. A connection keeps the routes that
+/// stood when it came.
+pub async fn serve(
+    listener: TcpListener,
+    routes: watch::Receiver<Router>,
+    options: ServeOptions,
+    stop: impl Future<Output = ()>,
+) {
     let (stopping, watcher) = watch::channel(false);
-    let router = match &options.guard {
-        Some(guard) => router.layer(axum::middleware::from_fn_with_state(guard.clone(), crate::guard::admit)),
-        None => router,
-    };
     let mut stop = pin!(stop);
     loop {
         // A place first: what cannot be served waits in the kernel's queue.
@@ -61,8 +63,9 @@ pub async fn serve(listener: TcpListener, router: Router, options: ServeOptions,
         };
         match accepted {
             Ok((stream, _)) => {
-                let (router, watcher, read_timeout) = (router.clone(), watcher.clone(), options.read_timeout);
+                let (watcher, read_timeout) = (watcher.clone(), options.read_timeout);
                 let guard = options.guard.clone();
+                let router = guarded(routes.borrow().clone(), guard.as_ref());
                 tokio::spawn(async move {
                     take(stream, guard.as_ref(), router, read_timeout, watcher).await;
                     drop(place);
@@ -79,6 +82,14 @@ pub async fn serve(listener: TcpListener, router: Router, options: ServeOptions,
     stopping.send_replace(true);
     // Every connection holds a watcher; when the last is gone, so are they.
     let _ = timeout(options.stop_grace, stopping.closed()).await;
+}
+
+/// Nobody comes in whom the guard does not know.
+fn guarded(router: Router, guard: Option<&Guard>) -> Router {
+    match guard {
+        Some(guard) => router.layer(axum::middleware::from_fn_with_state(guard.clone(), crate::guard::admit)),
+        None => router,
+    }
 }
 
 /// Serves one connection, after a handshake where one is wanted.

@@ -188,7 +188,8 @@ async fn a_real_listener_serves_and_stops() {
     let address = listener.local_addr().expect("bound");
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let options = crate::ServeOptions::new(8, Duration::from_secs(5));
-    let serving = tokio::spawn(crate::serve(listener, over(Fixture::default()), options, async {
+    let (_, routes) = tokio::sync::watch::channel(over(Fixture::default()));
+    let serving = tokio::spawn(crate::serve(listener, routes, options, async {
         let _ = stopped.await;
     }));
     let mut stream = tokio::net::TcpStream::connect(address).await.expect("connects");

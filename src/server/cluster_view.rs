@@ -119,7 +119,7 @@ fn own(peer: &Peer, view: &MeshView) -> Value {
         "state": view.state.as_str(),
         "since": peer.started_at.to_string(),
         "generation": peer.generation.0,
-        "rttSeconds": 0.0,
+        "rttSeconds": Value::Null,
         "clockOffsetSeconds": 0.0,
         "shardsOwned": view.acting.len(),
         "shardsHeld": view.own.open_shards().len(),
@@ -155,8 +155,8 @@ fn member(peer: &Peer, view: &MeshView, other: &PeerInfo, facts: Option<&BTreeMa
         "state": state(other, peer.reach.is_open(other.id)),
         "since": other.since.to_string(),
         "generation": other.generation.0,
-        "rttSeconds": link.map_or(0.0, |link| link.rtt.as_secs_f64()),
-        "clockOffsetSeconds": other.clock_offset_ms.unwrap_or(0) as f64 / 1000.0,
+        "rttSeconds": link.filter(|_| other.alive).map(|link| link.rtt.as_secs_f64()),
+        "clockOffsetSeconds": other.clock_offset_ms.filter(|_| other.alive).map(|ms| ms as f64 / 1000.0),
         "shardsOwned": other.acting,
         "shardsHeld": held,
         "targetsOwned": figure("targetsOwned"),
@@ -180,13 +180,15 @@ pub fn by_state(peer: &Peer) -> BTreeMap<&'static str, usize> {
 }
 
 /// Every state that a member can be shown in.
-const STATES: [&str; 9] =
-    ["joining", "syncing", "ready", "leaving", "skewed", "full", "suspect", "unreachable", "down"];
+const STATES: [&str; 10] =
+    ["joining", "syncing", "ready", "leaving", "skewed", "full", "suspect", "unreachable", "left", "down"];
 
-/// As design names them; what a dead peer last said of itself counts no more.
+/// As design names them; what a dead peer last said of itself counts no more, but for its goodbye.
 fn state(other: &PeerInfo, is_open: bool) -> &'static str {
     if !other.alive && is_open {
         "unreachable"
+    } else if !other.alive && other.state == Some(promesh_cluster::PeerState::Leaving) {
+        "left"
     } else if !other.alive {
         "down"
     } else if other.suspect || other.silent {

@@ -307,15 +307,6 @@ fn mesh(page: &mut Page, peer: &Peer) {
         load(&telemetry.handled_ns) / 1e9,
     );
     if let Some(view) = peer.view.borrow().clone() {
-        let mut states: std::collections::BTreeMap<String, f64> = std::collections::BTreeMap::new();
-        *states.entry(view.state.as_str().to_owned()).or_default() += 1.0;
-        for other in &view.peers {
-            let state =
-                if other.alive { other.state.map_or("joining", promesh_cluster::PeerState::as_str) } else { "down" };
-            *states.entry(state.to_owned()).or_default() += 1.0;
-        }
-        let states: Vec<(String, f64)> = states.into_iter().collect();
-        page.labelled("promesh_peers", "gauge", "Peers by state, this one included.", "state", &states);
         page.value("promesh_shards_owned", "gauge", "Shards this peer acts for.", view.acting.len() as f64);
         page.value("promesh_shards_held", "gauge", "Shards it holds.", view.own.open_shards().len() as f64);
         page.value(

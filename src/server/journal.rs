@@ -44,6 +44,7 @@ fn log(change: &Change) {
         "state" => tracing::info!(state = reason, "this peer's state changed"),
         "up" => tracing::info!(%peer, "peer is up"),
         "down" => tracing::warn!(%peer, reason, "peer is down"),
+        "left" => tracing::info!(%peer, "peer has left: it was stopped, and gave its shards away first"),
         "removed" => tracing::info!(%peer, reason, "peer is forgotten"),
         "takeover" => tracing::info!(shards, reason, "took over shards"),
         "handover" => tracing::info!(%peer, shards, reason, "handed shards over"),

@@ -38,6 +38,7 @@ mod ruling;
 pub mod run;
 mod scraping;
 mod sending;
+mod serving;
 mod settings;
 mod telemetry;
 mod trust;

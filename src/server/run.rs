@@ -18,11 +18,9 @@ use promesh_promql::Engine;
 use promesh_query::{Holder, MeshParts, MeshQueryable, PartCounters};
 use promesh_replication::Origin;
 use promesh_transport::{PeerKey, TlsIdentity, Transport, TransportEvent, TransportOptions};
-use promesh_tsdb::{Db, DbOptions, ReplayDecoder};
-use tokio::net::TcpListener;
+use promesh_tsdb::{Db, DbOptions, ReplayDecoder, ReplayProgress};
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::backend::PeerBackend;
 use crate::clock;
 use crate::definitions;
 use crate::deletes::Deletes;
@@ -46,6 +44,7 @@ use crate::reading::Reading;
 use crate::ruling::{Means, Ruling};
 use crate::scraping::Scraping;
 use crate::sending::Sending;
+use crate::serving::Serving;
 use crate::settings::{self, Current, Settings};
 use crate::telemetry::Telemetry;
 use crate::trust::Trust;
@@ -112,10 +111,10 @@ async fn live(options: Options) -> Result<(), StartError> {
     let (settings, delivery) = settings::load(&options)?;
     let guard = settings::guard(&options)?;
     let mut stop = Signals::new()?;
-    let listeners = listen(&options.web.listen).await?;
-    let web_address = listeners[0].local_addr()?;
+    let progress = Arc::new(ReplayProgress::default());
+    let mut serving = Serving::start(&options, guard.as_ref(), &progress).await?;
     let lanes = Arc::new(Lanes::default());
-    let (db, folder) = open(&options, &lanes).await?;
+    let (db, folder) = open(&options, &lanes, progress).await?;
     let (id, generation) = folder.next_life(clock::wall()).map_err(context("this peer's identity"))?;
     let cluster = match &options.cluster {
         Some(cluster) => Some(join(cluster, id, &folder).await?),
@@ -130,12 +129,12 @@ async fn live(options: Options) -> Result<(), StartError> {
         folder,
         (id, generation),
         cluster,
-        web_address,
+        serving.address,
     )?);
     peer.tell_facts().await;
-    let served = peer.serve(listeners, guard.as_ref());
-    tokio::spawn(Arc::clone(&peer).follow_files());
-    tracing::info!(peer = %id, generation = generation.0, web = %web_address, "Server is ready to receive web requests.");
+    serving.hand_over(&peer);
+    peer.accompany();
+    tracing::info!(peer = %id, generation = generation.0, configuration = %peer.options.config_file.path.display(), "started: ready once it holds what it should");
     loop {
         tokio::select! {
             _ = stop.terminate.recv() => break,
@@ -149,7 +148,7 @@ async fn live(options: Options) -> Result<(), StartError> {
         }
     }
     peer.stop().await;
-    drop(served);
+    drop(serving);
     Ok(())
 }
 
@@ -170,18 +169,11 @@ impl Signals {
     }
 }
 
-async fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {
-    let mut listeners = Vec::new();
-    for address in addresses {
-        let listener = TcpListener::bind(address).await;
-        let listener = listener.map_err(context(format!("cannot listen on TCP {address} (--web.listen-address)")))?;
-        tracing::info!(address = %listener.local_addr()?, "Listening on");
-        listeners.push(listener);
-    }
-    Ok(listeners)
-}
-
-async fn open(options: &Options, lanes: &Arc<Lanes>) -> Result<(Arc<Db>, PeerFolder), StartError> {
+async fn open(
+    options: &Options,
+    lanes: &Arc<Lanes>,
+    progress: Arc<ReplayProgress>,
+) -> Result<(Arc<Db>, PeerFolder), StartError> {
     let path = options.storage.path.clone();
     let lanes = Arc::clone(lanes);
     let storage = &options.storage;
@@ -190,6 +182,7 @@ async fn open(options: &Options, lanes: &Arc<Lanes>) -> Result<(Arc<Db>, PeerFol
         retention_bytes: storage.retention_bytes,
         block_span_max: storage.block_span_max,
         seed: uuid::Uuid::new_v4().as_u128() as u64,
+        progress: Arc::clone(&progress),
         ..DbOptions::default()
     };
     if !options.features.exemplar_storage {
@@ -204,7 +197,7 @@ async fn open(options: &Options, lanes: &Arc<Lanes>) -> Result<(Arc<Db>, PeerFol
         let opened = Db::open(&path, db_options, &decoders, began);
         opened.map(|(db, report)| (db, report, clock::monotonic().since(began.monotonic)))
     });
-    let (db, report, took) = opened.await?.map_err(context("the data directory"))?;
+    let (db, report, took) = say_progress(&progress, opened).await?.map_err(context("the data directory"))?;
     let replay = &report.replay;
     tracing::info!(samples = replay.samples, series = db.head().series_count(), ?took, "Log replay completed");
     if let Some(error) = &replay.first_error {
@@ -212,6 +205,23 @@ async fn open(options: &Options, lanes: &Arc<Lanes>) -> Result<(Arc<Db>, PeerFol
     }
     let folder = PeerFolder::open(db.dir()).map_err(context("this peer's folder"))?;
     Ok((Arc::new(db), folder))
+}
+
+/// How often somebody who waits for the log hears how far it is.
+const PROGRESS_PERIOD: Duration = Duration::from_secs(2);
+
+/// Says how far the log is read back for as long as `work` takes.
+async fn say_progress<T>(progress: &ReplayProgress, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(PROGRESS_PERIOD) => {
+                let [first, last, current] = progress.segments();
+                tracing::info!(first, last, current, "reading the log back: not ready yet");
+            }
+        }
+    }
 }
 
 /// What taking part in a mesh takes.
@@ -318,14 +328,14 @@ pub struct Peer {
     pub(crate) loopback: crate::discovering::Loopback,
     /// What the configuration in use says.
     pub(crate) digests: ArcSwap<Digests>,
-    orders: Mutex<Option<mpsc::Receiver<operate::Relayed>>>,
+    pub(crate) orders: Mutex<Option<mpsc::Receiver<operate::Relayed>>>,
     refused: watch::Receiver<Option<String>>,
     /// Peers that are down in the mesh and answer all the same.
     pub reach: Arc<Reach>,
     /// When the certificate in use ends, in ms since the epoch.
     pub certificate_ends: Option<Arc<AtomicI64>>,
-    stage: AtomicU8,
-    left: watch::Receiver<bool>,
+    pub(crate) stage: AtomicU8,
+    pub(crate) left: watch::Receiver<bool>,
     quit: tokio::sync::Notify,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     pub(crate) reloading: tokio::sync::Mutex<()>,
@@ -566,71 +576,6 @@ impl Peer {
         let view = self.view.borrow().clone();
         let acting = |shard| view.as_ref().is_some_and(|view| view.acting.contains(shard));
         self.scraping.targets().iter().filter(|(target, _)| acting(target.shard)).count()
-    }
-
-    /// Serves HTTP and keeps the targets up to date.
-    fn serve(
-        self: &Arc<Self>,
-        listeners: Vec<TcpListener>,
-        guard: Option<&promesh_api::Guard>,
-    ) -> Vec<tokio::task::JoinHandle<()>> {
-        let backend = Arc::new(PeerBackend(Arc::clone(self)));
-        let router = promesh_api::router(backend, self.api_options());
-        let connections = Arc::new(Semaphore::new(self.options.web.connections_max.max(1)));
-        let mut tasks = vec![tokio::spawn(Arc::clone(self).follow_discovery())];
-        if let Some(orders) = self.orders.lock().take() {
-            tasks.push(tokio::spawn(operate::obey(Arc::clone(self), orders)));
-        }
-        for listener in listeners {
-            let serve_options = promesh_api::ServeOptions {
-                connections: Arc::clone(&connections),
-                read_timeout: self.options.web.read_timeout,
-                stop_grace: Duration::from_secs(3),
-                guard: guard.cloned(),
-            };
-            let mut left = self.left.clone();
-            let stop = async move {
-                let _ = left.wait_for(|left| *left).await;
-            };
-            tasks.push(tokio::spawn(promesh_api::serve(listener, router.clone(), serve_options, stop)));
-        }
-        tasks.push(tokio::spawn(Arc::clone(self).become_ready()));
-        let _ = self.hands.peer.set(Arc::downgrade(self));
-        tasks.push(tokio::spawn(Arc::clone(self).follow_deletes()));
-        if self.transport.is_some() {
-            tasks.push(tokio::spawn(Arc::clone(&self.reach).watch(self.view.clone())));
-        }
-        tasks
-    }
-
-    fn api_options(&self) -> promesh_api::ApiOptions {
-        let web = &self.options.web;
-        promesh_api::ApiOptions {
-            route_prefix: web.route_prefix.clone(),
-            external_path: web.external_url.as_ref().map_or("/", |url| url.path()).to_owned(),
-            page_title: web.page_title.clone(),
-            cors_origin: web.cors_origin.clone(),
-            enable_lifecycle: web.enable_lifecycle,
-            alerting_only: self.options.alerting_only,
-            enable_admin_api: web.enable_admin_api,
-            enable_remote_write_receiver: web.enable_remote_write_receiver,
-            enable_otlp_receiver: web.enable_otlp_receiver,
-            remote_write_messages: web.remote_write_messages.clone(),
-            notifications_subscribers_max: web.notifications_subscribers_max,
-            query_concurrency: self.options.query.concurrency,
-            query_timeout: self.options.query.timeout,
-        }
-    }
-
-    /// Ready once the mind is: it holds what it should, or waits for nobody.
-    async fn become_ready(self: Arc<Self>) {
-        let mut view = self.view.clone();
-        let ready = |view: &Option<Arc<MeshView>>| {
-            view.as_ref().is_some_and(|view| !matches!(view.state, PeerState::Joining | PeerState::Syncing))
-        };
-        if view.wait_for(ready).await.is_ok() {
-            let _ = self.stage.compare_exchange(STARTING, READY, Ordering::Relaxed, Ordering::Relaxed);
-        }
     }
 
     /// Where the process stands.

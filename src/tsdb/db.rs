@@ -28,7 +28,7 @@ use crate::head::{AppendOutcome, Head, HeadOptions, HeadTombstone};
 use crate::import::ImportReport;
 use crate::log::{Log, LogError, LogPosition};
 use crate::maintain::MaintainError;
-use crate::replay::{DecoderFactory, Flushed, ReplayReport, instants, replay};
+use crate::replay::{DecoderFactory, Flushed, ReplayProgress, ReplayReport, instants, replay};
 
 /// How a database is kept.
 #[derive(Clone, Debug)]
@@ -58,6 +58,8 @@ pub struct DbOptions {
     pub log_bytes_max: u64,
     /// Makes names of blocks unlike those of other peers.
     pub seed: u64,
+    /// Says how far the log is read back while [`Db::open`] is at it.
+    pub progress: Arc<ReplayProgress>,
 }
 
 impl Default for DbOptions {
@@ -75,6 +77,7 @@ impl Default for DbOptions {
             log_keep_max: Duration::from_secs(3 * 3600),
             log_bytes_max: 10 << 30,
             seed: 0,
+            progress: Arc::default(),
         }
     }
 }
@@ -233,8 +236,9 @@ impl Db {
         head.restore_metadata(metadata);
         head.apply_tombstones(&tombstones);
         let log_dir = dir.join("log");
-        let (log, report) = replay(Arc::clone(&fs), &log_dir, &head, decoders, options.replay_threads, flushed)
-            .map_err(|source| OpenError::Log { path: log_dir.clone(), source })?;
+        let (log, report) =
+            replay(Arc::clone(&fs), &log_dir, &head, decoders, options.replay_threads, flushed, &options.progress)
+                .map_err(|source| OpenError::Log { path: log_dir.clone(), source })?;
         let segment_period = Mutex::new(period_of(now, options.segment_span));
         let db = Db {
             dir: dir.to_owned(),

@@ -28,7 +28,7 @@ pub use head::{AppendOutcome, HeadChunk, HeadCounts, HeadOptions, Rejected, Samp
 pub use import::ImportReport;
 pub use log::{Log, LogError, LogPosition};
 pub use maintain::{MaintainError, Maintained};
-pub use replay::{DecoderFactory, ReplayDecoder, ReplayReport, Replayed};
+pub use replay::{DecoderFactory, ReplayDecoder, ReplayProgress, ReplayReport, Replayed};
 
 #[cfg(test)]
 mod tests;

@@ -132,6 +132,12 @@ pub struct SegmentState {
 }
 
 impl Log {
+    /// The numbers of the segments in `dir`, rising; none where there is no log yet.
+    pub(crate) fn numbers(fs: &dyn Fs, dir: &Path) -> Vec<u64> {
+        // A folder that cannot be read is the error of whoever opens the log.
+        segment::list(fs, dir).unwrap_or_default()
+    }
+
     /// Reads every frame of the log in `dir`, calls `visit` for each, cuts a torn tail off the last segment and begins
     /// a new segment.
     ///

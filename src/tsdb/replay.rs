@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use parking_lot::Mutex;
@@ -81,6 +82,32 @@ impl Default for Flushed {
     }
 }
 
+/// How far replay is, for whoever waits for it. Numbers of segments of the log; all 0 until it begins.
+#[derive(Debug, Default)]
+pub struct ReplayProgress {
+    first: AtomicU64,
+    last: AtomicU64,
+    current: AtomicU64,
+}
+
+impl ReplayProgress {
+    /// The first segment to read, the last, and the one that is being read.
+    pub fn segments(&self) -> [u64; 3] {
+        [&self.first, &self.last, &self.current].map(|number| number.load(Ordering::Relaxed))
+    }
+
+    fn begin(&self, segments: &[u64]) {
+        let (first, last) = (segments.first().copied().unwrap_or(0), segments.last().copied().unwrap_or(0));
+        self.first.store(first, Ordering::Relaxed);
+        self.last.store(last, Ordering::Relaxed);
+        self.reach(first);
+    }
+
+    fn reach(&self, segment: u64) {
+        self.current.store(segment, Ordering::Relaxed);
+    }
+}
+
 #[derive(Debug, Default)]
 struct Tally {
     report: ReplayReport,
@@ -103,7 +130,9 @@ pub fn replay(
     decoders: DecoderFactory<'_>,
     threads: usize,
     flushed: Flushed,
+    progress: &ReplayProgress,
 ) -> Result<(Log, ReplayReport), LogError> {
+    progress.begin(&Log::numbers(&*fs, dir));
     let tally = Mutex::new(Tally::default());
     let threads = threads.max(1);
     let opened = std::thread::scope(|scope| {
@@ -117,6 +146,7 @@ pub fn replay(
             .collect();
         let router = decoders();
         let opened = Log::open(fs, dir, |frame| {
+            progress.reach(frame.position.segment);
             let lane = router.lane(frame.kind, frame.payload()) % threads as u64;
             lanes[lane as usize].push(frame);
         });

@@ -27,7 +27,8 @@ async fn started(web: &str, files: &[(&str, String)]) -> Server {
     let address = listener.local_addr().expect("bound");
     let router = Router::new().route("/", get(|| async { "inside" }));
     let options = ServeOptions { guard: Some(guard), ..ServeOptions::new(8, Duration::from_secs(5)) };
-    tokio::spawn(serve(listener, router, options, std::future::pending()));
+    let (_, routes) = tokio::sync::watch::channel(router);
+    tokio::spawn(serve(listener, routes, options, std::future::pending()));
     Server { folder, address }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use promesh_cluster::MemberView;
+use promesh_cluster::{MemberView, PeerState};
 use promesh_model::{Generation, Now, PeerId, Timestamp};
 
 use super::Mesh;
@@ -27,7 +27,10 @@ impl Mesh {
             self.lose(*peer, now);
             self.bereave(*peer, now);
             self.forget(*peer);
-            self.change(now, "down", *peer, 0, "membership");
+            // Who said goodbye is not missed: nobody is to be woken for a planned stop.
+            let record = self.members.iter().find(|member| member.id == *peer).and_then(|m| m.record.as_ref());
+            let what = if record.is_some_and(|record| record.state == PeerState::Leaving) { "left" } else { "down" };
+            self.change(now, what, *peer, 0, "membership");
         }
         self.holdings.fail_from(&gone, now.monotonic);
         self.ask_digests(now);

@@ -2,6 +2,7 @@
 
 const BAD = new Set(['unreachable', 'down']);
 const GOOD = new Set(['ready']);
+const GONE = new Set(['down', 'left']);
 
 /** What a state means for whoever has to do something about it. */
 export const MEANINGS = {
@@ -10,6 +11,7 @@ export const MEANINGS = {
   leaving: 'giving its shards away',
   skewed: 'its clock is off from the others\', so it owns and sends nothing until it is right',
   full: 'its disk is full, so it answers and owns nothing new',
+  left: 'it was stopped, and gave its shards away first',
   suspect: 'it has not been heard for a moment',
   unreachable: 'TCP to it works and UDP does not; look at firewalls and at --cluster.advertise-address',
 };
@@ -18,6 +20,9 @@ export const MEANINGS = {
 export function stateKind(state) {
   return GOOD.has(state) ? 'ok' : BAD.has(state) ? 'bad' : 'warn';
 }
+
+/** Whether what a member last said of itself counts no more. */
+export const isGone = (member) => GONE.has(member.state);
 
 /** Pairs of a key and what has it, in order of first sight. */
 export function groupBy(items, key) {

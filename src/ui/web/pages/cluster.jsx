@@ -1,6 +1,6 @@
 // Who is in the mesh, who owns and holds what, what changed last.
 import { ask, usePolled } from '../lib/api.js';
-import { MEANINGS, memberNames, stateKind, verdict } from '../lib/mesh.js';
+import { MEANINGS, isGone, memberNames, stateKind, verdict } from '../lib/mesh.js';
 import { Ago, Banner, bytes, Figures, Loaded, State } from '../lib/parts.jsx';
 import { Table } from '../lib/table.jsx';
 import { coarse, formatInstant, instant, shortSeconds } from '../lib/time.js';
@@ -72,20 +72,20 @@ function Share({ part, total, title }) {
 
 function Members({ members, self, names, total }) {
   const zones = members.some(({ zone }) => zone);
-  const unknown = (m) => m.id === self || m.state === 'down';
+  const unknown = (m) => m.id === self || isGone(m);
   const mark = (value, over, text) => <span class={value > over ? 'over' : ''}>{text}</span>;
   const columns = [
     { name: 'Peer', key: (m) => names.get(m.id), cell: (m) => <><PeerLink member={m} name={names.get(m.id)} self={self} /><span class="sub mono" title="The peer's identity, kept in its data directory">{m.id.slice(0, 8)}</span></> },
     { name: 'State', key: (m) => m.state, cell: (m) => <><span title={MEANINGS[m.state]}><State kind={stateKind(m.state)}>{m.state}</State></span>{m.elector && <span class="tag" title="Votes on who sends notifications">elector</span>}</> },
     { name: 'Since', key: (m) => instant(m.since) ?? 0, cell: (m) => <Ago ms={instant(m.since)} /> },
     zones && { name: 'Zone', key: (m) => m.zone, cell: (m) => m.zone || '–' },
-    { name: 'Shards owned', kind: 'number', key: (m) => m.shardsOwned, cell: (m) => m.state === 'down' ? '–' : <Share part={m.shardsOwned} total={total} title="Shards whose targets it scrapes" /> },
-    { name: 'Held', kind: 'number', key: (m) => m.shardsHeld, cell: (m) => m.state === 'down' ? '–' : <Share part={m.shardsHeld} total={total} title="Shards it holds whole, for the open window" /> },
-    { name: 'Targets', kind: 'number', key: (m) => m.targetsOwned, cell: (m) => (m.state === 'down' ? '–' : number(m.targetsOwned)) },
-    { name: 'Series', kind: 'number', key: (m) => m.series, cell: (m) => (m.state === 'down' ? '–' : number(m.series)) },
+    { name: 'Shards owned', kind: 'number', key: (m) => m.shardsOwned, cell: (m) => isGone(m) ? '–' : <Share part={m.shardsOwned} total={total} title="Shards whose targets it scrapes" /> },
+    { name: 'Held', kind: 'number', key: (m) => m.shardsHeld, cell: (m) => isGone(m) ? '–' : <Share part={m.shardsHeld} total={total} title="Shards it holds whole, for the open window" /> },
+    { name: 'Targets', kind: 'number', key: (m) => m.targetsOwned, cell: (m) => (isGone(m) ? '–' : number(m.targetsOwned)) },
+    { name: 'Series', kind: 'number', key: (m) => m.series, cell: (m) => (isGone(m) ? '–' : number(m.series)) },
     { name: 'Lag', kind: 'number', key: (m) => m.replicationLagSeconds, cell: (m) => (unknown(m) ? '–' : mark(m.replicationLagSeconds, LAG_WARN_S, shortSeconds(m.replicationLagSeconds))) },
-    { name: 'Round trip', kind: 'number', key: (m) => m.rttSeconds, cell: (m) => (unknown(m) ? '–' : shortSeconds(m.rttSeconds)) },
-    { name: 'Clock', kind: 'number', key: (m) => Math.abs(m.clockOffsetSeconds), cell: (m) => (unknown(m) ? '–' : mark(Math.abs(m.clockOffsetSeconds), CLOCK_WARN_S, `${m.clockOffsetSeconds > 0 ? '+' : ''}${shortSeconds(m.clockOffsetSeconds)}`)) },
+    { name: 'Round trip', kind: 'number', key: (m) => m.rttSeconds, cell: (m) => (m.rttSeconds == null ? '–' : shortSeconds(m.rttSeconds)) },
+    { name: 'Clock', kind: 'number', key: (m) => Math.abs(m.clockOffsetSeconds), cell: (m) => (unknown(m) || m.clockOffsetSeconds == null ? '–' : mark(Math.abs(m.clockOffsetSeconds), CLOCK_WARN_S, `${m.clockOffsetSeconds > 0 ? '+' : ''}${shortSeconds(m.clockOffsetSeconds)}`)) },
     { name: 'Version', key: (m) => m.version, cell: (m) => m.version || '–' },
     { name: 'Address', key: (m) => m.address, cell: (m) => <span class="mono">{m.address || '–'}</span> },
   ].filter(Boolean);
@@ -94,7 +94,7 @@ function Members({ members, self, names, total }) {
 
 export function PeerLink({ member, name, self }) {
   const here = member.id === self;
-  if (here || !member.webAddress || member.state === 'down') return <span class="peer">{name}{here && <span class="tag">this one</span>}</span>;
+  if (here || !member.webAddress || isGone(member)) return <span class="peer">{name}{here && <span class="tag">this one</span>}</span>;
   return <a class="peer" href={`${location.protocol}//${member.webAddress}${location.pathname}`} title={`The same page of ${member.webAddress}`}>{name}</a>;
 }
 
