@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use promesh_config::alertmanager::matchers::go_quoted;
 use promesh_config::alertmanager::{AlertmanagerConfig, IntegrationName, Matchers, Route};
 use promesh_model::Labels;
+use promesh_model::labels::quoted;
 
 /// A node with everything it inherits.
 #[derive(Clone, Debug)]
@@ -161,7 +161,7 @@ impl RouteNode {
 
     /// Upstream's group key, byte for byte: PagerDuty, Opsgenie and others hash it.
     pub fn group_key(&self, group_labels: &Labels) -> String {
-        let pair = |(name, value): (&str, &str)| format!("{name}={}", go_quoted(value));
+        let pair = |(name, value): (&str, &str)| format!("{name}={}", quoted(value));
         let labels: Vec<String> = group_labels.iter().map(pair).collect();
         format!("{}:{{{}}}", self.key, labels.join(", "))
     }

@@ -93,5 +93,41 @@ fn in_one_line(error: &dyn std::fmt::Display) -> String {
     text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
+/// Puts groups of a match into a template: `$1`, `${1}`, `$name`, `${name}`, `$$`. `group` has what a number or name
+/// stands for, nothing for a group that does not exist or took no part; a `$` that begins no reference stands for itself.
+///
+/// Source: Go `regexp.Regexp.Expand`.
+pub fn expand<'t>(template: &str, group: impl Fn(&str) -> &'t str) -> String {
+    let mut out = String::with_capacity(2 * template.len());
+    let mut rest = template;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(tail) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = tail;
+            continue;
+        }
+        match take_reference(rest) {
+            Some((name, tail)) => {
+                out.push_str(group(name));
+                rest = tail;
+            }
+            None => out.push('$'),
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// A group's name or number at the start of a text, and what follows it.
+fn take_reference(text: &str) -> Option<(&str, &str)> {
+    let (body, braced) = text.strip_prefix('{').map_or((text, false), |body| (body, true));
+    let end = body.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(body.len());
+    let (name, tail) = body.split_at(end);
+    let tail = if braced { tail.strip_prefix('}')? } else { tail };
+    (!name.is_empty()).then_some((name, tail))
+}
+
 #[cfg(test)]
 mod tests;

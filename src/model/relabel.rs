@@ -15,7 +15,7 @@ use regex_automata::util::syntax;
 use serde::{Serialize, Serializer};
 
 use crate::labels::{Labels, LabelsBuilder, is_classic_label_name};
-use crate::regexp::RegexpError;
+use crate::regexp::{RegexpError, expand};
 
 /// What a rule does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
@@ -308,7 +308,7 @@ impl Rule {
             Action::LabelMap => {
                 for (name, value) in owned_pairs(labels) {
                     if let Some(captures) = self.regex.captures(&name) {
-                        labels.set(&expand(&self.replacement, &name, &captures), &value);
+                        labels.set(&expand(&self.replacement, |group| of(&captures, group, &name)), &value);
                     }
                 }
             }
@@ -331,9 +331,9 @@ impl Rule {
 
     fn replace(&self, joined: &str, labels: &mut LabelsBuilder) {
         let Some(captures) = self.regex.captures(joined) else { return };
-        let target = expand(&self.target_label, joined, &captures);
+        let target = expand(&self.target_label, |group| of(&captures, group, joined));
         if self.scheme.is_label_name(&target) {
-            labels.set(&target, &expand(&self.replacement, joined, &captures));
+            labels.set(&target, &expand(&self.replacement, |group| of(&captures, group, joined)));
         }
     }
 
@@ -385,43 +385,8 @@ pub fn apply(rules: &[Rule], mut labels: LabelsBuilder) -> Option<LabelsBuilder>
     rules.iter().all(|rule| rule.apply(&mut labels)).then_some(labels)
 }
 
-/// Puts groups of a match into a template: `$1`, `${1}`, `$name`, `${name}`, `$$`. A group that does not exist or did
-/// not take part is empty; a `$` that begins no reference stands for itself.
-///
-/// Source: Go `regexp.Regexp.Expand`.
-fn expand(template: &str, text: &str, captures: &Captures) -> String {
-    let mut out = String::with_capacity(template.len() + text.len());
-    let mut rest = template;
-    while let Some(at) = rest.find('$') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        if let Some(tail) = rest.strip_prefix('$') {
-            out.push('$');
-            rest = tail;
-            continue;
-        }
-        match take_reference(rest) {
-            Some((name, tail)) => {
-                out.push_str(group(captures, name, text));
-                rest = tail;
-            }
-            None => out.push('$'),
-        }
-    }
-    out.push_str(rest);
-    out
-}
-
-/// A group's name or number at the start of a text, and what follows it.
-fn take_reference(text: &str) -> Option<(&str, &str)> {
-    let (body, braced) = text.strip_prefix('{').map_or((text, false), |body| (body, true));
-    let end = body.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(body.len());
-    let (name, tail) = body.split_at(end);
-    let tail = if braced { tail.strip_prefix('}')? } else { tail };
-    (!name.is_empty()).then_some((name, tail))
-}
-
-fn group<'t>(captures: &Captures, name: &str, text: &'t str) -> &'t str {
+/// What a group, by its number or name, has of a text.
+fn of<'t>(captures: &Captures, name: &str, text: &'t str) -> &'t str {
     let leading_zero = name.len() > 1 && name.starts_with('0');
     let span = if name.bytes().all(|byte| byte.is_ascii_digit()) && !leading_zero {
         name.parse().ok().and_then(|index| captures.get_group(index))

@@ -9,47 +9,31 @@ use promesh_model::zone::Zone;
 
 use crate::clock::{self, Time};
 use crate::common::{humanize_duration, matches, replace_all, title};
-use crate::functions::{Body, Function, shared, text};
+use crate::functions::{Body, Function, fixed, shared, text, variadic};
 use crate::value::{ListKind, Safe, Type, Value};
 
 const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, PAD);
 
-const fn plain(
-    name: &'static str,
-    parameters: &'static [Type],
-    call: fn(&[Value]) -> Result<Value, String>,
-) -> Function {
-    Function { name, parameters, variadic: false, body: Body::Plain(call) }
-}
-
-const fn variadic(
-    name: &'static str,
-    parameters: &'static [Type],
-    call: fn(&[Value]) -> Result<Value, String>,
-) -> Function {
-    Function { name, parameters, variadic: true, body: Body::Plain(call) }
-}
-
 /// The table.
 pub const FUNCTIONS: &[Function] = &[
-    plain("toUpper", &[Type::Text], |a| Ok(Value::text(text(&a[0]).to_uppercase()))),
-    plain("toLower", &[Type::Text], |a| Ok(Value::text(text(&a[0]).to_lowercase()))),
-    plain("title", &[Type::Text], |a| Ok(Value::text(title(text(&a[0]), true)))),
-    plain("trimSpace", &[Type::Text], |a| Ok(Value::text(text(&a[0]).trim()))),
-    plain("join", &[Type::Text, Type::Strings], |a| {
+    fixed("toUpper", &[Type::Text], |a| Ok(Value::text(text(&a[0]).to_uppercase()))),
+    fixed("toLower", &[Type::Text], |a| Ok(Value::text(text(&a[0]).to_lowercase()))),
+    fixed("title", &[Type::Text], |a| Ok(Value::text(title(text(&a[0]), true)))),
+    fixed("trimSpace", &[Type::Text], |a| Ok(Value::text(text(&a[0]).trim()))),
+    fixed("join", &[Type::Text, Type::Strings], |a| {
         let Value::List(list) = &a[1] else { unreachable!("checked against the parameter's type") };
         let items: Vec<_> = list.items.iter().map(|item| item.as_text().unwrap_or_default()).collect();
         Ok(Value::text(items.join(text(&a[0]))))
     }),
-    plain("match", &[Type::Text, Type::Text], matches),
-    plain("safeHtml", &[Type::Text], |a| Ok(Value::Safe(Safe::Html, shared(&a[0])))),
-    plain("safeUrl", &[Type::Text], |a| Ok(Value::Safe(Safe::Url, shared(&a[0])))),
-    plain("urlUnescape", &[Type::Text], |a| query_unescape(text(&a[0])).map(Value::text)),
-    plain("reReplaceAll", &[Type::Text, Type::Text, Type::Text], replace_all),
+    fixed("match", &[Type::Text, Type::Text], matches),
+    fixed("safeHtml", &[Type::Text], |a| Ok(Value::Safe(Safe::Html, shared(&a[0])))),
+    fixed("safeUrl", &[Type::Text], |a| Ok(Value::Safe(Safe::Url, shared(&a[0])))),
+    fixed("urlUnescape", &[Type::Text], |a| query_unescape(text(&a[0])).map(Value::text)),
+    fixed("reReplaceAll", &[Type::Text, Type::Text, Type::Text], replace_all),
     variadic("stringSlice", &[Type::Text], |a| Ok(Value::list(ListKind::Strings, a.to_vec()))),
     Function { name: "routeLabels", parameters: &[Type::Text], variadic: false, body: Body::RouteLabels },
-    plain("date", &[Type::Text, Type::Time], |a| Ok(Value::text(time(&a[1]).format(text(&a[0]))))),
-    plain("tz", &[Type::Text, Type::Time], |a| {
+    fixed("date", &[Type::Text, Type::Time], |a| Ok(Value::text(time(&a[1]).format(text(&a[0]))))),
+    fixed("tz", &[Type::Text, Type::Time], |a| {
         let zone = Zone::named(text(&a[0])).map_err(|error| error.to_string())?;
         Ok(Value::Time(time(&a[1]).with_zone(zone)))
     }),
@@ -68,14 +52,14 @@ pub const FUNCTIONS: &[Function] = &[
             Ok(Value::Duration(i64::try_from(span).unwrap_or(if span < 0 { i64::MIN } else { i64::MAX })))
         }),
     },
-    plain("humanizeDuration", &[Type::Any], humanize_duration),
-    plain("toDate", &[Type::Text, Type::Text], |a| {
+    fixed("humanizeDuration", &[Type::Any], humanize_duration),
+    fixed("toDate", &[Type::Text, Type::Text], |a| {
         Ok(Value::Time(clock::parse(text(&a[0]), text(&a[1])).unwrap_or_else(|_| Time::zero())))
     }),
-    plain("mustToDate", &[Type::Text, Type::Text], |a| clock::parse(text(&a[0]), text(&a[1])).map(Value::Time)),
-    plain("toJson", &[Type::Any], |a| Ok(Value::text(crate::json::encode(&a[0])?))),
-    plain("base64encode", &[Type::Text], |a| Ok(Value::text(URL_SAFE.encode(text(&a[0]))))),
-    plain("base64decode", &[Type::Text], |a| {
+    fixed("mustToDate", &[Type::Text, Type::Text], |a| clock::parse(text(&a[0]), text(&a[1])).map(Value::Time)),
+    fixed("toJson", &[Type::Any], |a| Ok(Value::text(crate::json::encode(&a[0])?))),
+    fixed("base64encode", &[Type::Text], |a| Ok(Value::text(URL_SAFE.encode(text(&a[0]))))),
+    fixed("base64decode", &[Type::Text], |a| {
         let bytes = URL_SAFE.decode(text(&a[0])).map_err(|error| format!("illegal base64 data: {error}"))?;
         Ok(Value::text(String::from_utf8_lossy(&bytes)))
     }),
@@ -113,7 +97,7 @@ fn query_unescape(text: &str) -> Result<String, String> {
                 let digits = text.get(at + 1..at + 3).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
                 let Some(digits) = digits else {
                     let end = text.len().min(at + 3);
-                    let shown = crate::print::quote(&String::from_utf8_lossy(&bytes[at..end]));
+                    let shown = promesh_model::labels::quoted(&String::from_utf8_lossy(&bytes[at..end]));
                     return Err(format!("invalid URL escape {shown}"));
                 };
                 out.push(u8::from_str_radix(digits, 16).expect("two hexadecimal digits"));

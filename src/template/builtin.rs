@@ -3,26 +3,10 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use crate::functions::{Body, Function};
+use crate::functions::{Body, Function, fixed, variadic};
 use crate::html::{escape_html, escape_js};
 use crate::print::{plain, sprint, sprintf, sprintln};
 use crate::value::{List, Type, Value};
-
-const fn variadic(
-    name: &'static str,
-    parameters: &'static [Type],
-    call: fn(&[Value]) -> Result<Value, String>,
-) -> Function {
-    Function { name, parameters, variadic: true, body: Body::Plain(call) }
-}
-
-const fn fixed(
-    name: &'static str,
-    parameters: &'static [Type],
-    call: fn(&[Value]) -> Result<Value, String>,
-) -> Function {
-    Function { name, parameters, variadic: false, body: Body::Plain(call) }
-}
 
 /// Source: text/template, "Functions".
 pub const FUNCTIONS: &[Function] = &[

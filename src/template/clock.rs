@@ -1,6 +1,7 @@
 //! Go's `time.Time` and `time.Duration` as templates use them: layouts written with the reference time
 //! `Mon Jan 2 15:04:05 MST 2006`, printing, parsing and arithmetic.
 
+use promesh_model::labels::quoted;
 use promesh_model::time::{Timestamp, civil_from_days};
 use promesh_model::zone::Zone;
 
@@ -316,10 +317,10 @@ pub fn parse(layout: &str, value: &str) -> Result<Time, String> {
     let fail = |layout_part: &str, rest: &str| {
         Err(format!(
             "parsing time {} as {}: cannot parse {} as {}",
-            crate::print::quote(value),
-            crate::print::quote(layout),
-            crate::print::quote(rest),
-            crate::print::quote(layout_part)
+            quoted(value),
+            quoted(layout),
+            quoted(rest),
+            quoted(layout_part)
         ))
     };
     let mut read = Reading { year: 0, month: 1, day: 1, ..Reading::default() };
@@ -339,10 +340,10 @@ pub fn parse(layout: &str, value: &str) -> Result<Time, String> {
         }
     }
     if !rest.is_empty() {
-        let extra = crate::print::quote(rest);
-        return Err(format!("parsing time {}: extra text: {extra}", crate::print::quote(value)));
+        let extra = quoted(rest);
+        return Err(format!("parsing time {}: extra text: {extra}", quoted(value)));
     }
-    read.finish().ok_or_else(|| format!("parsing time {}: day out of range", crate::print::quote(value)))
+    read.finish().ok_or_else(|| format!("parsing time {}: day out of range", quoted(value)))
 }
 
 #[derive(Default)]

@@ -2,9 +2,11 @@
 
 use regex::Regex;
 
+use promesh_model::labels::quoted;
+
 use crate::clock::Time;
 use crate::functions::text;
-use crate::print::{float_g, quote};
+use crate::print::float_g;
 use crate::value::Value;
 
 /// The largest program a template's regular expression may compile to.
@@ -32,7 +34,7 @@ fn parse_float(text: &str) -> Result<f64, String> {
     let numeric = word || name.starts_with(|c: char| c.is_ascii_digit() || c == '.');
     match plain.parse::<f64>() {
         Ok(value) if numeric => Ok(value),
-        _ => Err(format!("strconv.ParseFloat: parsing {}: invalid syntax", quote(text))),
+        _ => Err(format!("strconv.ParseFloat: parsing {}: invalid syntax", quoted(text))),
     }
 }
 
@@ -113,7 +115,7 @@ pub fn matches(arguments: &[Value]) -> Result<Value, String> {
 /// `reReplaceAll PATTERN REPLACEMENT TEXT`
 pub fn replace_all(arguments: &[Value]) -> Result<Value, String> {
     let pattern = text(&arguments[0]);
-    let regex = regex(pattern).map_err(|cause| format!("regexp: Compile({}): {cause}", quote(pattern)))?;
+    let regex = regex(pattern).map_err(|cause| format!("regexp: Compile({}): {cause}", quoted(pattern)))?;
     Ok(Value::text(regex.replace_all(text(&arguments[2]), text(&arguments[1]))))
 }
 

@@ -6,7 +6,9 @@ use crate::functions::{Body, Environment, Function};
 use crate::html::Escaper;
 use crate::methods;
 use crate::node::{Branch, Kind, Node, Number, Pipe};
-use crate::print::{self, quote};
+use promesh_model::labels::quoted;
+
+use crate::print;
 use crate::value::{MapKind, Type, Value};
 use crate::{Limits, MissingKey, Template, TemplateError, Tree};
 
@@ -73,7 +75,7 @@ fn run_inside(
     route_labels: Vec<String>,
 ) -> Ran<(Sink, Fuel)> {
     let Some(tree) = template.trees.get(name) else {
-        let text = format!("template: {name}: {} is an incomplete or empty template", quote(name));
+        let text = format!("template: {name}: {} is an incomplete or empty template", quoted(name));
         return Err(TemplateError::Execute(text));
     };
     let mut execution = Execution {
@@ -100,7 +102,7 @@ impl<'t> Execution<'t> {
         let before = &self.tree.text[..node.position.min(self.tree.text.len())];
         let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
         let column = before.rfind('\n').map_or(before.len(), |newline| before.len() - newline - 1);
-        let name = quote(&self.tree.name);
+        let name = quoted(&self.tree.name);
         Err(TemplateError::Execute(format!(
             "template: {}:{line}:{column}: executing {name} at <{node}>: {reason}",
             self.tree.parse_name
@@ -255,7 +257,7 @@ impl<'t> Execution<'t> {
     fn call_template(&mut self, dot: &Value, name: &str, pipe: Option<&'t Node>) -> Ran<()> {
         let template = self.template;
         let Some(tree) = template.trees.get(name) else {
-            return self.error(format!("template {} not defined", quote(name)));
+            return self.error(format!("template {} not defined", quoted(name)));
         };
         let dot = match pipe {
             Some(pipe) => self.pipeline(dot, pipe)?,
@@ -330,7 +332,7 @@ impl<'t> Execution<'t> {
             Kind::Nil => self.error("nil is not a command"),
             Kind::Number(number) => self.constant(first, number),
             Kind::Str(_, text) => Ok(Value::text(text)),
-            _ => self.error(format!("can't evaluate command {}", quote(&first.to_string()))),
+            _ => self.error(format!("can't evaluate command {}", quoted(&first.to_string()))),
         }
     }
 
@@ -411,7 +413,7 @@ impl<'t> Execution<'t> {
         let has_arguments = operands.len() > 1 || last.is_some();
         match receiver {
             Value::Nil if self.template.missing_key == MissingKey::Error => {
-                self.error(format!("nil data; no entry for key {}", quote(name)))
+                self.error(format!("nil data; no entry for key {}", quoted(name)))
             }
             Value::Nil => Ok(Value::Nil),
             Value::Struct(record) => match record.fields.iter().find(|(field, _, _)| *field == name) {
@@ -424,7 +426,7 @@ impl<'t> Execution<'t> {
             Value::Map(_) if has_arguments => self.error(format!("{name} is not a method but has arguments")),
             Value::Map(map) => match (map.entries.get(name), self.template.missing_key) {
                 (Some(value), _) => Ok(value.clone()),
-                (None, MissingKey::Error) => self.error(format!("map has no entry for key {}", quote(name))),
+                (None, MissingKey::Error) => self.error(format!("map has no entry for key {}", quoted(name))),
                 (None, MissingKey::Zero) => Ok(map.kind.zero()),
                 (None, MissingKey::Invalid) => Ok(Value::Nil),
             },
@@ -446,7 +448,7 @@ impl<'t> Execution<'t> {
         last: Option<Value>,
     ) -> Ran<Value> {
         let Some(function) = self.template.functions.find(name) else {
-            return self.error(format!("{} is not a defined function", quote(name)));
+            return self.error(format!("{} is not a defined function", quoted(name)));
         };
         if matches!(function.body, Body::And | Body::Or) {
             return self.short_circuit(dot, function, operands, last);

@@ -60,6 +60,24 @@ pub struct Function {
     pub body: Body,
 }
 
+/// A function of so many arguments that needs nothing of the world.
+pub const fn fixed(
+    name: &'static str,
+    parameters: &'static [Type],
+    call: fn(&[Value]) -> Result<Value, String>,
+) -> Function {
+    Function { name, parameters, variadic: false, body: Body::Plain(call) }
+}
+
+/// The same, and its last argument may come again.
+pub const fn variadic(
+    name: &'static str,
+    parameters: &'static [Type],
+    call: fn(&[Value]) -> Result<Value, String>,
+) -> Function {
+    Function { name, parameters, variadic: true, body: Body::Plain(call) }
+}
+
 /// What a function does with its arguments.
 pub enum Body {
     /// Needs nothing else.

@@ -1,5 +1,7 @@
 //! Text to tokens, with Go's rules for trim markers, comments and what may follow what.
 
+use promesh_model::labels::quoted;
+
 /// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
@@ -90,9 +92,9 @@ impl Item {
             Token::Dot => "<.>".to_owned(),
             _ if self.text.len() > 10 => {
                 let head: String = self.text.chars().take(10).collect();
-                format!("{}...", crate::print::quote(&head))
+                format!("{}...", quoted(&head))
             }
-            _ => crate::print::quote(&self.text),
+            _ => quoted(&self.text),
         }
     }
 }
@@ -351,7 +353,7 @@ impl Lexer<'_> {
         }
         let text = &self.text[self.start..self.at];
         if crate::parse::number(text).is_none() {
-            return Err(format!("bad number syntax: {}", crate::print::quote(text)));
+            return Err(format!("bad number syntax: {}", quoted(text)));
         }
         self.emit(Token::Number);
         Ok(())

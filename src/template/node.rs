@@ -118,8 +118,10 @@ impl fmt::Display for Node {
             Kind::With(branch) => fmt_branch("with", branch, f),
             Kind::Range(branch) => fmt_branch("range", branch, f),
             Kind::List(nodes) => nodes.iter().try_for_each(|node| write!(f, "{node}")),
-            Kind::Template(name, None) => write!(f, "{{{{template {}}}}}", crate::print::quote(name)),
-            Kind::Template(name, Some(pipe)) => write!(f, "{{{{template {} {pipe}}}}}", crate::print::quote(name)),
+            Kind::Template(name, None) => write!(f, "{{{{template {}}}}}", promesh_model::labels::quoted(name)),
+            Kind::Template(name, Some(pipe)) => {
+                write!(f, "{{{{template {} {pipe}}}}}", promesh_model::labels::quoted(name))
+            }
             Kind::Break => f.write_str("{{break}}"),
             Kind::Continue => f.write_str("{{continue}}"),
         }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use promesh_model::labels::quoted;
+
 use crate::lex::{Item, Keyword, Token, lex};
 use crate::node::{Branch, Kind, Node, Number, Pipe};
-use crate::print::quote;
 use crate::{TemplateError, Tree};
 
 /// How deep control structures and parentheses may nest. Go has no bound but its stack.
@@ -179,7 +180,9 @@ impl Parser<'_> {
             None => self.defined.push((name, root)),
             Some((_, known)) if is_empty(known) => *known = root,
             Some(_) if is_empty(&root) => {}
-            Some(_) => return Err(format!("template: multiple definition of template {}", quote(&name))),
+            Some(_) => {
+                return Err(format!("template: multiple definition of template {}", quoted(&name)));
+            }
         }
         Ok(())
     }
@@ -454,7 +457,7 @@ impl Parser<'_> {
                 Node { position, kind: Kind::Variable(known) }
             }
             Kind::Bool(_) | Kind::Str(..) | Kind::Number(_) | Kind::Nil | Kind::Dot => {
-                return Err(format!("unexpected . after term {}", quote(&node.to_string())));
+                return Err(format!("unexpected . after term {}", quoted(&node.to_string())));
             }
             _ => Node { position, kind: Kind::Chain(Box::new(node), names) },
         };
@@ -467,7 +470,7 @@ impl Parser<'_> {
             Token::Error => return self.unexpected(&item, "operand"),
             Token::Identifier => {
                 if !(self.has_function)(&item.text) {
-                    return Err(format!("function {} not defined", quote(&item.text)));
+                    return Err(format!("function {} not defined", quoted(&item.text)));
                 }
                 Kind::Identifier(item.text.clone())
             }
@@ -475,7 +478,7 @@ impl Parser<'_> {
             Token::Nil => Kind::Nil,
             Token::Variable => {
                 if !self.variables.contains(&item.text) {
-                    return Err(format!("undefined variable {}", quote(&item.text)));
+                    return Err(format!("undefined variable {}", quoted(&item.text)));
                 }
                 Kind::Variable(vec![item.text.clone()])
             }

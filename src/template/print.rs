@@ -1,31 +1,9 @@
 //! Go's `fmt`: `%v` of every value, and the verbs of `printf`.
 
+use promesh_model::labels::quoted;
+
 use crate::clock::duration_text;
 use crate::value::{ListKind, MapKind, Value};
-
-/// Go's `%q`.
-pub fn quote(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{b}' => out.push_str("\\v"),
-            '\u{c}' => out.push_str("\\f"),
-            c if (c as u32) < 0x20 || c == '\u{7f}' => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c if c.is_control() || (c.is_whitespace() && c != ' ') => out.push_str(&format!("\\u{:04x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
 
 /// Prints a value at the top of an action: `%v`, with `<no value>` for none.
 pub fn top(value: &Value) -> String {
@@ -291,7 +269,7 @@ fn verb_text(verb: char, flags: &Flags, value: &Value) -> String {
             truncated(&plain(value), flags)
         }
         ('s', Value::List(_) | Value::Map(_) | Value::Struct(_)) => plain(value),
-        ('q', Value::Text(_) | Value::Safe(..) | Value::Time(_)) => quote(&truncated(&plain(value), flags)),
+        ('q', Value::Text(_) | Value::Safe(..) | Value::Time(_)) => quoted(&truncated(&plain(value), flags)),
         ('q', Value::List(list)) => {
             let items: Vec<_> = list.items.iter().map(|item| verb_text('q', flags, item)).collect();
             format!("[{}]", items.join(" "))
@@ -349,13 +327,13 @@ fn truncated(text: &str, flags: &Flags) -> String {
 
 fn sharp(value: &Value) -> String {
     match value {
-        Value::Text(text) => quote(text),
+        Value::Text(text) => quoted(text),
         Value::List(list) => {
             let items: Vec<_> = list.items.iter().map(sharp).collect();
             format!("{}{{{}}}", list.kind.type_name(), items.join(", "))
         }
         Value::Map(map) => {
-            let items: Vec<_> = map.entries.iter().map(|(k, v)| format!("{}:{}", quote(k), sharp(v))).collect();
+            let items: Vec<_> = map.entries.iter().map(|(k, v)| format!("{}:{}", quoted(k), sharp(v))).collect();
             format!("{}{{{}}}", map.kind.type_name(), items.join(", "))
         }
         other => plain(other),

@@ -9,17 +9,9 @@ use promesh_model::duration;
 
 use crate::builtin::query_escape;
 use crate::common::{float_to_time, four, humanize_duration, matches, replace_all, title, to_float};
-use crate::functions::{Body, Environment, Function, shared, text};
+use crate::functions::{Body, Environment, Function, fixed, shared, text};
 use crate::methods::field;
 use crate::value::{List, ListKind, MapKind, Safe, Type, Value};
-
-const fn plain(
-    name: &'static str,
-    parameters: &'static [Type],
-    call: fn(&[Value]) -> Result<Value, String>,
-) -> Function {
-    Function { name, parameters, variadic: false, body: Body::Plain(call) }
-}
 
 const fn with(
     name: &'static str,
@@ -32,52 +24,52 @@ const fn with(
 /// The table.
 pub const FUNCTIONS: &[Function] = &[
     with("query", &[Type::Text], query),
-    plain("first", &[Type::QueryResult], |a| match &a[0] {
+    fixed("first", &[Type::QueryResult], |a| match &a[0] {
         Value::List(list) if !list.items.is_empty() => Ok(list.items[0].clone()),
         _ => Err("first() called on vector with no elements".to_owned()),
     }),
-    plain("label", &[Type::Text, Type::Sample], |a| Ok(sample_label(&a[1], text(&a[0])))),
-    plain("value", &[Type::Sample], |a| Ok(sample_field(&a[0], "Value"))),
-    plain("strvalue", &[Type::Sample], |a| Ok(sample_label(&a[0], "__value__"))),
+    fixed("label", &[Type::Text, Type::Sample], |a| Ok(sample_label(&a[1], text(&a[0])))),
+    fixed("value", &[Type::Sample], |a| Ok(sample_field(&a[0], "Value"))),
+    fixed("strvalue", &[Type::Sample], |a| Ok(sample_label(&a[0], "__value__"))),
     Function { name: "args", parameters: &[Type::Any], variadic: true, body: Body::Plain(args) },
-    plain("reReplaceAll", &[Type::Text, Type::Text, Type::Text], replace_all),
-    plain("safeHtml", &[Type::Text], |a| Ok(Value::Safe(Safe::Html, shared(&a[0])))),
-    plain("match", &[Type::Text, Type::Text], matches),
-    plain("title", &[Type::Text], |a| Ok(Value::text(title(text(&a[0]), false)))),
-    plain("toUpper", &[Type::Text], |a| Ok(Value::text(text(&a[0]).to_uppercase()))),
-    plain("toLower", &[Type::Text], |a| Ok(Value::text(text(&a[0]).to_lowercase()))),
-    plain("graphLink", &[Type::Text], |a| Ok(Value::text(expression_link(text(&a[0]), 0)))),
-    plain("tableLink", &[Type::Text], |a| Ok(Value::text(expression_link(text(&a[0]), 1)))),
-    plain("sortByLabel", &[Type::Text, Type::QueryResult], |a| Ok(sort_by_label(&a[1], text(&a[0])))),
-    plain("stripPort", &[Type::Text], |a| {
+    fixed("reReplaceAll", &[Type::Text, Type::Text, Type::Text], replace_all),
+    fixed("safeHtml", &[Type::Text], |a| Ok(Value::Safe(Safe::Html, shared(&a[0])))),
+    fixed("match", &[Type::Text, Type::Text], matches),
+    fixed("title", &[Type::Text], |a| Ok(Value::text(title(text(&a[0]), false)))),
+    fixed("toUpper", &[Type::Text], |a| Ok(Value::text(text(&a[0]).to_uppercase()))),
+    fixed("toLower", &[Type::Text], |a| Ok(Value::text(text(&a[0]).to_lowercase()))),
+    fixed("graphLink", &[Type::Text], |a| Ok(Value::text(expression_link(text(&a[0]), 0)))),
+    fixed("tableLink", &[Type::Text], |a| Ok(Value::text(expression_link(text(&a[0]), 1)))),
+    fixed("sortByLabel", &[Type::Text, Type::QueryResult], |a| Ok(sort_by_label(&a[1], text(&a[0])))),
+    fixed("stripPort", &[Type::Text], |a| {
         let whole = text(&a[0]);
         Ok(Value::text(split_host_port(whole).map_or(whole, |(host, _)| host)))
     }),
-    plain("stripDomain", &[Type::Text], |a| Ok(Value::text(strip_domain(text(&a[0]))))),
-    plain("humanize", &[Type::Any], |a| {
+    fixed("stripDomain", &[Type::Text], |a| Ok(Value::text(strip_domain(text(&a[0]))))),
+    fixed("humanize", &[Type::Any], |a| {
         humanize(&a[0], 1000.0, &["k", "M", "G", "T", "P", "E", "Z", "Y"], &["m", "u", "n", "p", "f", "a", "z", "y"])
     }),
-    plain("humanize1024", &[Type::Any], |a| {
+    fixed("humanize1024", &[Type::Any], |a| {
         humanize(&a[0], 1024.0, &["ki", "Mi", "Gi", "Ti", "Pi", "Ei", "Zi", "Yi"], &[])
     }),
-    plain("humanizeDuration", &[Type::Any], humanize_duration),
-    plain("humanizePercentage", &[Type::Any], |a| {
+    fixed("humanizeDuration", &[Type::Any], humanize_duration),
+    fixed("humanizePercentage", &[Type::Any], |a| {
         to_float(&a[0]).map(|value| Value::text(format!("{}%", four(value * 100.0))))
     }),
-    plain("humanizeTimestamp", &[Type::Any], |a| {
+    fixed("humanizeTimestamp", &[Type::Any], |a| {
         let value = to_float(&a[0])?;
         if !value.is_finite() {
             return Ok(Value::text(four(value)));
         }
         float_to_time(value).map(|time| Value::text(time.text()))
     }),
-    plain("toTime", &[Type::Any], |a| float_to_time(to_float(&a[0])?).map(Value::Time)),
-    plain("toDuration", &[Type::Any], |a| to_float(&a[0]).map(|seconds| Value::Duration((seconds * 1e9) as i64))),
+    fixed("toTime", &[Type::Any], |a| float_to_time(to_float(&a[0])?).map(Value::Time)),
+    fixed("toDuration", &[Type::Any], |a| to_float(&a[0]).map(|seconds| Value::Duration((seconds * 1e9) as i64))),
     with("now", &[], |environment, _| Ok(Value::Float(environment.now.as_secs_f64()))),
     with("pathPrefix", &[], |environment, _| Ok(Value::text(path_of(environment.external_url)))),
     with("externalURL", &[], |environment, _| Ok(Value::text(environment.external_url))),
-    plain("parseDuration", &[Type::Text], |a| parse_duration(text(&a[0])).map(Value::Float)),
-    plain("urlQueryEscape", &[Type::Text], |a| Ok(Value::text(query_escape(text(&a[0]))))),
+    fixed("parseDuration", &[Type::Text], |a| parse_duration(text(&a[0])).map(Value::Float)),
+    fixed("urlQueryEscape", &[Type::Text], |a| Ok(Value::text(query_escape(text(&a[0]))))),
     Function { name: "tmpl", parameters: &[Type::Text, Type::Any], variadic: false, body: Body::Template },
 ];
 

@@ -4,11 +4,11 @@
 
 use promesh_model::Secret;
 
-use super::matchers::go_quoted;
 use super::values::{GoDuration, SecretUrl};
 use crate::http::{HttpClientConfig, HttpUrl};
 use crate::section;
 use crate::yaml::{FilePath, Node, Reader};
+use promesh_model::labels::quoted;
 
 section! {
     /// Slack.
@@ -272,7 +272,7 @@ fn check_wechat(wechat: &mut WechatConfig, node: &Node, reader: &mut Reader<'_>)
         wechat.message_type = "text".to_owned();
     }
     if !matches!(wechat.message_type.as_str(), "text" | "markdown") {
-        let given = go_quoted(&wechat.message_type);
+        let given = quoted(&wechat.message_type);
         reader.problem(
             node.at_key("message_type"),
             format!("weChat message type {given} does not match valid options ^(text|markdown)$"),

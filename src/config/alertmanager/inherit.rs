@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use promesh_model::Secret;
 
-use super::matchers::go_quoted;
+use promesh_model::labels::quoted;
+
 use super::{AlertmanagerConfig, Global, Receiver, Route};
 use crate::http::{Authorization, HttpClientConfig, HttpUrl};
 use crate::yaml::{FilePath, Node, Reader};
@@ -54,8 +55,8 @@ pub(super) fn check_receiver(receiver: &mut Receiver, node: &Node, reader: &mut 
     if let Some(given) = receiver.labels.get("name").filter(|given| **given != receiver.name) {
         let text = format!(
             "receiver label \"name\" must match receiver name {}, got {}",
-            go_quoted(&receiver.name),
-            go_quoted(given)
+            quoted(&receiver.name),
+            quoted(given)
         );
         reader.problem(node.at_key("labels"), text);
     }
@@ -68,7 +69,7 @@ pub(super) fn check_config(config: &mut AlertmanagerConfig, node: &Node, reader:
     for (index, receiver) in config.receivers.iter_mut().enumerate() {
         let at = nodes.get(index).unwrap_or(node);
         if !names.insert(receiver.name.clone()) {
-            let text = format!("notification config name {} is not unique", go_quoted(&receiver.name));
+            let text = format!("notification config name {} is not unique", quoted(&receiver.name));
             reader.problem(at.at, text);
         }
         inherit(receiver, &config.global, at, reader);
@@ -89,7 +90,7 @@ fn interval_names(config: &AlertmanagerConfig, node: &Node, reader: &mut Reader<
     for (key, what, intervals) in lists {
         for interval in intervals {
             if !names.insert(interval.name.clone()) {
-                reader.problem(node.at_key(key), format!("{what} {} is not unique", go_quoted(&interval.name)));
+                reader.problem(node.at_key(key), format!("{what} {} is not unique", quoted(&interval.name)));
             }
         }
     }
@@ -122,14 +123,14 @@ fn check_tree(
     reader: &mut Reader<'_>,
 ) {
     if !route.receiver.is_empty() && !receivers.contains(&route.receiver) {
-        let text = format!("undefined receiver {} used in route", go_quoted(&route.receiver));
+        let text = format!("undefined receiver {} used in route", quoted(&route.receiver));
         reader.problem(at.at_key("receiver"), text);
     }
     let used =
         [("active_time_intervals", &route.active_time_intervals), ("mute_time_intervals", &route.mute_time_intervals)];
     for (key, names) in used {
         for name in names.iter().filter(|name| !intervals.contains(*name)) {
-            reader.problem(at.at_key(key), format!("undefined time interval {} used in route", go_quoted(name)));
+            reader.problem(at.at_key(key), format!("undefined time interval {} used in route", quoted(name)));
         }
     }
     let nodes = at.get("routes").map_or(&[][..], Node::elements);

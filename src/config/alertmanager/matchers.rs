@@ -2,6 +2,7 @@
 //!
 //! Source: alertmanager matcher/parse, matcher/compat, pkg/labels.
 
+use promesh_model::labels::quoted;
 use promesh_model::{MatchOp, Matcher};
 
 use crate::yaml::{Kind, Node, Reader, Show, Yaml};
@@ -55,33 +56,10 @@ impl Matchers {
 /// One matcher as upstream prints it; the name is quoted only where the classic grammar could not read it.
 pub fn matcher_text(matcher: &Matcher) -> String {
     if matcher.name.contains(is_reserved) {
-        return format!("{}{}{}", go_quoted(&matcher.name), matcher.op, go_quoted(&matcher.value));
+        return format!("{}{}{}", quoted(&matcher.name), matcher.op, quoted(&matcher.value));
     }
     let value = matcher.value.replace('\\', "\\\\").replace('\n', "\\n").replace('"', "\\\"");
     format!("{}{}\"{value}\"", matcher.name, matcher.op)
-}
-
-/// Go's `strconv.Quote`.
-pub fn go_quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{b}' => out.push_str("\\v"),
-            '\u{c}' => out.push_str("\\f"),
-            c if (c as u32) < 0x20 || c == '\u{7f}' => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c if c.is_control() || (c.is_whitespace() && c != ' ') => out.push_str(&format!("\\u{:04x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 /// Characters that end an unquoted name or value.

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use promesh_model::Secret;
 
-use super::matchers::go_quoted;
 use super::values::{AnyValue, GoDuration, HostPort, SecretTemplateUrl};
 use crate::http::{HttpClientConfig, HttpUrl, TlsConfig};
 use crate::section;
 use crate::yaml::{FilePath, Kind, Node, Reader, Show, Yaml, read_section, show_section};
+use promesh_model::labels::quoted;
 
 section! {
     /// A program that takes JSON by HTTP.
@@ -93,7 +93,7 @@ fn check_email(email: &mut EmailConfig, node: &Node, reader: &mut Reader<'_>) {
         let name = canonical_header(&name);
         if headers.insert(name.clone(), value).is_some() {
             let at = node.at_key("headers");
-            reader.problem(at, format!("duplicate header {} in email config", go_quoted(&name)));
+            reader.problem(at, format!("duplicate header {} in email config", quoted(&name)));
         }
     }
     email.headers = headers;

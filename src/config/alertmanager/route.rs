@@ -6,9 +6,10 @@ use std::time::Duration;
 use promesh_model::labels::is_classic_label_name;
 use promesh_model::{Labels, MatchOp, Matcher};
 
-use super::matchers::{Matchers, go_quoted};
+use super::matchers::Matchers;
 use crate::section;
 use crate::yaml::{Node, Reader, Show, Yaml};
+use promesh_model::labels::quoted;
 
 section! {
     /// A node of the route tree.
@@ -73,9 +74,9 @@ impl Yaml for MatchRegexps {
         let mut matchers = Vec::new();
         for (key, value) in reader.entries(node, "map") {
             if !is_classic_label_name(&key.text) {
-                reader.problem(key.at, format!("invalid label name {}", go_quoted(&key.text)));
+                reader.problem(key.at, format!("invalid label name {}", quoted(&key.text)));
             } else if value.is_null() {
-                reader.problem(key.at, format!("invalid regexp value for {}", go_quoted(&key.text)));
+                reader.problem(key.at, format!("invalid regexp value for {}", quoted(&key.text)));
             } else if let Some(text) = reader.scalar(value, "string") {
                 match Matcher::new(MatchOp::Regex, &*key.text, text) {
                     Ok(matcher) => matchers.push(matcher),
@@ -101,7 +102,7 @@ fn check_names<'a>(names: impl Iterator<Item = &'a String>, at: &Node, key: &str
     for name in names {
         if !is_classic_label_name(name) {
             let at = at.get(key).map_or(at.at, |node| node.at_key(name));
-            reader.problem(at, format!("invalid label name {}", go_quoted(name)));
+            reader.problem(at, format!("invalid label name {}", quoted(name)));
         }
     }
 }
@@ -119,7 +120,7 @@ fn check_route(route: &mut Route, node: &Node, reader: &mut Reader<'_>) {
     let mut seen = BTreeSet::new();
     for name in names.iter().filter(|name| *name != "...") {
         if !seen.insert(name) {
-            reader.problem(at, format!("duplicated label {} in group_by", go_quoted(name)));
+            reader.problem(at, format!("duplicated label {} in group_by", quoted(name)));
         }
     }
     for (name, value) in [("group_interval", route.group_interval), ("repeat_interval", route.repeat_interval)] {

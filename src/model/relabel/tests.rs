@@ -21,7 +21,7 @@ fn templates_expand_as_in_go() {
         ("$01", ""),
         ("$0", "a:80"),
     ] {
-        assert_eq!(expand(template, "a:80", &captures), expected, "{template}");
+        assert_eq!(expand(template, |group| of(&captures, group, "a:80")), expected, "{template}");
     }
 }
 

@@ -42,46 +42,47 @@ impl BitWriter {
         }
     }
 
+    /// What both forms say in the fewest bits: the same value again, or one of few whole steps away. Whether it was that.
+    fn push_whole(&mut self, difference: u64, value: f64, previous: f64) -> bool {
+        if difference == 0 {
+            self.push(0, 1);
+            return true;
+        }
+        let Some(delta) = whole_delta(value, previous) else { return false };
+        let zigzag = ((delta << 1) ^ (delta >> 63)) as u64;
+        let class = DELTA_BITS.iter().position(|&bits| zigzag >> bits == 0).expect("2^54 fits 56 bits");
+        self.push(0b01 | (class as u64) << 2, 4);
+        self.push(zigzag, DELTA_BITS[class]);
+        true
+    }
+
+    fn push_significant(&mut self, bits: u64, count: u32) {
+        if count > 32 {
+            self.push(bits & 0xffff_ffff, 32);
+            self.push(bits >> 32, count - 32);
+        } else {
+            self.push(bits, count);
+        }
+    }
+
     /// The earlier form, which is only read any more.
     #[cfg(test)]
     pub(super) fn push_value(&mut self, value: f64, previous: f64) {
         let difference = value.to_bits() ^ previous.to_bits();
-        if difference == 0 {
-            self.push(0, 1);
-            return;
-        }
-        if let Some(delta) = whole_delta(value, previous) {
-            let zigzag = ((delta << 1) ^ (delta >> 63)) as u64;
-            let class = DELTA_BITS.iter().position(|&bits| zigzag >> bits == 0).expect("2^54 fits 56 bits");
-            self.push(0b01 | (class as u64) << 2, 4);
-            self.push(zigzag, DELTA_BITS[class]);
+        if self.push_whole(difference, value, previous) {
             return;
         }
         let leading = difference.leading_zeros().min(31);
         let trailing = difference.trailing_zeros();
         let significant = 64 - leading - trailing;
         self.push(0b11 | u64::from(leading) << 2 | u64::from(significant - 1) << 7, 13);
-        let bits = difference >> trailing;
-        if significant > 32 {
-            self.push(bits & 0xffff_ffff, 32);
-            self.push(bits >> 32, significant - 32);
-        } else {
-            self.push(bits, significant);
-        }
+        self.push_significant(difference >> trailing, significant);
     }
 
     /// As [`BitWriter::push_value`], in the later form.
     pub(super) fn push_scaled(&mut self, value: f64, previous: f64) {
         let difference = value.to_bits() ^ previous.to_bits();
-        if difference == 0 {
-            self.push(0, 1);
-            return;
-        }
-        if let Some(delta) = whole_delta(value, previous) {
-            let zigzag = ((delta << 1) ^ (delta >> 63)) as u64;
-            let class = DELTA_BITS.iter().position(|&bits| zigzag >> bits == 0).expect("2^54 fits 56 bits");
-            self.push(0b01 | (class as u64) << 2, 4);
-            self.push(zigzag, DELTA_BITS[class]);
+        if self.push_whole(difference, value, previous) {
             return;
         }
         let leading = difference.leading_zeros().min(31);
@@ -96,13 +97,7 @@ impl BitWriter {
             return;
         }
         self.push(0b111 | u64::from(leading) << 3 | u64::from(significant - 1) << 8, 14);
-        let bits = difference >> trailing;
-        if significant > 32 {
-            self.push(bits & 0xffff_ffff, 32);
-            self.push(bits >> 32, significant - 32);
-        } else {
-            self.push(bits, significant);
-        }
+        self.push_significant(difference >> trailing, significant);
     }
 
     pub(super) fn finish(mut self) -> Vec<u8> {
@@ -161,25 +156,29 @@ impl<'a> BitReader<'a> {
         Ok(value)
     }
 
-    pub(super) fn take_value(&mut self, previous: f64) -> Result<f64, FramingError> {
+    /// What [`BitWriter::push_whole`] wrote, if it was that.
+    fn take_whole(&mut self, previous: f64) -> Result<Option<f64>, FramingError> {
         if self.take(1)? == 0 {
-            return Ok(previous);
+            return Ok(Some(previous));
         }
         if self.take(1)? == 0 {
             let class = self.take(2)? as usize;
-            return Ok((previous as i64).wrapping_add(self.take_zigzag(DELTA_BITS[class])?) as f64);
+            return Ok(Some((previous as i64).wrapping_add(self.take_zigzag(DELTA_BITS[class])?) as f64));
+        }
+        Ok(None)
+    }
+
+    pub(super) fn take_value(&mut self, previous: f64) -> Result<f64, FramingError> {
+        if let Some(value) = self.take_whole(previous)? {
+            return Ok(value);
         }
         self.take_difference(previous)
     }
 
     /// What [`BitWriter::push_scaled`] wrote.
     pub(super) fn take_scaled(&mut self, previous: f64) -> Result<f64, FramingError> {
-        if self.take(1)? == 0 {
-            return Ok(previous);
-        }
-        if self.take(1)? == 0 {
-            let class = self.take(2)? as usize;
-            return Ok((previous as i64).wrapping_add(self.take_zigzag(DELTA_BITS[class])?) as f64);
+        if let Some(value) = self.take_whole(previous)? {
+            return Ok(value);
         }
         if self.take(1)? == 1 {
             return self.take_difference(previous);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use promesh_model::labels::METRIC_NAME;
+use promesh_model::regexp::expand;
 use promesh_model::{Labels, LabelsBuilder, MatchOp};
 use regex::Regex;
 
@@ -71,48 +72,16 @@ fn set_label(row: &mut Row, name: &str, value: &str) {
 /// What a replacement makes of a value; `None` when the expression does not match.
 fn replaced(regex: &Regex, value: &str, replacement: &str) -> Option<String> {
     let captures = regex.captures(value)?;
-    let mut out = String::new();
-    expand(replacement, &captures, &mut out);
-    Some(out)
-}
-
-/// Puts captures into a template as Go does: `$1`, `$name`, `${name}`, `$$`; a malformed `$` stands for itself.
-///
-/// Source: Go `regexp.Regexp.ExpandString`.
-fn expand(template: &str, captures: &regex::Captures<'_>, out: &mut String) {
-    let mut rest = template;
-    while let Some(at) = rest.find('$') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        if let Some(tail) = rest.strip_prefix('$') {
-            out.push('$');
-            rest = tail;
-            continue;
-        }
-        let Some((name, tail)) = reference(rest) else {
-            out.push('$');
-            continue;
+    let group = |name: &str| {
+        // `$01` is a name, as in Go.
+        let is_number = name == "0" || !name.starts_with('0');
+        let group = match name.parse::<usize>() {
+            Ok(number) if is_number => captures.get(number),
+            _ => captures.name(name),
         };
-        let capture = match name.parse::<usize>() {
-            Ok(number) => captures.get(number),
-            Err(_) => captures.name(name),
-        };
-        out.push_str(capture.map_or("", |capture| capture.as_str()));
-        rest = tail;
-    }
-    out.push_str(rest);
-}
-
-fn reference(rest: &str) -> Option<(&str, &str)> {
-    let word = |text: &str| text.find(|c: char| c != '_' && !c.is_alphanumeric()).unwrap_or(text.len());
-    let (name, tail) = match rest.strip_prefix('{') {
-        Some(inner) => {
-            let end = word(inner);
-            (&inner[..end], inner[end..].strip_prefix('}')?)
-        }
-        None => rest.split_at(word(rest)),
+        group.map_or("", |group| group.as_str())
     };
-    (!name.is_empty()).then_some((name, tail))
+    Some(expand(replacement, group))
 }
 
 /// The labels that a selector demands: those matched by exactly one `=`.
