@@ -16,7 +16,9 @@ use promesh_model::{PeerId, ShardId, Timestamp};
 use promesh_replication::framing::{self, KIND_BATCH, KIND_COPY, KIND_PUSH};
 use promesh_replication::{BatchHeader, Decoded, Disposition, Framing, Ledger, Order, Origin, SourceId};
 use promesh_transport::FrameSender;
-use promesh_tsdb::{AppendOutcome, Db, Intake, LogError, Rejected, ReplayDecoder, Replayed, SampleIndex, WriteError};
+use promesh_tsdb::{
+    AppendOutcome, Db, Intake, LogError, Rejected, ReplayDecoder, Replayed, SampleIndex, WriteError, Written,
+};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -159,6 +161,33 @@ impl Lane {
     }
 }
 
+/// Which stream's memory a frame builds on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Book {
+    /// That of our own batches.
+    Own,
+    /// That of what others wrote.
+    Relay,
+    /// None: the frame stands alone.
+    None,
+}
+
+/// How a batch becomes a frame.
+struct Framed {
+    kind: u8,
+    book: Book,
+    /// What the batch before had, if another origin wrote it.
+    before: Option<Vec<SeriesRef>>,
+    /// Whether series that the batch before had and this one has not get staleness markers.
+    marks_vanished: bool,
+}
+
+impl Framed {
+    fn plain(kind: u8, book: Book) -> Framed {
+        Framed { kind, book, before: None, marks_vanished: false }
+    }
+}
+
 /// What an own batch is, besides its samples.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnBatch {
@@ -273,29 +302,49 @@ impl Ingest {
         if disposition == Disposition::Ignore {
             return Ok(AppendOutcome::default());
         }
+        let how = Framed { kind: KIND_BATCH, book: Book::Own, before, marks_vanished: own.track_vanished };
+        let (written, payload) =
+            self.record(&mut lane, how, &header, &mut batch, |lane, batch| intake(disposition, lane, &header, batch))?;
+        if let Some((_, order)) = newest
+            && order.origin != self.origin
+        {
+            lane.relay.forget(order.origin, own.source, shard);
+        }
+        self.stream(shard, KIND_BATCH, &payload, batch.series.len() + batch.histograms.len());
+        if let Some(tap) = self.tap.get() {
+            tap(shard, &batch);
+        }
+        drop(lane);
+        (self.appended)(header);
+        Ok(written.outcome)
+    }
+
+    /// Frames a batch for the segment that the log is in and writes it; answers the frame's payload too. A segment may be
+    /// cut between the two: then the frame would not read from its segment's start, and is made anew.
+    fn record(
+        &self,
+        lane: &mut Lane,
+        how: Framed,
+        header: &BatchHeader,
+        batch: &mut Batch,
+        intake: impl for<'b> Fn(&Lane, &'b Batch) -> OwnedIntake<'b>,
+    ) -> Result<(Written, Vec<u8>), StoreError> {
+        let samples = batch.series.len();
         loop {
             let segment = self.db.log().segment();
             lane.enter_segment(segment);
-            let mut payload = Vec::with_capacity(batch.series.len() * 2 + 128);
-            let samples = batch.series.len();
-            lane.own.encode(&header, &mut batch, before.as_deref(), own.track_vanished, &*self.db, &mut payload)?;
+            let mut payload = Vec::with_capacity(samples * 3 + 128);
+            let mut alone = Framing::new();
+            let framing = match how.book {
+                Book::Own => &mut lane.own,
+                Book::Relay => &mut lane.relay,
+                Book::None => &mut alone,
+            };
+            framing.encode(header, batch, how.before.as_deref(), how.marks_vanished, &*self.db, &mut payload)?;
             let mut bytes = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
-            frame::write(&mut bytes, KIND_BATCH, &payload);
-            match self.db.write_as(&bytes, intake(disposition, &lane, &header, &batch).borrow(), Some(segment)) {
-                Ok(written) => {
-                    if let Some((_, order)) = newest
-                        && order.origin != self.origin
-                    {
-                        lane.relay.forget(order.origin, own.source, shard);
-                    }
-                    self.stream(shard, KIND_BATCH, &payload, batch.series.len() + batch.histograms.len());
-                    if let Some(tap) = self.tap.get() {
-                        tap(shard, &batch);
-                    }
-                    drop(lane);
-                    (self.appended)(header);
-                    return Ok(written.outcome);
-                }
+            frame::write(&mut bytes, how.kind, &payload);
+            match self.db.write_as(&bytes, intake(lane, batch).borrow(), Some(segment)) {
+                Ok(written) => return Ok((written, payload)),
                 Err(WriteError::Log(LogError::SegmentCut { .. })) => {
                     // The markers are added again with the next attempt.
                     batch.series.truncate(samples);
@@ -303,7 +352,11 @@ impl Ingest {
                 }
                 Err(error) => {
                     // What the stream remembers is not in the log: the next batch stands alone.
-                    lane.own.want_keys(|_| true);
+                    match how.book {
+                        Book::Own => lane.own.want_keys(|_| true),
+                        Book::Relay => lane.relay.want_keys(|_| true),
+                        Book::None => {}
+                    }
                     return Err(error.into());
                 }
             }
@@ -337,30 +390,17 @@ impl Ingest {
         let order = Order { failed: false, rank: 0, origin: self.origin };
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
         let header = BatchHeader { source, shard, slot: batch.slot, order, sequence };
-        loop {
-            let segment = self.db.log().segment();
-            lane.enter_segment(segment);
-            let mut payload = Vec::with_capacity(batch.series.len() * 3 + 128);
-            lane.own.encode(&header, &mut batch, None, false, &*self.db, &mut payload)?;
-            let mut bytes = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
-            frame::write(&mut bytes, KIND_PUSH, &payload);
-            match self.db.write_as(&bytes, Intake::Append(&batch), Some(segment)) {
-                Ok(_) => {
-                    let streams = wants_copies && self.subscribers.load().iter().any(|one| one.shards.contains(shard));
-                    let confirmed = streams.then(|| self.acks.expect(sequence));
-                    self.stream(shard, KIND_PUSH, &payload, batch.series.len() + batch.histograms.len());
-                    if let Some(tap) = self.tap.get() {
-                        tap(shard, &batch);
-                    }
-                    return Ok(WrittenPush { rejected, written: Some((header, batch, confirmed)) });
-                }
-                Err(WriteError::Log(LogError::SegmentCut { .. })) => {}
-                Err(error) => {
-                    lane.own.want_keys(|_| true);
-                    return Err(error.into());
-                }
-            }
+        let (_, payload) =
+            self.record(&mut lane, Framed::plain(KIND_PUSH, Book::Own), &header, &mut batch, |_, batch| {
+                OwnedIntake::Append(batch)
+            })?;
+        let streams = wants_copies && self.subscribers.load().iter().any(|one| one.shards.contains(shard));
+        let confirmed = streams.then(|| self.acks.expect(sequence));
+        self.stream(shard, KIND_PUSH, &payload, batch.series.len() + batch.histograms.len());
+        if let Some(tap) = self.tap.get() {
+            tap(shard, &batch);
         }
+        Ok(WrittenPush { rejected, written: Some((header, batch, confirmed)) })
     }
 
     /// Stores a push that another peer took.
@@ -370,22 +410,9 @@ impl Ingest {
     pub fn write_received_push(&self, decoded: Decoded) -> Result<AppendOutcome, StoreError> {
         let Decoded { header, mut batch, .. } = decoded;
         let mut lane = self.lanes.of(header.source).lock();
-        loop {
-            let segment = self.db.log().segment();
-            lane.enter_segment(segment);
-            let mut payload = Vec::with_capacity(batch.series.len() * 3 + 128);
-            lane.relay.encode(&header, &mut batch, None, false, &*self.db, &mut payload)?;
-            let mut bytes = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
-            frame::write(&mut bytes, KIND_PUSH, &payload);
-            match self.db.write_as(&bytes, Intake::Late(&batch), Some(segment)) {
-                Ok(written) => return Ok(written.outcome),
-                Err(WriteError::Log(LogError::SegmentCut { .. })) => {}
-                Err(error) => {
-                    lane.relay.want_keys(|_| true);
-                    return Err(error.into());
-                }
-            }
-        }
+        let how = Framed::plain(KIND_PUSH, Book::Relay);
+        let (written, _) = self.record(&mut lane, how, &header, &mut batch, |_, batch| OwnedIntake::Late(batch))?;
+        Ok(written.outcome)
     }
 
     fn stream(&self, shard: ShardId, kind: u8, payload: &[u8], samples: usize) {
@@ -407,26 +434,12 @@ impl Ingest {
         let Decoded { header, mut batch, .. } = decoded;
         let mut lane = self.lanes.of(header.source).lock();
         let disposition = lane.ledger.admit(&header);
-        loop {
-            let segment = self.db.log().segment();
-            lane.enter_segment(segment);
-            let mut payload = Vec::with_capacity(batch.series.len() * 2 + 128);
-            lane.relay.encode(&header, &mut batch, None, false, &*self.db, &mut payload)?;
-            let mut bytes = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
-            frame::write(&mut bytes, KIND_BATCH, &payload);
-            match self.db.write_as(&bytes, intake(disposition, &lane, &header, &batch).borrow(), Some(segment)) {
-                Ok(written) => {
-                    drop(lane);
-                    (self.appended)(header);
-                    return Ok(written.outcome);
-                }
-                Err(WriteError::Log(LogError::SegmentCut { .. })) => {}
-                Err(error) => {
-                    lane.relay.want_keys(|_| true);
-                    return Err(error.into());
-                }
-            }
-        }
+        let how = Framed::plain(KIND_BATCH, Book::Relay);
+        let (written, _) =
+            self.record(&mut lane, how, &header, &mut batch, |lane, batch| intake(disposition, lane, &header, batch))?;
+        drop(lane);
+        (self.appended)(header);
+        Ok(written.outcome)
     }
 
     /// Stores samples copied from another peer: whatever of them is new, wherever it belongs.
@@ -440,20 +453,9 @@ impl Ingest {
         let mut lane = self.lanes.of(source).lock();
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
         let header = BatchHeader { source, shard: ShardId(0), slot: batch.slot, order, sequence };
-        loop {
-            let segment = self.db.log().segment();
-            lane.enter_segment(segment);
-            let mut copies = Framing::new();
-            let mut payload = Vec::new();
-            copies.encode(&header, &mut batch, None, false, &*self.db, &mut payload)?;
-            let mut bytes = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
-            frame::write(&mut bytes, KIND_COPY, &payload);
-            match self.db.write_as(&bytes, Intake::Late(&batch), Some(segment)) {
-                Ok(written) => return Ok(written.outcome),
-                Err(WriteError::Log(LogError::SegmentCut { .. })) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let how = Framed::plain(KIND_COPY, Book::None);
+        let (written, _) = self.record(&mut lane, how, &header, &mut batch, |_, batch| OwnedIntake::Late(batch))?;
+        Ok(written.outcome)
     }
 
     /// Forgets what is known of sources that have been quiet for long.
