@@ -153,6 +153,10 @@ impl Log {
             let is_last = Some(&number) == numbers.last();
             let bytes = segment::scan(&*fs, dir, number, is_last, &mut report, &mut visit).map_err(disk(number))?;
             segments.insert(number, SegmentState { bytes, newest: Timestamp::MIN });
+            if segment::is_suspect(&*fs, dir, number) {
+                segment::copy_anew(&*fs, dir, number, bytes).map_err(disk(number))?;
+                continue;
+            }
             // The process that wrote it may have died before it synced.
             let handle = fs.open_append(&segment_path(dir, number)).and_then(|file| file.sync_handle());
             closing.push((number, Arc::from(handle.map_err(disk(number))?)));
@@ -246,6 +250,7 @@ impl Log {
             let mut state = self.state.lock();
             state.new_name |= new_name;
             state.suspect.insert(segment);
+            segment::mark_suspect(&*self.fs, &self.dir, segment);
             // The present segment is not among the closed ones; `cut` puts it there.
             let present = state.segment;
             state.closing.extend(closing.into_iter().skip(index + 1).filter(|(number, _)| *number != present));
@@ -357,7 +362,7 @@ impl Log {
                 }
             };
             match self.fs.remove_file(&segment_path(&self.dir, oldest)) {
-                Ok(()) => {}
+                Ok(()) => segment::clear_suspect(&*self.fs, &self.dir, oldest),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(LogError::Disk { segment: oldest, source }),
             }

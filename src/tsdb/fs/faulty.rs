@@ -354,13 +354,18 @@ impl SyncHandle for FaultySync {
 }
 
 fn sync_content(fs: &FaultyFs, content: &Mutex<Content>) -> io::Result<()> {
-    let changed = fs.0.lock().change();
+    let (changed, is_gone) = {
+        let mut state = fs.0.lock();
+        let changed = state.change();
+        (changed, matches!(state.faults.fail_at, Some((_, Fault::Crash))))
+    };
     let mut content = content.lock();
-    if changed.is_err() {
+    // A process that is gone is told of no failed write, and the system goes on writing what it had.
+    if changed.is_err() && !is_gone {
         let lost = content.synced.len()..content.bytes.len();
         content.forgotten.push(lost);
-        return changed;
     }
+    changed?;
     let mut synced = content.bytes.clone();
     for lost in &content.forgotten {
         synced[lost.clone()].fill(0);

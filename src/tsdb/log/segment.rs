@@ -69,7 +69,46 @@ pub fn rewrite(fs: &dyn Fs, dir: &Path, number: u64, bytes: u64) -> io::Result<(
             .map_err(|error| io::Error::other(format!("what was not written to the disk is damaged: {error}")))?;
         at += taken;
     }
-    crate::fs::replace_file(fs, &path, &content)
+    crate::fs::replace_file(fs, &path, &content)?;
+    clear_suspect(fs, dir, number);
+    Ok(())
+}
+
+/// Writes a segment anew whose sync failed in the life before: whatever of it can be read, since its damage was counted.
+///
+/// # Errors
+/// As the system says; the old file stays.
+pub fn copy_anew(fs: &dyn Fs, dir: &Path, number: u64, bytes: u64) -> io::Result<()> {
+    let path = segment_path(dir, number);
+    let content = fs.read_at(&path, 0, usize::try_from(bytes).map_err(io::Error::other)?)?;
+    crate::fs::replace_file(fs, &path, &content)?;
+    clear_suspect(fs, dir, number);
+    Ok(())
+}
+
+fn suspect_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:016}.suspect"))
+}
+
+/// Remembers beyond this process that the system may have forgotten bytes of a segment. It need not survive a power cut:
+/// after one, what was forgotten is gone, and was never called durable.
+pub fn mark_suspect(fs: &dyn Fs, dir: &Path, number: u64) {
+    if let Err(error) = fs.create(&suspect_path(dir, number)) {
+        tracing::warn!(segment = number, %error, "a segment of the log whose sync failed cannot be marked");
+    }
+}
+
+/// Whether a segment is marked.
+pub fn is_suspect(fs: &dyn Fs, dir: &Path, number: u64) -> bool {
+    fs.exists(&suspect_path(dir, number))
+}
+
+/// Takes the mark away; one that stays costs the next start a copy.
+pub fn clear_suspect(fs: &dyn Fs, dir: &Path, number: u64) {
+    let path = suspect_path(dir, number);
+    if fs.exists(&path) {
+        let _ = fs.remove_file(&path);
+    }
 }
 
 /// The numbers of the segments in a folder, rising.

@@ -87,6 +87,25 @@ fn a_failed_sync_is_not_made_good_by_the_next() {
 }
 
 #[test]
+fn a_failed_sync_is_remembered_beyond_the_process() {
+    let fs = FaultyFs::new();
+    let (log, _, _) = open(&fs);
+    log.append(&frame_of(b"one"), Timestamp(1), None).expect("appends");
+    fs.fail_after(1, Fault::Io);
+    assert!(log.sync().is_err());
+    drop(log);
+    // The next process finds a file that reads well, and whose sync would have nothing left to do.
+    let (log, _, found) = open(&fs);
+    assert_eq!(found, [b"one".to_vec()]);
+    log.append(&frame_of(b"two"), Timestamp(2), None).expect("appends");
+    assert_eq!(log.sync().expect("syncs"), log.end());
+    drop(log);
+    fs.crash(|_| 0);
+    assert_eq!(open(&fs).2, [b"one".to_vec(), b"two".to_vec()]);
+    assert!(fs.files().iter().all(|path| path.extension().is_none()), "{:?}", fs.files());
+}
+
+#[test]
 fn bytes_that_cannot_be_read_back_are_never_called_durable() {
     let fs = FaultyFs::new();
     let (log, _, _) = open(&fs);
