@@ -72,7 +72,12 @@ pub fn join(into: &mut SeriesColumns, mut more: SeriesColumns) {
         *into = more;
         return;
     };
+    if !(into.start_timestamps.is_empty() && more.start_timestamps.is_empty()) {
+        into.start_timestamps.resize(into.timestamps.len(), 0);
+        more.start_timestamps.resize(more.timestamps.len(), 0);
+    }
     if more_first > last {
+        into.start_timestamps.append(&mut more.start_timestamps);
         into.timestamps.append(&mut more.timestamps);
         into.values.append(&mut more.values);
         into.histograms.append(&mut more.histograms);
@@ -87,10 +92,14 @@ fn join_floats(into: &mut SeriesColumns, more: &SeriesColumns) {
     let (times, values) = (std::mem::take(&mut into.timestamps), std::mem::take(&mut into.values));
     into.timestamps.reserve(times.len() + more.timestamps.len());
     into.values.reserve(times.len() + more.timestamps.len());
-    let mut a = times.into_iter().zip(values).peekable();
-    let mut b = more.timestamps.iter().copied().zip(more.values.iter().copied()).peekable();
+    let starts = std::mem::take(&mut into.start_timestamps);
+    let with_starts = !starts.is_empty();
+    let mut a = times.into_iter().zip(values).zip(starts.into_iter().chain(std::iter::repeat(0))).map(row).peekable();
+    let more_starts = more.start_timestamps.iter().copied().chain(std::iter::repeat(0));
+    let more_rows = more.timestamps.iter().copied().zip(more.values.iter().copied());
+    let mut b = more_rows.zip(more_starts).map(row).peekable();
     loop {
-        let (at, value) = match (a.peek().copied(), b.peek().copied()) {
+        let (at, value, start) = match (a.peek().copied(), b.peek().copied()) {
             (Some(x), Some(y)) if x.0 == y.0 => {
                 a.next();
                 b.next();
@@ -104,7 +113,14 @@ fn join_floats(into: &mut SeriesColumns, more: &SeriesColumns) {
         };
         into.timestamps.push(at);
         into.values.push(value);
+        if with_starts {
+            into.start_timestamps.push(start);
+        }
     }
+}
+
+fn row(((at, value), start): ((i64, f64), i64)) -> (i64, f64, i64) {
+    (at, value, start)
 }
 
 fn join_histograms(into: &mut SeriesColumns, more: Vec<HistogramPoint>) {
@@ -127,6 +143,8 @@ fn drop_shadowed(columns: &mut SeriesColumns) {
     }
     let shadowed = |at: &i64| columns.histograms.binary_search_by_key(at, |point| point.timestamp).is_ok();
     let keep: Vec<bool> = columns.timestamps.iter().map(|at| !shadowed(at)).collect();
+    let mut keeps = keep.iter();
+    columns.start_timestamps.retain(|_| *keeps.next().unwrap_or(&true));
     let mut keeps = keep.iter();
     columns.timestamps.retain(|_| *keeps.next().unwrap_or(&true));
     let mut keeps = keep.iter();

@@ -20,6 +20,7 @@ mod read;
 mod selections;
 pub mod series;
 pub mod spill;
+mod starts;
 mod stats;
 mod symbols;
 mod transfer;

@@ -6,8 +6,8 @@
 //!
 //! Source: prometheus `tsdb/docs/format/wal.md`.
 
-mod records;
-mod wal;
+pub(crate) mod records;
+pub(crate) mod wal;
 
 use std::collections::BTreeMap;
 use std::io;

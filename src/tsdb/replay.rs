@@ -1,5 +1,7 @@
 //! Reading the log back into the head: one thread scans, several decode, each with lanes of its own.
 
+mod runs;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use promesh_model::time::Timestamp;
 use crate::fs::Fs;
 use crate::head::{AppendOutcome, Head};
 use crate::log::{FrameRef, Log, LogError, LogPosition, ScanReport};
+use runs::Runs;
 
 /// Understands the frames that the caller wrote into the log.
 pub trait ReplayDecoder: Send {
@@ -114,6 +117,13 @@ struct Tally {
     newest: BTreeMap<u64, Timestamp>,
 }
 
+impl Tally {
+    fn note_newest(&mut self, frame: &FrameRef, newest: Timestamp) {
+        let known = self.newest.entry(frame.position.segment).or_insert(newest);
+        *known = (*known).max(newest);
+    }
+}
+
 /// Frames sent to a thread at once.
 const GROUP_FRAMES: usize = 64;
 /// Groups waiting for a thread: bounds what a scan that runs ahead holds.
@@ -187,16 +197,35 @@ fn work(
     tally: &Mutex<Tally>,
 ) {
     let mut mine = Tally::default();
+    let (mut runs, mut outcome) = (Runs::default(), AppendOutcome::default());
     for frame in receiver.iter().flatten() {
         match decoder.decode(frame.kind, frame.payload(), head) {
             Ok(None) => {}
-            Ok(Some(replayed)) => apply(replayed, &frame, head, flushed, &mut mine),
+            Ok(Some(Replayed::Append(batch))) if runs::is_plain(&batch) && batch.slot >= head.min_time() => {
+                mine.note_newest(&frame, batch.slot);
+                runs.hold(batch, false, head, &mut outcome);
+            }
+            Ok(Some(Replayed::Late(batch))) if runs::is_plain(&batch) && batch.slot >= head.min_time() => {
+                mine.note_newest(&frame, batch.slot);
+                runs.hold(batch, true, head, &mut outcome);
+            }
+            Ok(Some(replayed)) => {
+                runs.take_in(head, &mut outcome);
+                outcome.add(apply(replayed, &frame, head, flushed, &mut mine));
+            }
             Err(why) => {
                 mine.report.undecodable += 1;
                 mine.report.first_error.get_or_insert(why);
             }
         }
+        if !outcome.rejected.is_empty() {
+            mine.report.refused += std::mem::take(&mut outcome.rejected).len() as u64;
+        }
     }
+    runs.take_in(head, &mut outcome);
+    mine.report.samples += outcome.appended + outcome.late;
+    mine.report.duplicates += outcome.duplicates;
+    mine.report.refused += outcome.rejected.len() as u64;
     let mut all = tally.lock();
     let Tally { report, newest } = mine;
     all.report.samples += report.samples;
@@ -211,13 +240,12 @@ fn work(
     }
 }
 
-fn apply(replayed: Replayed, frame: &FrameRef, head: &Head, flushed: Flushed, tally: &mut Tally) {
+fn apply(replayed: Replayed, frame: &FrameRef, head: &Head, flushed: Flushed, tally: &mut Tally) -> AppendOutcome {
     let batch = match &replayed {
         Replayed::Append(batch) | Replayed::Late(batch) | Replayed::Replace { batch, .. } => batch,
     };
     let (oldest, newest) = instants(batch);
-    let known = tally.newest.entry(frame.position.segment).or_insert(newest);
-    *known = (*known).max(newest);
+    tally.note_newest(frame, newest);
     let mut outcome = AppendOutcome::default();
     let floor = head.min_time();
     if oldest >= floor {
@@ -239,9 +267,7 @@ fn apply(replayed: Replayed, frame: &FrameRef, head: &Head, flushed: Flushed, ta
             outcome.add(head.append_replayed(&rest));
         }
     }
-    tally.report.samples += outcome.appended + outcome.late;
-    tally.report.duplicates += outcome.duplicates;
-    tally.report.refused += outcome.rejected.len() as u64;
+    outcome
 }
 
 /// The oldest and the newest instant of a batch; the slot if it has no samples.
@@ -271,10 +297,14 @@ fn split(batch: &Batch, before: Timestamp) -> (Batch, Batch) {
         ..Batch::default()
     };
     let mut own = batch.timestamps.iter().peekable();
+    let mut starts = batch.start_timestamps.iter().peekable();
     for (index, (series, value)) in batch.series.iter().zip(&batch.values).enumerate() {
         let at = own.next_if(|(place, _)| *place as usize == index).map_or(batch.slot, |(_, at)| *at);
         let side = if at < before { &mut old } else { &mut rest };
-        side.timestamps.push((side.series.len() as u32, at));
+        let place = side.series.len() as u32;
+        side.timestamps.push((place, at));
+        side.start_timestamps
+            .extend(starts.next_if(|(own, _)| *own as usize == index).map(|(_, start)| (place, *start)));
         side.series.push(*series);
         side.values.push(*value);
     }

@@ -1,11 +1,12 @@
 //! The database as a whole, on a file system that fails.
 
 mod promtool;
-mod support;
+pub(crate) mod support;
 
 mod blocks;
 mod conformance;
 mod cursors;
 mod damage;
 mod digests;
+mod fuzz;
 mod reopen;

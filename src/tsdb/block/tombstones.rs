@@ -108,6 +108,8 @@ pub fn drop_spans(spans: &[(i64, i64)], columns: &mut SeriesColumns) {
     let deleted = |at: i64| spans.iter().any(|(min, max)| (*min..=*max).contains(&at));
     let keep: Vec<bool> = columns.timestamps.iter().map(|at| !deleted(*at)).collect();
     let mut keeps = keep.iter().copied();
+    columns.start_timestamps.retain(|_| keeps.next().unwrap_or(true));
+    let mut keeps = keep.iter().copied();
     columns.values.retain(|_| keeps.next().unwrap_or(true));
     columns.timestamps.retain(|at| !deleted(*at));
     columns.histograms.retain(|point| !deleted(point.timestamp));

@@ -44,6 +44,9 @@ impl Head {
                         dead.extend(slot.series.take().map(|series| (first + offset as u32, series)));
                     } else {
                         series.drop_open_before(min, &self.spill);
+                        if !series.has_late() {
+                            series.drop_starts_before(min);
+                        }
                         collected.left += 1;
                     }
                 }

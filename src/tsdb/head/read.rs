@@ -112,6 +112,7 @@ impl Head {
         if plain && let Some((at, bits)) = series.newest_float_until(start, span.end) {
             columns.timestamps.push(at);
             columns.values.push(f64::from_bits(bits));
+            fill_starts(series, columns);
             return;
         }
         self.read_series(series, span.start, span.end, columns, warnings);
@@ -238,6 +239,7 @@ impl Head {
                 drop_spans(spans, columns);
             }
         }
+        fill_starts(series, columns);
     }
 
     fn read_in_order(
@@ -294,6 +296,12 @@ impl Head {
             Value::Float(bits) => columns.values.iter().any(|value| value.to_bits() == *bits),
             Value::Histogram(_) => !columns.histograms.is_empty(),
         }
+    }
+}
+
+fn fill_starts(series: &Series, columns: &mut SeriesColumns) {
+    if let Some(starts) = series.starts() {
+        starts.fill(columns);
     }
 }
 

@@ -9,6 +9,7 @@ use promesh_model::shard::ShardId;
 
 use super::late::Late;
 use super::spill::{Spill, SpillRef, SpilledChunk};
+use super::starts::Starts;
 use super::symbols::Symbol;
 use crate::chunk::histogram::HistogramAppender;
 use crate::chunk::xor::{self, XorAppender};
@@ -47,13 +48,15 @@ struct Extra {
     /// The pending histogram; its instant is the series' `pending_at`.
     pending: Option<HistogramValue>,
     /// The open chunk of a histogram series.
-    histograms: Option<HistogramAppender>,
+    histograms: Option<Box<HistogramAppender>>,
     /// Samples that came late.
     late: Late,
     /// Chunks copied from another peer that lie before all others.
     earlier: SpillRef,
     /// The first instant of what lies after `earlier`.
     earlier_end: i64,
+    /// Start timestamps.
+    starts: Starts,
 }
 
 /// What became of a sample.
@@ -111,6 +114,30 @@ impl Series {
         }
     }
 
+    /// A sample that was just appended has this start timestamp; `before` was the newest sample until then.
+    pub fn note_start(&mut self, at: i64, start: i64, appended: &Appended, before: i64) {
+        let starts = &mut self.extra.get_or_insert_default().starts;
+        match appended {
+            Appended::InOrder => starts.push(at, start, before),
+            Appended::Late => starts.set(at, start),
+            // Who copied the sample may not have known it.
+            Appended::Duplicate if starts.of(at) == 0 => starts.set(at, start),
+            Appended::Duplicate => {}
+        }
+    }
+
+    /// The start timestamps, if any sample has one.
+    pub fn starts(&self) -> Option<&Starts> {
+        self.extra.as_ref().map(|extra| &extra.starts).filter(|starts| !starts.is_empty())
+    }
+
+    /// Forgets the start timestamps of samples before `t`.
+    pub fn drop_starts_before(&mut self, t: i64) {
+        if let Some(extra) = &mut self.extra {
+            extra.starts.drop_before(t);
+        }
+    }
+
     /// The instant of the newest sample in order; `i64::MIN` if there is none.
     #[inline]
     pub fn newest(&self) -> i64 {
@@ -120,7 +147,7 @@ impl Series {
     fn newest_in_chunk(&self) -> i64 {
         let floats = self.floats.as_ref().map_or(NOTHING, XorAppender::last_at);
         let histograms = self.extra.as_ref().and_then(|extra| extra.histograms.as_ref());
-        floats.max(histograms.map_or(NOTHING, HistogramAppender::last_at))
+        floats.max(histograms.map_or(NOTHING, |open| open.last_at()))
     }
 
     /// Whether samples that came late wait here.
@@ -196,8 +223,13 @@ impl Series {
         if let Some(reason) = self.refusal(at, present.is_some(), bounds) {
             return Err(reason);
         }
-        let taken = self.extra.get_or_insert_default().late.insert(at, value);
-        Ok(if taken { Appended::Late } else { Appended::Duplicate })
+        let extra = self.extra.get_or_insert_default();
+        if !extra.late.insert(at, value) {
+            return Ok(Appended::Duplicate);
+        }
+        // It may lie among samples with a start, and has none unless it is said.
+        extra.starts.set(at, 0);
+        Ok(Appended::Late)
     }
 
     /// Whether a sample would be taken; `before` is the newest of the series in the same batch.
@@ -306,7 +338,7 @@ impl Series {
         let reset = extra.histograms.as_ref().filter(|_| self.floats.is_none()).map(|last| last.reset_before(&value));
         self.close_chunk(spill);
         let appender = HistogramAppender::begin(&mut self.chunk, at, &value, reset.unwrap_or_default());
-        self.extra.get_or_insert_default().histograms = Some(appender);
+        self.extra.get_or_insert_default().histograms = Some(Box::new(appender));
     }
 
     /// Puts the open chunk with the full ones.
@@ -338,6 +370,7 @@ impl Series {
         self.pending_at = NOTHING;
         if let Some(extra) = &mut self.extra {
             extra.pending = None;
+            extra.starts.set(slot, 0);
         }
         true
     }
@@ -425,7 +458,7 @@ impl Series {
 
     /// Whether reading `start ..` needs anything but the open float chunk and the pending sample.
     pub fn only_open_floats(&self, start: i64) -> bool {
-        self.extra.is_none()
+        self.extra.as_ref().is_none_or(|extra| extra.earlier == SpillRef::NONE)
             && match self.open_bounds() {
                 Some((first, _, _)) => first <= start || self.spilled == SpillRef::NONE,
                 None => self.spilled == SpillRef::NONE,

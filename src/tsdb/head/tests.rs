@@ -148,3 +148,34 @@ proptest! {
         let _ = head.import_open(chunk);
     }
 }
+
+#[test]
+fn start_timestamps_come_back_with_their_samples() {
+    let head = head(HOUR_MS);
+    let with_starts = |slot: i64, starts: [i64; 3]| {
+        let named = starts.iter().enumerate().filter(|(_, start)| **start != 0);
+        Batch {
+            start_timestamps: named.map(|(place, start)| (place as u32, Timestamp(*start))).collect(),
+            ..batch(&head, slot, &[(0, slot as f64), (1, slot as f64), (2, slot as f64)])
+        }
+    };
+    let starts = |host| read(&head, host).start_timestamps;
+    head.append(&with_starts(1000, [0, 5, 7]));
+    head.append(&with_starts(2000, [0, 5, 0]));
+    head.append(&with_starts(3000, [0, 2500, 7]));
+    assert_eq!((starts(0), starts(1), starts(2)), (vec![], vec![5, 5, 2500], vec![7, 0, 7]));
+    // One that comes late has its own, or none.
+    head.append(&with_starts(1500, [1200, 0, 1200]));
+    assert_eq!((starts(0), starts(1)), (vec![0, 1200, 0, 0], vec![5, 0, 5, 2500]));
+    // The batch that stands says nothing of the loser's.
+    let loser = with_starts(4000, [0, 3500, 3500]);
+    head.append(&loser);
+    head.replace(&loser.series, Timestamp(4000), &with_starts(4000, [0, 3900, 0]));
+    assert_eq!((starts(1), starts(2)), (vec![5, 0, 5, 2500, 3900], vec![7, 1200, 0, 7, 0]));
+    head.set_min_time(Timestamp(2000));
+    head.collect();
+    // The late ones wait for a block of their own.
+    assert_eq!((starts(0), starts(1)), (vec![1200, 0, 0, 0], vec![0, 5, 2500, 3900]));
+}
+
+const HOUR_MS: i64 = 3_600_000;

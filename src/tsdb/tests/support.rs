@@ -30,11 +30,14 @@ impl ReplayDecoder for PlainDecoder {
 }
 
 pub fn batch_of(plain: &Plain, index: &dyn SeriesIndex) -> Batch {
-    let mut batch = Batch::default();
+    let mut batch = Batch { slot: Timestamp(plain.first().map_or(0, |sample| sample.1)), ..Batch::default() };
     for (place, (labels, at, bits)) in plain.iter().enumerate() {
         batch.series.push(index.resolve(labels).expect("labels are fine"));
         batch.values.push(f64::from_bits(*bits));
-        batch.timestamps.push((place as u32, Timestamp(*at)));
+        // As most producers do, one instant is said once.
+        if *at != batch.slot.ms() {
+            batch.timestamps.push((place as u32, Timestamp(*at)));
+        }
     }
     batch
 }
