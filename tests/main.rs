@@ -1,5 +1,6 @@
 //! What a user sees: the real binary, real files, real HTTP. One module a subject.
 
+mod adverse;
 mod alerts;
 mod blocks;
 mod discovery;

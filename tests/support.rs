@@ -149,6 +149,8 @@ pub struct Peer {
     arguments: Vec<String>,
     /// Name of its network namespace and its address there; in the tests' own one if none.
     within: Option<(String, String)>,
+    /// A command that runs the binary: its name and arguments.
+    prefix: Vec<String>,
     child: Option<Child>,
 }
 
@@ -158,7 +160,16 @@ impl Peer {
         let (web, cluster) = (free_port(), free_port());
         let arguments = seeds.iter().map(|seed| format!("--cluster.peer=127.0.0.1:{}", seed.cluster)).collect();
         let folder = root.join(name);
-        Peer { web, cluster, folder, config: config.to_owned(), arguments, within: None, child: None }
+        Peer {
+            web,
+            cluster,
+            folder,
+            config: config.to_owned(),
+            arguments,
+            within: None,
+            prefix: Vec::new(),
+            child: None,
+        }
     }
 
     /// Puts it into a network namespace, where it has this address; it is told elsewhere where to listen for peers.
@@ -166,6 +177,13 @@ impl Peer {
     pub fn within(mut self, namespace: &str, address: &str) -> Peer {
         hosts().insert(self.web, address.to_owned());
         self.within = Some((namespace.to_owned(), address.to_owned()));
+        self
+    }
+
+    /// Has another command run the binary, such as `env` or `setpriv`; it must become the binary, not its parent.
+    #[allow(dead_code)] // the soak has no use for it
+    pub fn through(mut self, command: &[&str]) -> Peer {
+        self.prefix = command.iter().map(|part| (*part).to_owned()).collect();
         self
     }
 
@@ -180,7 +198,14 @@ impl Peer {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log");
         let binary = env!("CARGO_BIN_EXE_promesh");
         let mut command = match &self.within {
-            None => Command::new(binary),
+            None => match self.prefix.split_first() {
+                None => Command::new(binary),
+                Some((first, rest)) => {
+                    let mut command = Command::new(first);
+                    command.args(rest).arg(binary);
+                    command
+                }
+            },
             Some((namespace, _)) => {
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", namespace, binary]);

@@ -20,6 +20,16 @@ pub(crate) struct Reading<'a> {
     metadata_digest: u64,
 }
 
+/// How far after its slot the instant may be that a sample bears: one from the far future would keep all that come after
+/// it out of the head. 10 min, as in Prometheus.
+const AHEAD_MAX_MS: i64 = 10 * 60 * 1000;
+
+fn is_ahead(at: Timestamp, result: &mut ScrapeResult) -> bool {
+    let is_ahead = at.ms() > result.batch.slot.ms().saturating_add(AHEAD_MAX_MS);
+    result.samples_ahead += usize::from(is_ahead);
+    is_ahead
+}
+
 impl<'a> Reading<'a> {
     pub(crate) fn new(target: &'a Target, cache: &'a mut LineCache, index: &'a dyn SeriesIndex) -> Reading<'a> {
         Reading { target, cache, index, raw: RawLabels::default(), resolved_any: false, metadata_digest: 1 }
@@ -130,6 +140,9 @@ impl<'a> Reading<'a> {
         }
         result.samples_kept += 1;
         let own = histogram.timestamp.filter(|_| job.honor_timestamps).map(Timestamp);
+        if own.is_some_and(|at| is_ahead(at, result)) {
+            return Ok(());
+        }
         self.keep_exemplars(series, histogram.timestamp, parser, result);
         result.batch.histograms.push(HistogramSample {
             series,
@@ -152,14 +165,16 @@ impl<'a> Reading<'a> {
                 return;
             }
         };
+        let own = sample.timestamp.filter(|_| self.target.job.honor_timestamps).map(Timestamp);
+        if own.is_some_and(|at| is_ahead(at, result)) {
+            return;
+        }
         let position = result.batch.series.len() as u32;
         result.samples_kept += 1;
         result.batch.series.push(series);
         result.batch.values.push(sample.value);
-        if self.target.job.honor_timestamps
-            && let Some(timestamp) = sample.timestamp
-        {
-            result.batch.timestamps.push((position, Timestamp(timestamp)));
+        if let Some(at) = own {
+            result.batch.timestamps.push((position, at));
         }
         if let Some(start) = sample.start {
             result.batch.start_timestamps.push((position, Timestamp(start)));

@@ -74,6 +74,8 @@ pub struct ScrapeResult {
     pub series_added: usize,
     /// Samples left out because another of the same scrape has the same series and instant.
     pub samples_repeated: usize,
+    /// Samples left out because the instant they bear is further ahead than a clock may be wrong.
+    pub samples_ahead: usize,
     /// Whether series with instants of their own become stale too when they vanish.
     pub track_timestamps_staleness: bool,
 }

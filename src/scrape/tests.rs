@@ -248,6 +248,21 @@ async fn honor_labels_lets_the_exposition_win() {
 }
 
 #[tokio::test]
+async fn a_sample_from_the_far_future_is_left_out_and_counted() {
+    let exporter = Exporter::start().await;
+    let (index, clock) = (Index::default(), Ticks::default());
+    let slot = 1_700_000_000_000i64;
+    let text = format!("a 1 {}\nb 2 {}\nc 3 {}\nd 4\n", slot + 600_000, slot + 600_001, i64::MAX);
+    exporter.says(&text);
+    for (settings, ahead, kept) in [("", 2, 2), ("  honor_timestamps: false\n", 0, 4)] {
+        let mut scrape_loop = exporter.scrape_loop(settings);
+        let result = scrape_loop.scrape(Timestamp(slot), &index, &clock).await;
+        assert_eq!(result.failed, None);
+        assert_eq!((result.samples_ahead, result.synthetic_from, result.samples_kept), (ahead, kept, kept));
+    }
+}
+
+#[tokio::test]
 async fn a_forgotten_series_is_resolved_again() {
     let exporter = Exporter::start().await;
     let (index, clock) = (Index::default(), Ticks::default());

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use promesh_client::HttpClient;
 use promesh_config::prometheus::ScrapeConfig;
 use promesh_discovery::Discovered;
-use promesh_model::ingest::{Batch, Metadata, SeriesRef};
+use promesh_model::ingest::{Batch, IngestError, Metadata, SeriesRef};
 use promesh_model::time::Clock;
 use promesh_model::{Labels, Now, Timestamp};
 use promesh_node::{MeshView, PieceId, SourceSpec};
@@ -247,6 +247,10 @@ impl Scraping {
         };
         let series: Vec<SeriesRef> = result.batch.series.clone();
         let samples = series.len() as u64;
+        if result.samples_ahead > 0 {
+            let (target, samples) = (promesh_client::redacted(&entry.target.url), result.samples_ahead);
+            tracing::warn!(%target, samples, "samples of a scrape are too far ahead of the clock");
+        }
         match self.ingest.write_own(own, result.batch) {
             Ok(outcome) => {
                 self.telemetry.samples_appended.fetch_add(samples, Ordering::Relaxed);
@@ -259,6 +263,11 @@ impl Scraping {
                     .collect();
                 if !gone.is_empty() {
                     scrape_loop.forget(&gone);
+                }
+                let refused = outcome.rejected.iter().filter(|one| one.reason != IngestError::UnknownSeries);
+                if let Some(first) = refused.clone().next() {
+                    let (samples, why) = (refused.count(), &first.reason);
+                    tracing::warn!(target = %promesh_client::redacted(&entry.target.url), samples, %why, "storage refused samples of a scrape");
                 }
             }
             Err(error) => {
