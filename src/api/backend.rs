@@ -349,8 +349,11 @@ pub trait QueryWatch: Send + Sync {
     /// A query begins; answers what to give back at its end.
     fn begin(&self, query: &str, at: Timestamp) -> Option<usize>;
 
-    /// A query has ended; `line` makes what a log says about it.
-    fn end(&self, slot: Option<usize>, line: &mut dyn FnMut() -> Value);
+    /// Whether anybody wants to read what the log says of queries.
+    fn wants_lines(&self) -> bool;
+
+    /// A query has ended; `line` is what the log says about it, if anything.
+    fn end(&self, slot: Option<usize>, line: Option<Value>);
 }
 
 /// The peer.

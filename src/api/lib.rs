@@ -8,6 +8,7 @@
 //! client is gone. A large answer is written piece by piece from the result itself; it never exists as one text.
 
 mod admin;
+mod asked;
 pub mod backend;
 mod cors;
 mod error;
@@ -37,6 +38,7 @@ mod tests;
 mod time;
 mod v2;
 
+pub use asked::{Asked, Origin, Timings};
 /// What [`serve`] serves.
 pub use axum::Router;
 pub use backend::{Backend, QueryWatch};

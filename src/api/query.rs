@@ -1,89 +1,78 @@
 //! `/query`, `/query_range`, and what only parses: `/format_query`, `/parse_query`.
 
+use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::response::Response;
+use http::Method;
+use http::request::Parts;
 use promesh_model::storage::Budget;
 use promesh_model::{Monotonic, Timestamp};
-use promesh_promql::{Engine, Outcome, QueryError, QueryOptions, Stats, Value, parser};
+use promesh_promql::{Engine, Outcome, QueryError, QueryOptions, Value, parser};
 use serde_json::{Value as Json, json};
 use tokio::time::timeout;
 
+use crate::asked::{Asked, Origin, Timings, stats_json};
 use crate::backend::QueryWatch;
 use crate::error::ApiError;
 use crate::form::Form;
 use crate::json::{ValueWriter, result_type};
 use crate::respond::{Remarks, success, success_in_pieces};
 use crate::router::Api;
+use crate::serve::ClientAddress;
 use crate::time::parse_span;
 
 /// Upstream's bound on the points of a series: a week at 60s, or a year at 1h.
 const POINTS_MAX: i128 = 11_000;
 pub(crate) const TRUNCATED: &str = "results truncated due to limit";
 
-/// How a query's time was spent.
-#[derive(Clone, Copy, Debug, Default)]
-struct Timings {
-    queued: Duration,
-    evaluated: Duration,
-}
-
-/// What a query asks, for those who take note of it.
-#[derive(Debug)]
-struct Asked {
-    query: String,
-    start: Timestamp,
-    end: Timestamp,
-    step: Duration,
-    path: &'static str,
-}
-
-impl Asked {
-    /// What the query log says. Source: prometheus `promql.Engine.exec`.
-    fn line(&self, at: Timestamp, outcome: &Result<Outcome, QueryError>, timings: Timings) -> Json {
-        let mut line = json!({
-            "time": at.to_string(),
-            "level": "INFO",
-            "msg": "promql query logged",
-            "params": {
-                "query": self.query,
-                "start": self.start.to_string(),
-                "end": self.end.to_string(),
-                "step": self.step.as_secs(),
-            },
-            "httpRequest": {"path": self.path},
-        });
-        match outcome {
-            Ok(outcome) => line["stats"] = stats_json(&outcome.stats, timings),
-            Err(error) => line["error"] = json!(error.to_string()),
-        }
-        line
-    }
-}
-
 /// A query that others were told of; told of its end in any case.
 struct Watched {
     watch: Arc<dyn QueryWatch>,
     slot: Option<usize>,
+    /// What the log says; until it is known, that the query panicked.
     line: Option<Json>,
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        let line = self.line.take();
-        self.watch.end(self.slot, &mut || line.clone().unwrap_or_else(|| json!({"error": "the query panicked"})));
+        self.watch.end(self.slot, self.line.take());
     }
 }
 
-pub(crate) async fn instant(State(api): State<Api>, form: Form) -> Result<Response, ApiError> {
+/// Who sent a request, and how.
+pub(crate) struct Requester {
+    client: Option<IpAddr>,
+    method: Method,
+}
+
+impl<S: Sync> FromRequestParts<S> for Requester {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Requester, Infallible> {
+        let client = parts.extensions.get::<ClientAddress>().map(|address| address.0);
+        Ok(Requester { client, method: parts.method.clone() })
+    }
+}
+
+impl Requester {
+    fn origin(self, api: &Api, path: &str) -> Origin {
+        let prefix = api.options.route_prefix.trim_end_matches('/');
+        Origin::Http { client: self.client, method: self.method.to_string(), path: format!("{prefix}{path}") }
+    }
+}
+
+pub(crate) async fn instant(State(api): State<Api>, from: Requester, form: Form) -> Result<Response, ApiError> {
     let limit = form.limit()?;
     let at = form.time_or("time", api.backend.now().wall)?;
     let span = form.timeout()?;
     let options = options(&form)?;
     let query = form.get("query").to_owned();
-    let asked = Asked { query: query.clone(), start: at, end: at, step: Duration::ZERO, path: "/api/v1/query" };
+    let origin = from.origin(&api, "/api/v1/query");
+    let asked = Asked { query: query.clone(), start: at, end: at, step: Duration::ZERO, origin };
     let run = move |engine: &Engine, storage: &dyn promesh_model::storage::Queryable, options: &QueryOptions| {
         engine.instant(storage, &query, at, options)
     };
@@ -91,13 +80,14 @@ pub(crate) async fn instant(State(api): State<Api>, form: Form) -> Result<Respon
     Ok(answer(outcome, limit, form.get("stats"), timings))
 }
 
-pub(crate) async fn range(State(api): State<Api>, form: Form) -> Result<Response, ApiError> {
+pub(crate) async fn range(State(api): State<Api>, from: Requester, form: Form) -> Result<Response, ApiError> {
     let limit = form.limit()?;
     let (start, end, step) = range_of(&form)?;
     let span = form.timeout()?;
     let options = options(&form)?;
     let query = form.get("query").to_owned();
-    let asked = Asked { query: query.clone(), start, end, step, path: "/api/v1/query_range" };
+    let origin = from.origin(&api, "/api/v1/query_range");
+    let asked = Asked { query: query.clone(), start, end, step, origin };
     let run = move |engine: &Engine, storage: &dyn promesh_model::storage::Queryable, options: &QueryOptions| {
         engine.range(storage, &query, start, end, step, options)
     };
@@ -175,12 +165,15 @@ where
     let mut running = tokio::task::spawn_blocking(move || {
         let mut watched = backend.query_watch().map(|watch| {
             let slot = watch.begin(&asked.query, backend.now().wall);
-            Watched { watch, slot, line: None }
+            Watched { watch, slot, line: Some(json!({"error": "the query panicked"})) }
         });
         let outcome = run(&engine, storage.as_ref(), &options);
         if let Some(watched) = &mut watched {
             let now = backend.now();
-            watched.line = Some(asked.line(now.wall, &outcome, timings(arrived, started, now.monotonic)));
+            let line = || asked.line(now.wall, &outcome, timings(arrived, started, now.monotonic));
+            // Upstream logs what was executed: a text that is no query is not.
+            let logged = watched.watch.wants_lines() && !matches!(outcome, Err(QueryError::Parse(_)));
+            watched.line = logged.then(line);
         }
         drop(watched);
         // Held until the thread is free again, not only until the client has its answer.
@@ -234,22 +227,6 @@ fn truncate(value: &mut Value, limit: usize) -> bool {
         Value::Matrix(series) => cut(series, limit),
         Value::Scalar { .. } | Value::String { .. } => false,
     }
-}
-
-fn stats_json(stats: &Stats, timings: Timings) -> Json {
-    let (queued, evaluated) = (timings.queued.as_secs_f64(), timings.evaluated.as_secs_f64());
-    let mut samples = json!({"totalQueryableSamples": stats.total_samples, "peakSamples": stats.peak_samples});
-    if let Some(per_step) = &stats.per_step {
-        let steps: Vec<_> = per_step.iter().map(|(at, count)| json!([at.as_secs_f64(), count])).collect();
-        samples["totalQueryableSamplesPerStep"] = json!(steps);
-    }
-    json!({
-        "timings": {
-            "evalTotalTime": evaluated, "resultSortTime": 0, "queryPreparationTime": 0, "innerEvalTime": evaluated,
-            "execQueueTime": queued, "execTotalTime": queued + evaluated,
-        },
-        "samples": samples,
-    })
 }
 
 pub(crate) async fn format(State(api): State<Api>, form: Form) -> Result<Response, ApiError> {

@@ -1,11 +1,14 @@
 //! Serving the routes on a listener: so many connections at once, none that dawdles, a clean end.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -13,12 +16,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
+use tower::util::MapRequest;
 use tracing::{debug, warn};
 
 use crate::guard::{Admission, Guard};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// From where a request came; an extension of every request that is served here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientAddress(pub IpAddr);
 
 /// Limits of the HTTP side.
 #[derive(Clone, Debug)]
@@ -62,12 +70,12 @@ pub async fn serve(
             accepted = accepted => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, client)) => {
                 let (watcher, read_timeout) = (watcher.clone(), options.read_timeout);
                 let guard = options.guard.clone();
                 let router = guarded(routes.borrow().clone(), guard.as_ref());
                 tokio::spawn(async move {
-                    take(stream, guard.as_ref(), router, read_timeout, watcher).await;
+                    take(stream, client.ip(), guard.as_ref(), router, read_timeout, watcher).await;
                     drop(place);
                 });
             }
@@ -95,6 +103,7 @@ fn guarded(router: Router, guard: Option<&Guard>) -> Router {
 /// Serves one connection, after a handshake where one is wanted.
 async fn take(
     stream: TcpStream,
+    client: IpAddr,
     guard: Option<&Guard>,
     router: Router,
     read_timeout: Duration,
@@ -103,9 +112,9 @@ async fn take(
     // An answer in several writes must not wait for the other side's acknowledgement.
     let _ = stream.set_nodelay(true);
     match guard.map_or(Admission::Clear, Guard::admission) {
-        Admission::Clear => run(stream, router, read_timeout, stopping).await,
+        Admission::Clear => run(stream, client, router, read_timeout, stopping).await,
         Admission::Tls(secured) => match timeout(HANDSHAKE_MAX.min(read_timeout), secured.accept(stream)).await {
-            Ok(Ok(stream)) => run(stream, router, read_timeout, stopping).await,
+            Ok(Ok(stream)) => run(stream, client, router, read_timeout, stopping).await,
             Ok(Err(error)) => debug!(error, "TLS handshake failed"),
             Err(_) => debug!("TLS handshake took too long"),
         },
@@ -114,6 +123,7 @@ async fn take(
 
 async fn run<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
+    client: IpAddr,
     router: Router,
     read_timeout: Duration,
     mut stopping: watch::Receiver<bool>,
@@ -121,7 +131,11 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(read_timeout);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(read_timeout);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let service = MapRequest::new(router, move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ClientAddress(client));
+        request
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut connection = pin!(connection);
     let told_to_stop = async {
         // An error means that nobody can say so any more, which says it as well.

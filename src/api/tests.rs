@@ -201,3 +201,65 @@ async fn a_real_listener_serves_and_stops() {
     stop.send(()).expect("still serving");
     tokio::time::timeout(Duration::from_secs(10), serving).await.expect("stops in time").expect("no panic");
 }
+
+/// Keeps what the log would say.
+#[derive(Default)]
+struct Lines(parking_lot::Mutex<Vec<serde_json::Value>>);
+
+impl crate::QueryWatch for Lines {
+    fn begin(&self, _: &str, _: promesh_model::Timestamp) -> Option<usize> {
+        None
+    }
+
+    fn wants_lines(&self) -> bool {
+        true
+    }
+
+    fn end(&self, _: Option<usize>, line: Option<serde_json::Value>) {
+        self.0.lock().extend(line);
+    }
+}
+
+#[tokio::test]
+async fn the_query_log_tells_who_asked_what_and_how() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let lines = Arc::new(Lines::default());
+    let fixture = Fixture { watch: Some(Arc::clone(&lines) as _), ..Fixture::default() };
+    let router = router(Arc::new(fixture), ApiOptions { route_prefix: "/prom".into(), ..options() });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let options = crate::ServeOptions::new(8, Duration::from_secs(5));
+    let (_router, routes) = tokio::sync::watch::channel(router);
+    let serving = tokio::spawn(crate::serve(listener, routes, options, std::future::pending()));
+    let form = "query=up&start=1&end=50&step=5";
+    let head = "host: x\r\nconnection: close\r\n";
+    for request in [
+        format!("GET /prom/api/v1/query?query=up&time=5 HTTP/1.1\r\n{head}\r\n"),
+        format!(
+            "POST /prom/api/v1/query_range HTTP/1.1\r\n{head}content-type: application/x-www-form-urlencoded\r\n\
+             content-length: {}\r\n\r\n{form}",
+            form.len()
+        ),
+        format!("GET /prom/api/v1/query?query=up%2B HTTP/1.1\r\n{head}\r\n"),
+        format!("GET /prom/api/v1/query?query=label_replace(up,%22%22,%22%22,%22%22,%22%22) HTTP/1.1\r\n{head}\r\n"),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("connects");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        stream.read_to_end(&mut Vec::new()).await.expect("answered");
+    }
+    serving.abort();
+    let lines = lines.0.lock();
+    // What is no query was not executed, and is not logged.
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    let asked = |path: &str, method: &str| serde_json::json!({"clientIP": "127.0.0.1", "method": method, "path": path});
+    assert_eq!(lines[0]["httpRequest"], asked("/prom/api/v1/query", "GET"));
+    assert_eq!(lines[1]["httpRequest"], asked("/prom/api/v1/query_range", "POST"));
+    assert_eq!(
+        lines[1]["params"],
+        serde_json::json!({
+            "query": "up", "start": "1970-01-01T00:00:01.000Z", "end": "1970-01-01T00:00:50.000Z", "step": 5
+        })
+    );
+    assert!(lines[2]["error"].as_str().is_some_and(|error| error.contains("label_replace")), "{}", lines[2]);
+    assert!(lines.iter().all(|line| line["stats"]["timings"]["execTotalTime"].is_number()), "{lines:?}");
+}

@@ -23,6 +23,8 @@
 //! assert_eq!(samples[0].value, SampleValue::Float(0.5));
 //! # Ok::<(), promesh_promql::QueryError>(())
 //! ```
+//!
+//! `examples/query.rs` asks over a storage of its own.
 
 mod engine;
 pub mod parser;

@@ -94,13 +94,18 @@ impl QueryWatch for Queries {
         Some(slot)
     }
 
-    fn end(&self, slot: Option<usize>, line: &mut dyn FnMut() -> Value) {
+    fn wants_lines(&self) -> bool {
+        self.log.lock().is_some()
+    }
+
+    fn end(&self, slot: Option<usize>, line: Option<Value>) {
         if let Some(slot) = slot {
             self.write_slot(slot, "");
             self.free.lock().push(slot);
         }
-        if let Some((path, file)) = &mut *self.log.lock()
-            && let Err(error) = file.write_all(format!("{}\n", line()).as_bytes())
+        if let Some(line) = line
+            && let Some((path, file)) = &mut *self.log.lock()
+            && let Err(error) = file.write_all(format!("{line}\n").as_bytes())
         {
             tracing::warn!(path = %path.display(), %error, "a query could not be logged");
         }
@@ -120,7 +125,8 @@ mod tests {
         let ended = queries.begin("up", Timestamp(5000));
         let slots = [queries.begin(&long, Timestamp(7000)), queries.begin("no slot is left", Timestamp(0))];
         assert_eq!((ended.is_some(), slots[0].is_some(), slots[1]), (true, true, None));
-        queries.end(ended, &mut || unreachable!("nothing is logged without a file"));
+        assert!(!queries.wants_lines());
+        queries.end(ended, None);
         assert_eq!(queries.begin("sum(up)", Timestamp(9000)), ended);
         drop(queries);
         let (_, unfinished) = Queries::open(folder.path(), 2).expect("opens");
@@ -138,10 +144,11 @@ mod tests {
         queries.log_to(&path).expect("opens");
         for number in 0..2 {
             let slot = queries.begin("up", Timestamp(0));
-            queries.end(slot, &mut || json!({"number": number}));
+            assert!(queries.wants_lines());
+            queries.end(slot, Some(json!({"number": number})));
         }
         queries.log_to(Path::new("")).expect("closes");
-        queries.end(None, &mut || unreachable!("nothing is logged any more"));
+        queries.end(None, Some(json!("nothing is logged any more")));
         assert_eq!(std::fs::read_to_string(path).expect("reads"), "{\"number\":0}\n{\"number\":1}\n");
     }
 }

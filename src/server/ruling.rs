@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 use crate::ingest::Ingest;
 use crate::options::Options;
 use crate::outgoing::Outgoing;
+use crate::queries::Queries;
 use crate::settings::Settings;
 
 pub use evaluate::query_sample;
@@ -83,6 +84,8 @@ pub struct Means {
     pub view: watch::Receiver<Option<Arc<MeshView>>>,
     /// Where alerts go.
     pub outgoing: Arc<Outgoing>,
+    /// Takes note of queries.
+    pub queries: Arc<Queries>,
 }
 
 /// All rule groups of the configuration, and the evaluations of those that this peer acts for.

@@ -429,6 +429,7 @@ impl Peer {
         let storage: Arc<dyn Queryable> = Arc::clone(&reading) as Arc<dyn Queryable>;
         let (queries, unfinished) =
             Queries::open(db.dir(), options.query.concurrency).map_err(context("the file of running queries"))?;
+        let queries = Arc::new(queries);
         if !unfinished.is_empty() {
             let queries = serde_json::Value::Array(unfinished);
             tracing::info!(%queries, "these queries did not finish when the process before ended");
@@ -470,6 +471,7 @@ impl Peer {
             engine: Arc::clone(&engine),
             storage: Arc::clone(&storage),
             view: view.clone(),
+            queries: Arc::clone(&queries),
         }));
         ruling.apply(ruling.plan(&settings)?);
         settings::warn_of_delivery(&settings, &paging.configuration(), ruling.has_alerts());
@@ -548,7 +550,7 @@ impl Peer {
             storage,
             parts,
             part_counters: counters,
-            queries: Arc::new(queries),
+            queries,
             facts: tokio::sync::OnceCell::new(),
             hands,
             minds,

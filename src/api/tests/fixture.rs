@@ -13,6 +13,7 @@ use promesh_promql::Engine;
 use promesh_promql::script::MemoryStorage;
 use serde_json::{Value, json};
 
+use crate::QueryWatch;
 use crate::backend::{
     Alert, Alertmanagers, Backend, BackendError, BuildInfo, HeadStats, Push, PushOutcome, Readiness, ReloadScope, Rule,
     RuleGroup, RuleKind, SeriesExemplars, Target, TargetMetadata, Targets, TsdbStatus,
@@ -32,6 +33,7 @@ pub(super) struct Fixture {
     pub pushes: Arc<Mutex<Vec<Push>>>,
     pub push_refuses: Vec<(Labels, IngestError)>,
     pub push_fails: Option<BackendError>,
+    pub watch: Option<Arc<dyn QueryWatch>>,
 }
 
 impl Default for Fixture {
@@ -50,6 +52,7 @@ impl Default for Fixture {
             pushes: Arc::default(),
             push_refuses: Vec::new(),
             push_fails: None,
+            watch: None,
         }
     }
 }
@@ -112,6 +115,10 @@ impl Backend for Fixture {
 
     fn engine(&self) -> Arc<Engine> {
         Arc::default()
+    }
+
+    fn query_watch(&self) -> Option<Arc<dyn QueryWatch>> {
+        self.watch.clone()
     }
 
     fn storage(&self) -> Arc<dyn Queryable> {

@@ -353,8 +353,10 @@ impl Evaluator<'_> {
         }
         let mut values = Vec::new();
         for (row, members) in rows.iter_mut().zip(&members) {
-            self.check()?;
             for step in 0..steps.count {
+                if step % 16 == 0 {
+                    self.check()?;
+                }
                 values.clear();
                 values.extend(members.iter().map(|member| member.floats[step]).filter(|value| !is_absent(*value)));
                 if !values.is_empty() {

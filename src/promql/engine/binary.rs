@@ -396,6 +396,11 @@ impl Join<'_> {
     ///
     /// Source: prometheus `evaluator.VectorBinop`.
     fn run_step(&mut self, step: usize) -> Result<(), QueryError> {
+        let gone = |grid: &Grid| !grid.rows.iter().any(|row| row.is_present(step));
+        if self.fill_many.is_none() && self.fill_one.is_none() && (gone(&self.many) || gone(&self.one)) {
+            // Nothing is going to match: upstream does not even look for duplicates.
+            return Ok(());
+        }
         let mut partner = vec![FILLED; self.group_count];
         for row in 0..self.one.rows.len() {
             if !self.one.rows[row].is_present(step) {

@@ -17,6 +17,9 @@ use super::sliding::Scratch;
 use super::{EngineOptions, QueryError, Stats, Value, matrix, vector};
 use crate::parser::ValueType;
 
+/// So many times more cells than samples may a query make: series come and go, so that grids have gaps.
+const CELLS_PER_SAMPLE: u64 = 8;
+
 /// One running query.
 pub(crate) struct Evaluator<'a> {
     pub options: &'a EngineOptions,
@@ -34,6 +37,8 @@ pub(crate) struct Evaluator<'a> {
     pub annotations: Annotations,
     query: Steps,
     held: u64,
+    /// Cells of grids that were made, whether there is a sample in them or not.
+    cells: u64,
     peak: u64,
     total: u64,
     per_step: Option<Vec<u64>>,
@@ -61,6 +66,7 @@ impl<'a> Evaluator<'a> {
             annotations: Annotations::default(),
             query,
             held: 0,
+            cells: 0,
             peak: 0,
             total: 0,
             per_step: per_step.then(|| vec![0; query.count]),
@@ -78,6 +84,13 @@ impl<'a> Evaluator<'a> {
         self.held += samples as u64;
         self.peak = self.peak.max(self.held);
         if self.held > self.options.max_samples { Err(QueryError::TooManySamples) } else { Ok(()) }
+    }
+
+    /// Counts the cells of a row that is kept: columns are dense, so that a few samples at many steps take memory too.
+    pub fn hold_cells(&mut self, steps: usize) -> Result<(), QueryError> {
+        self.cells += steps as u64;
+        let limit = self.options.max_samples.saturating_mul(CELLS_PER_SAMPLE);
+        if self.cells > limit { Err(QueryError::TooManySamples) } else { Ok(()) }
     }
 
     pub fn release(&mut self, samples: usize) {
@@ -178,6 +191,7 @@ impl<'a> Evaluator<'a> {
             Kind::Aggregate(aggregate) => self.aggregate(aggregate, steps),
             Kind::Binary(binary) => self.binary(node, binary, steps),
             Kind::Negate(operand) => self.negate(operand, steps),
+            Kind::Plus(operand) => self.grid(operand, steps),
             Kind::Invariant(inner) => self.invariant(inner, steps),
             Kind::Info(info) => self.info(info, steps),
             Kind::Given(number) => {

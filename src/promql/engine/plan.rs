@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     Aggregate(Box<AggregateNode>),
     Binary(Box<BinaryNode>),
     Negate(Box<Node>),
+    /// `+` before a selector.
+    Plus(Box<Node>),
     /// Evaluated once, at the first step, and repeated.
     Invariant(Box<Node>),
     Info(Box<InfoNode>),
@@ -172,7 +174,12 @@ impl Planner {
             Expr::Paren(paren) => self.node(&paren.expr, above)?,
             Expr::Unary(unary) => {
                 let (node, same, wrap) = self.node(&unary.expr, above)?;
-                if unary.negative { (make(Kind::Negate(Box::new(node))), same, wrap) } else { (node, same, wrap) }
+                match node.kind {
+                    _ if unary.negative => (make(Kind::Negate(Box::new(node))), same, wrap),
+                    // To functions that look at the selector itself this is no selector.
+                    Kind::Vector(_) => (make(Kind::Plus(Box::new(node))), same, wrap),
+                    _ => (node, same, wrap),
+                }
             }
             Expr::Vector(selector) => {
                 let selector = self.selector(selector, 0, above)?;
@@ -453,7 +460,7 @@ fn reference_of(node: &Node) -> Option<(Option<i64>, i64)> {
         Kind::Call(_, args) => args.iter().find_map(reference_of),
         Kind::Aggregate(node) => reference_of(&node.expr).or_else(|| node.param.as_ref().and_then(reference_of)),
         Kind::Binary(node) => reference_of(&node.lhs).or_else(|| reference_of(&node.rhs)),
-        Kind::Negate(node) | Kind::Invariant(node) => reference_of(node),
+        Kind::Negate(node) | Kind::Plus(node) | Kind::Invariant(node) => reference_of(node),
         Kind::Info(info) => reference_of(&info.arg),
         Kind::Number(_) | Kind::Text(_) | Kind::Given(_) => None,
     }

@@ -20,6 +20,9 @@ use super::sliding::{self, Sliding, Windows};
 use super::{MatrixSeries, QueryError};
 use crate::parser::{Function, Span};
 
+/// So many samples are looked at between two looks at the budget.
+const LOOKS: usize = 1 << 20;
+
 /// The samples of one series without staleness markers.
 pub(crate) struct RangeSeries<'a> {
     pub labels: Labels,
@@ -333,10 +336,12 @@ impl<'a> Evaluator<'a> {
             }
             let Reach { range, offset, at, .. } = slide.reach;
             let windows = Windows { steps: slide.steps, range, offset, at };
-            let slid = sliding::slide(sliding, &windows, series, &slide.params, &mut self.scratch, &mut row.floats);
+            let (params, scratch) = (&slide.params, &mut self.scratch);
+            let slid = sliding::slide(sliding, &windows, series, params, scratch, &mut row.floats, &self.budget);
             if times.capacity() > 0 {
                 (self.scratch.times, self.scratch.values) = (times, values);
             }
+            self.check()?;
             if let Some(samples) = slid {
                 self.count_all(samples);
                 let found = row.floats.iter().any(|value| !is_absent(*value));
@@ -370,6 +375,7 @@ impl<'a> Evaluator<'a> {
         let resets = if run.counter { counter_resets(series) } else { Vec::new() };
         let mut call = slide.call(annotations, series.metric());
         let mut found = false;
+        let mut looked_at = 0;
         let (mut low, mut high, mut low_h, mut high_h) = (0, 0, 0, 0);
         for step in 0..steps.count {
             let at = steps.at(step);
@@ -397,7 +403,13 @@ impl<'a> Evaluator<'a> {
                 end,
                 with_starts: series.with_starts,
             };
-            self.count(at, window.samples());
+            let samples = window.samples();
+            self.count(at, samples);
+            looked_at += samples;
+            if looked_at >= LOOKS {
+                looked_at = 0;
+                self.check()?;
+            }
             for (param, column) in call.params.iter_mut().zip(params) {
                 *param = column[step];
             }

@@ -42,7 +42,8 @@ impl<'a> Evaluator<'a> {
     /// The rows of a selector or range function as a grid.
     pub fn gather(&mut self, node: &Node, steps: Steps) -> Result<Grid, QueryError> {
         let mut grid = Grid::default();
-        self.each_row(node, steps, &mut |_, row, name_gone| {
+        self.each_row(node, steps, &mut |this, row, name_gone| {
+            this.hold_cells(steps.count)?;
             let mut row = row.take();
             if name_gone {
                 row.labels = row.without_name();
@@ -115,19 +116,30 @@ impl<'a> Evaluator<'a> {
 /// The newest float at or before each step that is not older than the lookback; answers how many steps have one.
 fn find_floats(columns: &SeriesColumns, selector: &Selector, steps: Steps, lookback: i64, out: &mut [f64]) -> usize {
     let (times, values) = (&columns.timestamps[..], &columns.values[..]);
+    let values = &values[..times.len()];
+    let newest = |seen: usize, reference: i64| {
+        let at = seen.checked_sub(1)?;
+        (times[at] > reference.saturating_sub(lookback) && !is_stale(values[at])).then(|| values[at])
+    };
     let first = selector.at.unwrap_or(steps.start).saturating_sub(selector.offset);
     // How many samples are not after the step.
     let mut seen = times.partition_point(|at| *at <= first);
-    let mut found = 0;
-    for (step, cell) in out.iter_mut().enumerate() {
-        let reference = selector.at.unwrap_or_else(|| steps.at(step)).saturating_sub(selector.offset);
+    if selector.at.is_some() {
+        return newest(seen, first).map_or(0, |value| {
+            out.fill(value);
+            out.len()
+        });
+    }
+    let (mut reference, mut found) = (first, 0);
+    for cell in out.iter_mut() {
         while seen < times.len() && times[seen] <= reference {
             seen += 1;
         }
-        if seen > 0 && times[seen - 1] > reference.saturating_sub(lookback) && !is_stale(values[seen - 1]) {
-            *cell = values[seen - 1];
+        if let Some(value) = newest(seen, reference) {
+            *cell = value;
             found += 1;
         }
+        reference = reference.saturating_add(steps.interval);
     }
     found
 }

@@ -1,20 +1,30 @@
 //! Range functions over floats alone, for windows that slide: each sample enters and leaves a window once.
 //!
-//! What a window needs is kept from step to step: sums as two stacks (what came in since the last turn as one sum, what
-//! was there before as sums of its ends), extremes as a queue of candidates, quantiles as a sorted list, counts as
-//! prefix sums. Sums add the same numbers as a rescan with the same compensation, in another order: equal but for the
-//! last bit. Series with infinities, NaN or numbers near the end of the range go the general way, where order matters.
+//! What a window needs is kept from step to step: sums and moments as two stacks (what came in since the last turn as
+//! one state, what was there before as states of its ends), extremes as a queue of candidates, quantiles as a sorted list,
+//! counts as prefix sums. Sums add the same numbers as a rescan with the same compensation, in another order: equal but
+//! for the last bit. Series with infinities, NaN or numbers near the end of the range go the general way, where order
+//! matters.
 
 use promesh_model::histogram::kahan_add;
+use promesh_model::storage::Budget;
 
 use super::functions::quantile;
 use super::grid::Steps;
+use moments::Moments;
+
+mod moments;
 
 /// A function that can slide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sliding {
-    Rate { counter: bool, per_second: bool },
-    Instant { counter: bool },
+    Rate {
+        counter: bool,
+        per_second: bool,
+    },
+    Instant {
+        counter: bool,
+    },
     Sum,
     Avg,
     Min,
@@ -26,6 +36,12 @@ pub(crate) enum Sliding {
     Changes,
     Resets,
     Quantile,
+    Deviation,
+    Variance,
+    /// Half of the values are nearer to their median than this.
+    Mad,
+    Slope,
+    Line,
 }
 
 impl Sliding {
@@ -47,13 +63,25 @@ impl Sliding {
             "changes" => Sliding::Changes,
             "resets" => Sliding::Resets,
             "quantile_over_time" => Sliding::Quantile,
+            "stddev_over_time" => Sliding::Deviation,
+            "stdvar_over_time" => Sliding::Variance,
+            "mad_over_time" => Sliding::Mad,
+            "deriv" => Sliding::Slope,
+            "predict_linear" => Sliding::Line,
             _ => return None,
         })
     }
 
     /// Whether order and compensation could show in the result when a value is not an ordinary number.
-    fn wants_ordinary(self) -> bool {
-        matches!(self, Sliding::Sum | Sliding::Avg | Sliding::Min | Sliding::Max | Sliding::Quantile)
+    ///
+    /// Answers the magnitude that values must stay below.
+    fn wants_below(self) -> Option<f64> {
+        use Sliding::{Avg, Deviation, Line, Mad, Max, Min, Quantile, Slope, Sum, Variance};
+        match self {
+            Sum | Avg | Min | Max | Quantile | Mad => Some(LARGE),
+            Deviation | Variance | Slope | Line => Some(LARGE_SQUARED),
+            _ => None,
+        }
     }
 }
 
@@ -106,6 +134,10 @@ impl Windows {
 
 /// Numbers beyond this may overflow when added up.
 const LARGE: f64 = 1e290;
+/// Numbers beyond this may overflow when their squares are added up.
+const LARGE_SQUARED: f64 = 1e140;
+/// So many values are moved between two looks at the budget.
+const MOVES: usize = 1 << 22;
 
 /// Memory that is used again for each series.
 #[derive(Default)]
@@ -116,6 +148,7 @@ pub(crate) struct Scratch {
     counts: Vec<u32>,
     sums: Vec<(f64, f64)>,
     sorted: Vec<f64>,
+    moments: Vec<Moments>,
 }
 
 /// One series' floats, staleness markers left out.
@@ -126,7 +159,7 @@ pub(crate) struct Floats<'a> {
 }
 
 /// Writes a function's value at each step into `out`, which holds nothing yet; answers how many samples the windows
-/// have, or `None` when the series has to go the general way.
+/// have, or `None` when the series has to go the general way, or the query is cancelled.
 pub(crate) fn slide(
     sliding: Sliding,
     windows: &Windows,
@@ -134,9 +167,10 @@ pub(crate) fn slide(
     params: &[super::grid::Floats],
     scratch: &mut Scratch,
     out: &mut [f64],
+    budget: &Budget,
 ) -> Option<u64> {
     let Floats { times, values } = series;
-    if sliding.wants_ordinary() && !values.iter().all(|value| value.abs() < LARGE) {
+    if sliding.wants_below().is_some_and(|large| !values.iter().all(|value| value.abs() < large)) {
         return None;
     }
     Some(match sliding {
@@ -166,7 +200,40 @@ pub(crate) fn slide(
             pairs(windows, series, &mut scratch.counts, out, changed)
         }
         Sliding::Resets => pairs(windows, series, &mut scratch.counts, out, |old, new| new < old),
-        Sliding::Quantile => quantiles(windows, series, params.first()?, &mut scratch.sorted, out)?,
+        Sliding::Quantile => {
+            let param = params.first().filter(|param| param.iter().all(|q| (0.0..=1.0).contains(q)))?;
+            let sorted = &mut scratch.sorted;
+            ranked(windows, series, sorted, budget, |step, sorted| {
+                out[step] = quantile::of_sorted(param[step], sorted);
+            })?
+        }
+        Sliding::Mad => {
+            let sorted = &mut scratch.sorted;
+            ranked(windows, series, sorted, budget, |step, sorted| {
+                out[step] = median_deviation(sorted);
+            })?
+        }
+        Sliding::Deviation => Moments::slide(windows, series, &mut scratch.moments, |window, moments| {
+            out[window.step] = moments.variance().sqrt();
+        }),
+        Sliding::Variance => Moments::slide(windows, series, &mut scratch.moments, |window, moments| {
+            out[window.step] = moments.variance();
+        }),
+        Sliding::Slope => Moments::slide(windows, series, &mut scratch.moments, |window, moments| {
+            if window.high - window.low >= 2 {
+                out[window.step] = moments.slope();
+            }
+        }),
+        Sliding::Line => {
+            let ahead = params.first()?;
+            Moments::slide(windows, series, &mut scratch.moments, |window, moments| {
+                if window.high - window.low >= 2 {
+                    // Instants are counted from the series' first.
+                    let origin = (windows.steps.at(window.step) - times[0]) as f64 / 1000.0;
+                    out[window.step] = moments.slope() * ahead[window.step] + moments.value_at(origin);
+                }
+            })
+        }
     })
 }
 
@@ -300,23 +367,27 @@ fn pairs(
     windows.visit(times, |Window { step, low, high, .. }| out[step] = f64::from(counts[high - 1] - counts[low]))
 }
 
-fn quantiles(
+/// Visits each window's values in order of their size.
+fn ranked(
     windows: &Windows,
     Floats { times, values }: Floats<'_>,
-    param: &super::grid::Floats,
     sorted: &mut Vec<f64>,
-    out: &mut [f64],
+    budget: &Budget,
+    mut result: impl FnMut(usize, &[f64]),
 ) -> Option<u64> {
-    if !param.iter().all(|q| (0.0..=1.0).contains(q)) {
-        return None;
-    }
     sorted.clear();
     let (mut from, mut to) = (0, 0);
-    Some(windows.visit(times, |Window { step, low, high, .. }| {
-        if low >= to || high - to + (low - from) > (high - low) / 2 {
+    let (mut moves, mut cancelled) = (0, false);
+    let total = windows.visit(times, |Window { step, low, high, .. }| {
+        if cancelled {
+            return;
+        }
+        let changed = high - to + low.saturating_sub(from);
+        if low >= to || changed > (high - low) / 2 {
             sorted.clear();
             sorted.extend_from_slice(&values[low..high]);
             sorted.sort_unstable_by(f64::total_cmp);
+            moves += high - low;
         } else {
             for value in &values[from..low] {
                 let at = sorted.partition_point(|known| known.total_cmp(value).is_lt());
@@ -326,8 +397,41 @@ fn quantiles(
                 let at = sorted.partition_point(|known| known.total_cmp(value).is_lt());
                 sorted.insert(at, *value);
             }
+            moves += changed * sorted.len();
+        }
+        if moves >= MOVES {
+            moves = 0;
+            cancelled = budget.check().is_err();
         }
         (from, to) = (low, high);
-        out[step] = quantile::of_sorted(param[step], sorted);
-    }))
+        result(step, sorted);
+    });
+    (!cancelled).then_some(total)
+}
+
+/// The median of the distances from the median.
+fn median_deviation(sorted: &[f64]) -> f64 {
+    let median = quantile::of_sorted(0.5, sorted);
+    // Distances grow from where the median lies to both sides: the two are merged up to the middle.
+    let mut right = sorted.partition_point(|value| *value < median);
+    let mut left = right;
+    let mut next = || {
+        let below = (left > 0).then(|| median - sorted[left - 1]);
+        let above = sorted.get(right).map(|value| value - median);
+        match (below, above) {
+            (Some(below), above) if above.is_none_or(|above| below <= above) => {
+                left -= 1;
+                below
+            }
+            (_, Some(above)) => {
+                right += 1;
+                above
+            }
+            (_, None) => f64::NAN,
+        }
+    };
+    let middle = (sorted.len() - 1) / 2;
+    let lower = (0..=middle).fold(0.0, |_, _| next());
+    let upper = if sorted.len().is_multiple_of(2) { next() } else { lower };
+    quantile::of_sorted(0.5, &[lower, upper])
 }

@@ -1,7 +1,9 @@
 //! Whatever the text, no panic, no endless work; errors say which limit was met.
 
+#![allow(clippy::disallowed_methods)]
+
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use promesh_model::Timestamp;
 use promesh_promql::parser::{self, ParseOptions, parse, prettify, to_json};
@@ -9,32 +11,12 @@ use promesh_promql::script::{MemoryStorage, ScriptOptions};
 use promesh_promql::{Engine, EngineOptions, QueryError, QueryOptions};
 use proptest::prelude::*;
 
-const CORPUS: [&str; 24] = [
-    "sum by (job) (rate(http_requests_total{code=~\"5..\"}[5m])) / ignoring (code) group_left sum(up)",
-    "histogram_quantile(0.9, sum without (le) (rate(h_bucket[5m] offset 1m)))",
-    "max_over_time(rate(a[1m] @ start())[10m:30s] offset -5m)",
-    "topk(3, a) or bottomk(2, b) unless c",
-    "a + on (x) fill_left(1) fill_right(-2) b",
-    "label_replace(a, \"x\", \"$1\", \"y\", \"(.*)\") == bool 1",
-    "info(a, {version=~\".+\"})",
-    "a[5m + step() * 2] smoothed",
-    "rate(a[range() / 3] anchored)",
-    "-2 ^ 3 ^ -1 % 4 atan2 5",
-    "count_values(\"v\", a) and absent(b{c=\"d\"})",
-    "quantile_over_time(0.5, a[3m]) > 1 < 2",
-    "{\"metric.name\", 'label.name'!~`x|y`}",
-    "limit_ratio(0.5, a) + limitk(2, b)",
-    "histogram_quantiles(h, \"q\", 0.1, 0.9) </ 3",
-    "predict_linear(a[10m], 3600) - deriv(a[10m])",
-    "sort_desc(sort_by_label(a, \"x\", \"y\"))",
-    "double_exponential_smoothing(a[5m], 0.5, 0.5)",
-    "avg(h) * 2 >/ 1",
-    "day_of_year(vector(time())) + scalar(a) * vector(1e300)",
-    "clamp(round(a, 0.1), -Inf, NaN)",
-    "0x1F + 1e-3 + 5m30s + .5",
-    "stddev(h) by (job) or group(a)",
-    "changes(h[5m]) + resets(h[5m]) + irate(h[5m])",
-];
+/// Queries of every kind, the hostile among them, one a line: the seeds of all that is made here at random.
+const CORPUS: &str = include_str!("corpus/queries.txt");
+
+fn corpus() -> Vec<&'static str> {
+    CORPUS.lines().collect()
+}
 
 fn storage() -> MemoryStorage {
     let script = "a{x=\"1\", job=\"j\"} 1+1x5 0+3x5\nb{x=\"2\"} 5 _ stale 7x5\nh{job=\"j\"} {{schema:1 sum:5 count:4 buckets:[1 2 1]}}+{{schema:1 sum:2 count:1 buckets:[0 1]}}x9";
@@ -72,11 +54,15 @@ fn exercise(text: &str) {
 }
 
 #[test]
-fn the_corpus_itself_is_valid() {
-    for query in CORPUS {
-        assert!(parse(query, &ParseOptions::everything()).is_ok(), "{query}");
+fn the_saved_corpus_is_answered_or_refused_in_bounded_time() {
+    let mut valid = 0;
+    for query in corpus() {
+        valid += usize::from(parse(query, &ParseOptions::everything()).is_ok());
+        let began = Instant::now();
         exercise(query);
+        assert!(began.elapsed() < Duration::from_secs(5), "{query} took {:?}", began.elapsed());
     }
+    assert!(valid * 4 > corpus().len() * 3, "{valid} of {} are queries", corpus().len());
 }
 
 proptest! {
@@ -93,13 +79,13 @@ proptest! {
 
     #[test]
     fn spliced_queries_neither_panic_nor_run_on(
-        first in 0..CORPUS.len(),
-        second in 0..CORPUS.len(),
+        first in 0..corpus().len(),
+        second in 0..corpus().len(),
         cut in 0usize..90,
         from in 0usize..90,
         extra in "[()\\[\\]{},:@+^<>/!=~\"a-z0-9 ]{0,6}",
     ) {
-        let (first, second) = (CORPUS[first], CORPUS[second]);
+        let (first, second) = (corpus()[first], corpus()[second]);
         let head: String = first.chars().take(cut).collect();
         let tail: String = second.chars().skip(from).collect();
         exercise(&format!("{head}{extra}{tail}"));
@@ -168,4 +154,54 @@ fn a_cancelled_budget_stops_a_query() {
     let options = QueryOptions { budget: Some(budget), ..QueryOptions::default() };
     let outcome = engine().instant(&storage(), "sum(a)", Timestamp(0), &options);
     assert_eq!(outcome, Err(QueryError::Cancelled));
+}
+
+/// Labels that double with each level, of which the error tells the limit.
+#[test]
+fn labels_do_not_grow_without_end() {
+    let nested = |open: &str, close: &str| open.repeat(60) + "a" + &close.repeat(60);
+    for query in [
+        nested("label_replace(", ", \"x\", \"$1$1\", \"x\", \"(.*)\")"),
+        nested("label_join(", ", \"x\", \"-\", \"x\", \"x\")"),
+    ] {
+        let engine = Engine::new(EngineOptions::default());
+        let outcome = engine.instant(&storage(), &query, Timestamp(0), &QueryOptions::default());
+        let error = outcome.expect_err("nobody needs such a label");
+        assert!(error.to_string().contains("longer than 1048576 bytes"), "{error}");
+    }
+}
+
+/// Few samples at many steps: the columns are what takes memory.
+#[test]
+fn sparse_series_at_many_steps_meet_the_sample_limit() {
+    let mut storage = MemoryStorage::default();
+    for number in 0..200 {
+        let labels = promesh_model::Labels::from_pairs([("__name__", "s"), ("n", &number.to_string())]);
+        storage.append(&labels, 0, 0, 1.0);
+    }
+    let (end, step) = (Timestamp(10_000_000), Duration::from_secs(1));
+    let outcome = engine().range(&storage, "last_over_time(s[1s])", Timestamp(0), end, step, &QueryOptions::default());
+    assert_eq!(outcome, Err(QueryError::TooManySamples));
+}
+
+/// Windows of 200,000 samples at 10,000 steps: minutes of work that must end when it is told to.
+#[test]
+fn long_work_on_one_series_ends_when_it_is_cancelled() {
+    let engine = Engine::new(EngineOptions { max_samples: 50_000_000, ..ScriptOptions::default().engine });
+    for function in ["double_exponential_smoothing(%, 0.5, 0.5)", "quantile_over_time(0.5, %)", "mad_over_time(%)"] {
+        let query = function.replace('%', "(vector(time()) % 1013)[200000s:1s]");
+        let budget = promesh_model::storage::Budget::unlimited();
+        let options = QueryOptions { budget: Some(budget.clone()), ..QueryOptions::default() };
+        let began = Instant::now();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(300));
+                budget.cancel();
+            });
+            let (end, step) = (Timestamp(1_000_000_000), Duration::from_secs(100));
+            let outcome = engine.range(&MemoryStorage::default(), &query, Timestamp(0), end, step, &options);
+            assert_eq!(outcome.map(|_| ()), Err(QueryError::Cancelled), "{query}");
+        });
+        assert!(began.elapsed() < Duration::from_secs(20), "{query} ran on for {:?}", began.elapsed());
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use promesh_api::{Asked, Origin, QueryWatch as _, Timings};
 use promesh_model::histogram::FloatHistogram;
 use promesh_model::ingest::{Batch, HistogramSample, HistogramValue, SeriesIndex};
 use promesh_model::shard::ShardSet;
@@ -66,14 +67,14 @@ impl Ruling {
             Output::Restore(request) => self.restore(entry, state, slot, &request),
             Output::Evaluate { token, expression, at, .. } => {
                 let before = self.coverage();
-                let result = self.query(&expression, at).map(|vector| {
+                let result = self.query(entry, &expression, at).map(|vector| {
                     let coverage = if before == Coverage::Whole { self.coverage() } else { before };
                     state.is_whole = coverage == Coverage::Whole;
                     Evaluation { vector: vector.into_iter().map(result_sample).collect(), coverage }
                 });
                 entry.counters.evaluations.fetch_add(1, Ordering::Relaxed);
                 entry.counters.failures.fetch_add(u64::from(result.is_err()), Ordering::Relaxed);
-                let query = |text: &str| Ok(self.query(text, at)?.into_iter().map(query_sample).collect());
+                let query = |text: &str| Ok(self.query(entry, text, at)?.into_iter().map(query_sample).collect());
                 state.group.evaluated(token, result, Some(&query), clock::now());
             }
             Output::Append { token, rule, samples, .. } => {
@@ -103,7 +104,7 @@ impl Ruling {
         if missing.is_empty() { Coverage::Whole } else { Coverage::Missing(missing.iter().collect::<Vec<ShardId>>()) }
     }
 
-    fn query(&self, expression: &str, at: Timestamp) -> Result<Vec<VectorSample>, String> {
+    fn query(&self, entry: &Entry, expression: &str, at: Timestamp) -> Result<Vec<VectorSample>, String> {
         let budget = Budget::new(self.means.options.query.samples_max);
         let (cancelled, timeout) = (budget.clone(), self.means.options.query.timeout);
         let timer = self.runtime.spawn(async move {
@@ -111,8 +112,18 @@ impl Ruling {
             cancelled.cancel();
         });
         let options = QueryOptions { budget: Some(budget), ..QueryOptions::default() };
+        let slot = self.means.queries.begin(expression, clock::wall());
+        let began = clock::now().monotonic;
         let outcome = self.means.engine.instant(&*self.means.storage, expression, at, &options);
         timer.abort();
+        let line = self.means.queries.wants_lines().then(|| {
+            let (file, name) = (entry.planned.path.clone(), entry.planned.spec.name.clone());
+            let (query, origin) = (expression.to_owned(), Origin::Rules { file, name });
+            let now = clock::now();
+            let timings = Timings { evaluated: now.monotonic.since(began), ..Timings::default() };
+            Asked { query, start: at, end: at, step: Duration::ZERO, origin }.line(now.wall, &outcome, timings)
+        });
+        self.means.queries.end(slot, line);
         match outcome.map_err(|error| error.to_string())?.value {
             Value::Vector(vector) => Ok(vector),
             Value::Scalar { at, value } => {

@@ -76,6 +76,9 @@ pub fn unzigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
+/// How many bits a look ahead shows at least.
+pub(super) const WINDOW_BITS: u32 = 57;
+
 /// Reads bits from the front.
 #[derive(Clone, Debug)]
 pub struct BitReader<'a> {
@@ -89,9 +92,9 @@ impl<'a> BitReader<'a> {
         BitReader { bytes, position: 0 }
     }
 
-    /// The next 57 bits or more at the top of a word; zeros after the end.
+    /// The next [`WINDOW_BITS`] bits or more at the top of a word; zeros after the end.
     #[inline(always)]
-    fn window(&self) -> u64 {
+    pub(super) fn window(&self) -> u64 {
         let start = self.position >> 3;
         let word = match self.bytes.get(start..start + 8) {
             Some(bytes) => u64::from_be_bytes(bytes.try_into().expect("eight bytes")),
@@ -100,17 +103,25 @@ impl<'a> BitReader<'a> {
         word << (self.position & 7)
     }
 
-    #[cold]
+    #[inline(never)]
     fn window_at_end(&self, start: usize) -> u64 {
-        let mut word = [0; 8];
-        if let Some(rest) = self.bytes.get(start..) {
-            word[..rest.len()].copy_from_slice(rest);
+        let over = start + 8 - self.bytes.len();
+        if over >= 8 {
+            return 0;
         }
-        u64::from_be_bytes(word)
+        match self.bytes.last_chunk() {
+            // The last eight bytes, those before the start shifted out.
+            Some(last) => u64::from_be_bytes(*last) << (8 * over),
+            None => self.bytes[start..].iter().rev().fold(0, |word, byte| word >> 8 | u64::from(*byte) << 56),
+        }
     }
 
+    /// Takes bits that were looked at through the window.
+    ///
+    /// # Errors
+    /// `Short` when there are fewer.
     #[inline(always)]
-    fn advance(&mut self, count: usize) -> Result<(), ChunkError> {
+    pub(super) fn advance(&mut self, count: usize) -> Result<(), ChunkError> {
         self.position += count;
         if self.position > self.bytes.len() * 8 { Err(ChunkError::Short) } else { Ok(()) }
     }

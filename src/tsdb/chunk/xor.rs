@@ -7,7 +7,7 @@
 //! ```
 //! Source: prometheus `tsdb/chunkenc/xor.go`; Pelkonen et al., "Gorilla", VLDB 2015.
 
-use super::bits::{BitCursor, BitReader};
+use super::bits::{BitCursor, BitReader, WINDOW_BITS};
 use super::{ChunkError, sample_count};
 
 /// What is needed to go on with a chunk: the last sample and the window of the last XOR.
@@ -128,21 +128,45 @@ pub fn read_xor(
     leading: &mut u8,
     trailing: &mut u8,
 ) -> Result<u64, ChunkError> {
-    if !reader.read_bit()? {
-        return Ok(last_bits);
-    }
-    if reader.read_bit()? {
-        let header = reader.read(11)?;
-        let count = match header & 63 {
-            0 => 64,
-            count => count as u8,
-        };
-        *leading = (header >> 6) as u8;
-        *trailing = 64u8.checked_sub(*leading + count).ok_or(ChunkError::Malformed("more than 64 bits in a float"))?;
-    } else if *leading == NO_WINDOW {
-        return Err(ChunkError::Malformed("float without a window"));
-    }
+    read_xor_after(reader, 0, last_bits, leading, trailing)
+}
+
+/// As [`read_xor`], after so many bits (below 8) that were looked at and not taken yet: mostly one look ahead shows
+/// those, the window and the bits in it.
+#[inline(always)]
+fn read_xor_after(
+    reader: &mut BitReader<'_>,
+    taken: u32,
+    last_bits: u64,
+    leading: &mut u8,
+    trailing: &mut u8,
+) -> Result<u64, ChunkError> {
+    let ahead = reader.window() << taken;
+    let header = match ahead >> 62 {
+        0b00 | 0b01 => {
+            reader.advance(taken as usize + 1)?;
+            return Ok(last_bits);
+        }
+        0b10 if *leading == NO_WINDOW => return Err(ChunkError::Malformed("float without a window")),
+        0b10 => taken + 2,
+        _ => {
+            let window = ahead >> 51 & 0x7ff;
+            let count = match window & 63 {
+                0 => 64,
+                count => count as u8,
+            };
+            *leading = (window >> 6) as u8;
+            *trailing =
+                64u8.checked_sub(*leading + count).ok_or(ChunkError::Malformed("more than 64 bits in a float"))?;
+            taken + 13
+        }
+    };
     let count = 64 - u32::from(*leading) - u32::from(*trailing);
+    if header + count <= WINDOW_BITS {
+        reader.advance((header + count) as usize)?;
+        return Ok(last_bits ^ ahead << (header - taken) >> (64 - count) << *trailing);
+    }
+    reader.advance(header as usize)?;
     Ok(last_bits ^ reader.read(count)? << *trailing)
 }
 
@@ -201,11 +225,12 @@ pub fn for_each(chunk: &[u8], mut sample: impl FnMut(i64, u64) -> bool) -> Resul
     let (mut leading, mut trailing) = (NO_WINDOW, 0);
     let mut delta = reader.read_uvarint()?;
     for index in 1..count {
-        if index > 1 {
+        let steady = index > 1 && reader.window() >> 63 == 0;
+        if index > 1 && !steady {
             delta = delta.wrapping_add(read_delta_of_delta(&mut reader)? as u64);
         }
         at = at.wrapping_add(delta as i64);
-        bits = read_xor(&mut reader, bits, &mut leading, &mut trailing)?;
+        bits = read_xor_after(&mut reader, u32::from(steady), bits, &mut leading, &mut trailing)?;
         if !sample(at, bits) {
             return Ok(());
         }
