@@ -166,3 +166,39 @@ fn a_push_that_was_refused_for_its_order_is_nowhere_and_its_repeat_succeeds() {
         }
     }
 }
+
+#[test]
+fn what_was_pushed_with_instants_before_the_mesh_began_is_answered_also_after_all_were_killed() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let mut peers = mesh_with(root.path(), 3, "scrape_configs: []\n", &["--web.enable-remote-write-receiver"]);
+    let old = (wall() * 1000.0) as i64 - 30 * 60_000;
+    for round in 0..5 {
+        let body = write_request(instances(), old + round * 15_000, round as f64);
+        let (status, answer) = send(peers[round as usize % 3].web, &body);
+        assert_eq!(status, 204, "{answer}");
+    }
+    // The span ends well before any of the peers was there.
+    let assert_whole = |peers: &[Peer]| {
+        for peer in peers {
+            let series = peer.query("pushed_total[20m] offset 20m");
+            assert_eq!(series.len(), 40, "{}", peer.log());
+            for one in &series {
+                assert_eq!(one["values"].as_array().map(Vec::len), Some(5), "{one}");
+            }
+        }
+    };
+    assert_whole(&peers);
+    // What was acknowledged half a second ago may be lost with all peers at once, no more.
+    pause(1_500);
+    for peer in &mut peers {
+        peer.kill();
+    }
+    for peer in &mut peers {
+        peer.start();
+    }
+    for peer in &peers {
+        peer.wait_ready();
+    }
+    assert_whole(&peers);
+}

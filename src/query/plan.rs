@@ -2,7 +2,7 @@
 
 use promesh_model::shard::ShardSet;
 use promesh_model::{PeerId, Timestamp};
-use promesh_node::MeshView;
+use promesh_node::{MeshView, PeerInfo, Possession};
 
 /// Who answers for which shards over one span.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,20 +16,20 @@ pub struct Plan {
 }
 
 /// Plans who answers alone for some shards over `[start, end]`, without the peers in `excluded`: `unanswered` are those
-/// of which nobody has the whole span.
+/// of which nobody has the whole span. A span that ended is not whole: what is pushed late with its instants goes to
+/// those who hold the shard now.
 pub fn plan_alone(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp, excluded: &[PeerId]) -> Plan {
-    let usable = |peer: &&promesh_node::PeerInfo| peer.alive && !peer.silent && !excluded.contains(&peer.id);
-    let others: Vec<PeerId> = view.peers.iter().filter(usable).map(|peer| peer.id).collect();
+    let others: Vec<PeerId> = view.peers.iter().filter(|peer| is_usable(peer, excluded)).map(|peer| peer.id).collect();
     let mut plan = Plan::default();
     let me_usable = !excluded.contains(&view.me);
     if me_usable {
-        plan.local = view.own.covering(start, end).intersection(shards);
+        plan.local = view.own.covering_live(start, end).intersection(shards);
     }
     let mut rest = shards.difference(&plan.local);
     // Every peer in turn takes first pick for a part of the shards, so that the load is spread.
     let covering: Vec<(PeerId, ShardSet)> = others
         .iter()
-        .filter_map(|peer| Some((*peer, view.possession.get(peer)?.covering(start, end).intersection(&rest))))
+        .filter_map(|peer| Some((*peer, view.possession.get(peer)?.covering_live(start, end).intersection(&rest))))
         .filter(|(_, theirs)| !theirs.is_empty())
         .collect();
     for (index, (peer, theirs)) in covering.iter().enumerate() {
@@ -52,30 +52,60 @@ pub fn plan_alone(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Tim
 pub fn plan(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp, excluded: &[PeerId]) -> Plan {
     let mut plan = plan_alone(view, shards, start, end, excluded);
     let rest = std::mem::take(&mut plan.unanswered);
-    // Nobody alone has the whole span: everybody who has some of it.
-    if !rest.is_empty() {
-        let usable = |peer: &&promesh_node::PeerInfo| peer.alive && !peer.silent && !excluded.contains(&peer.id);
-        let others: Vec<PeerId> = view.peers.iter().filter(usable).map(|peer| peer.id).collect();
-        let me_usable = !excluded.contains(&view.me);
-        let mut found = ShardSet::default();
-        if me_usable {
-            found = view.own.touching(start, end).intersection(&rest);
-            plan.local = plan.local.union(&found);
-        }
-        for peer in others {
-            let Some(possession) = view.possession.get(&peer) else { continue };
-            let some = possession.touching(start, end).intersection(&rest);
-            if !some.is_empty() {
-                found = found.union(&some);
-                match plan.remote.iter_mut().find(|(id, _)| *id == peer) {
-                    Some((_, set)) => *set = set.union(&some),
-                    None => plan.remote.push((peer, some)),
-                }
-            }
-        }
-        plan.unanswered = rest.difference(&found);
+    if rest.is_empty() {
+        return plan;
     }
+    // What those who cannot be asked may have; they may have anything if they never said what.
+    let mut away = ShardSet::default();
+    let mut asked: Vec<(Option<PeerId>, &Possession)> = Vec::new();
+    if !excluded.contains(&view.me) {
+        asked.push((None, &view.own));
+    }
+    for peer in &view.peers {
+        match view.possession.get(&peer.id) {
+            Some(possession) if is_usable(peer, excluded) => asked.push((Some(peer.id), possession)),
+            Some(possession) => away.insert_all(&possession.touching(start, end)),
+            None if is_usable(peer, excluded) => {}
+            None => away.insert_all(&ShardSet::all()),
+        }
+    }
+    // Nobody alone has the whole span: everybody who has some of it.
+    let (mut claimed, mut live) = (ShardSet::default(), ShardSet::default());
+    for (peer, possession) in &asked {
+        let some = possession.touching(start, end).intersection(&rest);
+        live.insert_all(&some.intersection(&possession.open_shards()));
+        claimed.insert_all(&some);
+        plan.add(*peer, some);
+    }
+    // And one of those who hold the shard now: what is pushed late for that time goes to them.
+    for (peer, possession) in &asked {
+        let late = possession.open_shards().intersection(&rest).difference(&live);
+        live.insert_all(&late);
+        plan.add(*peer, late);
+    }
+    // Of a time before anybody claims anything nothing is missed once they were asked.
+    let unclaimed = rest.difference(&claimed);
+    plan.unanswered = unclaimed.intersection(&away).union(&unclaimed.difference(&live));
     plan
+}
+
+impl Plan {
+    /// Asks a peer, or this one, for these shards too.
+    fn add(&mut self, peer: Option<PeerId>, shards: ShardSet) {
+        let Some(peer) = peer else {
+            self.local.insert_all(&shards);
+            return;
+        };
+        match self.remote.iter_mut().find(|(id, _)| *id == peer) {
+            _ if shards.is_empty() => {}
+            Some((_, set)) => set.insert_all(&shards),
+            None => self.remote.push((peer, shards)),
+        }
+    }
+}
+
+fn is_usable(peer: &PeerInfo, excluded: &[PeerId]) -> bool {
+    peer.alive && !peer.silent && !excluded.contains(&peer.id)
 }
 
 #[cfg(test)]
@@ -85,7 +115,7 @@ mod tests {
 
     use promesh_cluster::{PeerState, Placement};
     use promesh_model::{Generation, ShardId};
-    use promesh_node::{Extent, PeerInfo, Possession};
+    use promesh_node::Extent;
 
     use super::*;
 
@@ -171,5 +201,30 @@ mod tests {
         let plan = plan(&view, &set(&[3]), Timestamp(0), Timestamp(9), &[]);
         assert_eq!(plan.local, set(&[3]));
         assert_eq!(plan.remote, [(PeerId(2), set(&[3]))]);
+    }
+
+    #[test]
+    fn what_was_pushed_late_is_asked_of_those_who_hold_the_shard_now() {
+        // Peer 2 held shard 3 once and has handed it to peer 3: that one got what was pushed since.
+        let others = vec![(2, false, held(&[(EVER, 50, &[3])])), (3, false, held(&[(40, OPEN, &[3])]))];
+        let view = view(held(&[(40, OPEN, &[5])]), others);
+        let plan = plan(&view, &set(&[3]), Timestamp(0), Timestamp(9), &[]);
+        assert_eq!(plan.remote, [(PeerId(2), set(&[3])), (PeerId(3), set(&[3]))]);
+        assert!(plan.unanswered.is_empty());
+    }
+
+    #[test]
+    fn a_time_before_all_claims_is_missed_by_nobody_unless_somebody_is_away() {
+        let check = |away: Option<Possession>, unanswered: &[u16]| {
+            let mut others = vec![(2, false, held(&[(40, OPEN, &[3])]))];
+            others.extend(away.map(|possession| (3, true, possession)));
+            let view = view(held(&[(40, OPEN, &[5])]), others);
+            let plan = plan(&view, &set(&[3, 5]), Timestamp(0), Timestamp(9), &[]);
+            assert_eq!((plan.local, plan.remote), (set(&[5]), vec![(PeerId(2), set(&[3]))]));
+            assert_eq!(plan.unanswered, set(unanswered));
+        };
+        check(None, &[]);
+        check(Some(held(&[(0, 20, &[3])])), &[3]);
+        check(Some(held(&[(30, OPEN, &[3])])), &[]);
     }
 }
