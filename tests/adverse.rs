@@ -248,5 +248,7 @@ fn a_clock_that_jumps_hours_costs_no_sample_that_was_stored() {
     assert!(stored(&peer, HOURS, began) >= 8, "{} of {later} after a restart", stored(&peer, HOURS, began));
     let log = peer.log();
     assert!(!log.contains("panicked"), "{log}");
+    assert!(log.contains("the wall clock was set forward"), "{log}");
+    assert!(since > 0 || log.contains("the wall clock was set back"), "nothing was stored and nobody said why: {log}");
     println!("{since} samples a second time after the jump back; {then} then, {later} later");
 }

@@ -306,6 +306,12 @@ fn mesh(page: &mut Page, peer: &Peer) {
         "Time the mesh mind took over its inputs.",
         load(&telemetry.handled_ns) / 1e9,
     );
+    page.value(
+        "promesh_clock_jumps_total",
+        "counter",
+        "How often the wall clock was set by more than a second.",
+        load(&telemetry.clock_jumps),
+    );
     if let Some(view) = peer.view.borrow().clone() {
         page.value("promesh_shards_owned", "gauge", "Shards this peer acts for.", view.acting.len() as f64);
         page.value("promesh_shards_held", "gauge", "Shards it holds.", view.own.open_shards().len() as f64);

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use promesh_model::{Now, Timestamp};
 use promesh_node::{Input, MeshView};
 use tokio::sync::watch;
 
@@ -19,12 +21,18 @@ impl Peer {
     /// Syncs the log and lets storage do its work, on a thread of its own.
     pub(crate) fn keep_house(&self) {
         let (ingest, minds) = (Arc::clone(&self.ingest), self.minds.clone());
+        let telemetry = Arc::clone(&self.telemetry);
         let body = move || {
             let mut next_maintenance = clock::monotonic();
             let mut full = false;
             let mut failing = false;
+            let mut clock = ClockWatch::new(clock::now());
             loop {
                 std::thread::sleep(SYNC_PERIOD);
+                if let Some(jump_ms) = clock.jump(clock::now()) {
+                    telemetry.clock_jumps.fetch_add(1, Ordering::Relaxed);
+                    say_jump(jump_ms, ingest.db().head().max_time());
+                }
                 let db = ingest.db();
                 let synced = db.sync();
                 if synced.is_err() != failing {
@@ -55,6 +63,41 @@ impl Peer {
         if let Err(error) = spawned {
             tracing::error!(%error, "no thread for storage: the log is not synced");
         }
+    }
+}
+
+/// Sees the wall clock being set: it then goes another way than the monotonic one.
+struct ClockWatch {
+    offset_ms: i64,
+}
+
+/// What the two clocks may drift apart between two looks: more is a jump.
+const JUMP_MS: i64 = 1_000;
+
+impl ClockWatch {
+    fn new(now: Now) -> ClockWatch {
+        ClockWatch { offset_ms: ClockWatch::offset(now) }
+    }
+
+    fn offset(now: Now) -> i64 {
+        now.wall.ms() - (now.monotonic.0 / 1_000_000) as i64
+    }
+
+    /// By how much the clock was set since the last look, in ms; a slow drift is followed.
+    fn jump(&mut self, now: Now) -> Option<i64> {
+        let before = std::mem::replace(&mut self.offset_ms, ClockWatch::offset(now));
+        let jump = self.offset_ms - before;
+        (jump.abs() > JUMP_MS).then_some(jump)
+    }
+}
+
+fn say_jump(jump_ms: i64, newest: Timestamp) {
+    let seconds = jump_ms as f64 / 1000.0;
+    if jump_ms > 0 {
+        tracing::warn!(seconds, "the wall clock was set forward: nothing was scraped for the time between");
+    } else {
+        // A slot that was scraped once stands: it is not scraped again.
+        tracing::warn!(seconds, until = %newest, "the wall clock was set back: nothing is scraped until it has passed what is stored");
     }
 }
 
@@ -91,4 +134,25 @@ pub(crate) fn peer_addresses(
         }
     });
     receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use promesh_model::Monotonic;
+
+    use super::*;
+
+    #[test]
+    fn a_set_clock_is_seen_once_and_drift_never() {
+        let at =
+            |wall, monotonic_ms: u64| Now { wall: Timestamp(wall), monotonic: Monotonic(monotonic_ms * 1_000_000) };
+        let mut clock = ClockWatch::new(at(50_000, 1_000));
+        assert_eq!(clock.jump(at(50_400, 1_400)), None);
+        assert_eq!(clock.jump(at(51_700, 1_800)), None, "900 ms of drift");
+        assert_eq!(clock.jump(at(60_100, 2_200)), Some(8_000));
+        assert_eq!(clock.jump(at(60_500, 2_600)), None);
+        assert_eq!(clock.jump(at(50_900, 3_000)), Some(-10_000));
+        // A process that stood still for an hour: both clocks went on.
+        assert_eq!(clock.jump(at(3_650_900, 3_603_000)), None);
+    }
 }

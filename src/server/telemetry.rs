@@ -38,6 +38,8 @@ pub struct Telemetry {
     pub samples_repeated: AtomicU64,
     /// Slots that this peer began too late to stamp: they were not scraped.
     pub slots_missed: AtomicU64,
+    /// How often the wall clock was set by more than a second.
+    pub clock_jumps: AtomicU64,
     /// How long after their slots scrapes began.
     pub slot_delay: DelayHistogram,
     /// Failed reloads of the configuration leave 0, successful ones 1.
