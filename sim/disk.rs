@@ -1,6 +1,7 @@
 //! A simulated peer's storage: a log that loses what was not synced, and what follows from it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use promesh_model::shard::ShardSet;
 use promesh_model::{PeerId, Timestamp};
@@ -71,13 +72,18 @@ impl Store {
         self.sync_began = self.disk.log.len();
     }
 
-    /// Batches of some shards from an instant on; all of them for the open window.
+    /// Takes a batch out of a copy: its samples, where there are none yet.
+    pub(crate) fn copy(&mut self, header: BatchHeader) {
+        if let Entry::Vacant(free) = self.kept.entry((header.source, header.slot)) {
+            free.insert(header);
+            self.disk.log.push(header);
+        }
+    }
+
+    /// What is kept of some shards from an instant on; all of it for the open window.
     pub(crate) fn export(&self, shards: &ShardSet, since: Option<Timestamp>) -> Vec<BatchHeader> {
         let wanted =
             |header: &&BatchHeader| shards.contains(header.shard) && since.is_none_or(|since| header.slot >= since);
-        match since {
-            Some(_) => self.disk.log.iter().filter(wanted).copied().collect(),
-            None => self.kept.values().filter(wanted).copied().collect(),
-        }
+        self.kept.values().filter(wanted).copied().collect()
     }
 }

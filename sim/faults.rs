@@ -58,6 +58,18 @@ pub(crate) fn rolling_restart(peers: usize, rng: &mut StdRng) -> Vec<(u64, Fault
     plan
 }
 
+/// Peers that stand still in turn, for longer than their connections live and long enough to be held for dead.
+pub(crate) fn pauses(peers: usize, rng: &mut StdRng) -> Vec<(u64, Fault)> {
+    let mut plan = vec![(0, Fault::Loss(20))];
+    let mut at = 40 * SECOND;
+    for peer in 0..peers {
+        let lasts = rng.random_range(SECOND..12 * SECOND);
+        plan.push((at + rng.random_range(0..5 * SECOND), Fault::Pause(peer, lasts)));
+        at += lasts + rng.random_range(20..30) * SECOND;
+    }
+    plan
+}
+
 /// A new version of the configuration, loaded by one peer after the other; one is restarted between.
 pub(crate) fn rolling_reload(peers: usize, rng: &mut StdRng) -> Vec<(u64, Fault)> {
     let mut plan = Vec::new();

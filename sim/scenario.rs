@@ -18,6 +18,8 @@ pub enum Scenario {
     KillsInTurn,
     /// Peers stopped by SIGTERM and restarted in turn. Promise: no slot missed, none scraped twice.
     RollingRestart,
+    /// Peers stand still in turn, for up to twelve seconds. Promise: no slot missed, none left with two batches.
+    Pauses,
     /// A new version of the configuration, loaded by one peer after the other. Promise: no slot missed.
     RollingReload,
     /// Peers join one after the other, up to thirty; then some leave. Promise: no slot missed, none scraped twice.
@@ -46,6 +48,7 @@ impl Scenario {
         Some(match name {
             "kills" => Scenario::KillsInTurn,
             "rolling" => Scenario::RollingRestart,
+            "pauses" => Scenario::Pauses,
             "reload" => Scenario::RollingReload,
             "joins" => Scenario::Joins,
             "cold" => Scenario::ColdStart,
@@ -58,8 +61,8 @@ impl Scenario {
     }
 
     /// The names that [`Scenario::by_name`] knows.
-    pub const NAMES: [&'static str; 9] =
-        ["kills", "rolling", "reload", "joins", "cold", "partition", "disks", "chaos", "paging"];
+    pub const NAMES: [&'static str; 10] =
+        ["kills", "rolling", "pauses", "reload", "joins", "cold", "partition", "disks", "chaos", "paging"];
 
     /// How many peers there may be.
     fn peers(self, rng: &mut StdRng) -> usize {
@@ -90,6 +93,7 @@ impl Scenario {
     fn plan(self, peers: usize, rng: &mut StdRng) -> Vec<(u64, faults::Fault)> {
         match self {
             Scenario::KillsInTurn => faults::kills_in_turn(peers, rng),
+            Scenario::Pauses => faults::pauses(peers, rng),
             Scenario::RollingReload => faults::rolling_reload(peers, rng),
             Scenario::RollingRestart => faults::rolling_restart(peers, rng),
             Scenario::Joins => faults::joins(peers, rng),

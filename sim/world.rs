@@ -1,7 +1,7 @@
 //! Peers, links, disks and one heap of events.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use promesh_node::{
     Digests, Input, Mesh, MeshConfig, MeshMessage, MeshView, Output, Peer, PeerInput, PeerOutput, Piece, SourceCatalog,
     SourceSpec,
 };
-use promesh_replication::{BatchHeader, Order, Origin};
+use promesh_replication::{BatchHeader, Order, Origin, SourceId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::sync::Arc;
@@ -32,6 +32,10 @@ pub(crate) const SECOND: u64 = 1_000_000_000;
 pub(crate) const EPOCH_MS: i64 = 1_767_225_600_000;
 /// How often a log is synced at least.
 const SYNC_PERIOD: u64 = SECOND;
+/// A scrape that ends so much later than it should is not written.
+const SCRAPE_LATE_MAX: u64 = SECOND;
+/// How long a peer that was cut off may need until others hear its batches again.
+const RETURN: u64 = 5 * SECOND;
 /// How long an answer to a copy or an exchange is waited for.
 const REQUEST_TIMEOUT: u64 = 3 * SECOND;
 
@@ -63,7 +67,7 @@ pub(crate) enum Event {
     Wake { peer: usize, boot: u64 },
     Datagram { to: usize, bytes: Bytes },
     Stream(Box<Envelope>),
-    Scraped { peer: usize, boot: u64, spec: SourceSpec, slot: Timestamp, rank: u8 },
+    Scraped { peer: usize, boot: u64, due: u64, spec: SourceSpec, slot: Timestamp, rank: u8 },
     Sync { peer: usize, boot: u64 },
     Seek { peer: usize, boot: u64 },
     FetchTimeout { peer: usize, boot: u64, token: u64 },
@@ -109,6 +113,12 @@ pub(crate) struct World {
     pub(crate) rng: StdRng,
     replication_factor: usize,
     pub(crate) faults_at: Vec<u64>,
+    /// When somebody was lost to somebody else: a process died or stood still, a link broke.
+    pub(crate) losses: BTreeSet<u64>,
+    /// Scrapes that died with their scraper, and batches that only a peer had which had just come back when it died.
+    pub(crate) unfinished: BTreeSet<(SourceId, Timestamp)>,
+    /// For each peer since when it was or was not there: ready, and not standing still.
+    pub(crate) standing: Vec<Vec<(u64, bool)>>,
     /// Broken invariants that show only while things happen.
     pub(crate) found: Vec<String>,
     /// Prints faults and changes as they happen.
@@ -184,6 +194,7 @@ impl World {
             next_wake: u64::MAX,
         };
         let peers: Vec<SimPeer> = (0..peers).map(|_| peer(&mut rng)).collect();
+        let standing = vec![vec![(0, false)]; peers.len()];
         let by_id = peers.iter().enumerate().map(|(number, peer)| (peer.id, number)).collect();
         World {
             now: 0,
@@ -202,6 +213,9 @@ impl World {
             rng,
             replication_factor,
             faults_at: Vec::new(),
+            losses: BTreeSet::new(),
+            unfinished: BTreeSet::new(),
+            standing,
             found: Vec::new(),
             verbose: false,
             paging: None,
@@ -239,6 +253,13 @@ impl World {
             }
             self.events.pop();
             self.now = at;
+            // What reaches a process that stands still waits for it, in order.
+            let waits =
+                |event: &Event| touched(event).map(|peer| self.peers[peer].paused_until).filter(|at| *at > self.now);
+            if let Some(at) = self.pending.get(&number).and_then(waits) {
+                self.events.push(Reverse((at, number as u64, number)));
+                continue;
+            }
             // A stream message whose connection ended is queued no more.
             if let Some(event) = self.pending.remove(&number) {
                 self.happen(event);
@@ -252,13 +273,6 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
-        // What reaches a process that stands still waits for it.
-        if let Some(peer) = touched(&event)
-            && self.peers[peer].paused_until > self.now
-        {
-            let at = self.peers[peer].paused_until;
-            return self.schedule(at, event);
-        }
         match event {
             Event::Wake { peer, boot } if self.is_up(peer, boot) => {
                 if self.peers[peer].next_wake <= self.now {
@@ -272,7 +286,10 @@ impl World {
                 }
             }
             Event::Stream(envelope) => self.arrive(*envelope),
-            Event::Scraped { peer, boot, spec, slot, rank } if self.is_up(peer, boot) => {
+            // A scrape that outlived its timeout because the process stood still is none.
+            Event::Scraped { peer, boot, due, spec, slot, rank }
+                if self.is_up(peer, boot) && self.now <= due + SCRAPE_LATE_MAX =>
+            {
                 self.scraped(peer, spec, slot, rank);
             }
             Event::Sync { peer, boot } if self.is_up(peer, boot) => {
@@ -282,6 +299,8 @@ impl World {
                 let takes = self.peers[peer].sync_takes;
                 self.schedule(self.now + SYNC_PERIOD + takes, Event::Sync { peer, boot });
             }
+            // It died with its scraper.
+            Event::Scraped { spec, slot, .. } => drop(self.unfinished.insert((spec.source, slot))),
             Event::Seek { peer, boot } if self.is_up(peer, boot) => self.seek(peer),
             Event::FetchTimeout { peer, boot, token } if self.is_up(peer, boot) => {
                 if self.peers[peer].fetches.remove(&token).is_some() {
@@ -329,6 +348,7 @@ impl World {
                 PeerOutput::Alerting(output) => self.page(peer, output),
             }
         }
+        self.note_standing(peer);
         let now = self.clock(peer);
         let boot = self.peers[peer].boot;
         let Some(mind) = &self.peers[peer].mind else { return };
@@ -341,6 +361,15 @@ impl World {
         }
     }
 
+    /// Takes note of whether a peer is there.
+    fn note_standing(&mut self, peer: usize) {
+        let stands = self.peers[peer].is_ready() && self.peers[peer].paused_until <= self.now;
+        let (now, known) = (self.now, &mut self.standing[peer]);
+        if known.last().is_none_or(|(_, stood)| *stood != stands) {
+            known.push((now, stands));
+        }
+    }
+
     fn carry_out(&mut self, peer: usize, output: Output) {
         if self.verbose && matches!(output, Output::Subscribe { .. } | Output::Fetch { .. }) {
             println!("{:9.3} s {peer}: {output:?}", self.now as f64 / 1e9);
@@ -350,8 +379,11 @@ impl World {
                 self.found.extend(majority_runs::violation(self, peer, spec.piece));
                 let slow = self.rng.random_bool(0.02);
                 let takes = if slow { self.rng.random_range(200..2000) } else { self.rng.random_range(2..60) };
+                // No scrape outlives its timeout.
+                let takes = takes.min(spec.interval_ms as u64 * 9 / 10);
                 let boot = self.peers[peer].boot;
-                self.schedule(self.now + takes * MS, Event::Scraped { peer, boot, spec, slot, rank });
+                let due = self.now + takes * MS;
+                self.schedule(due, Event::Scraped { peer, boot, due, spec, slot, rank });
             }
             Output::Send { to, message } => {
                 if let Some(to) = self.find(to) {
@@ -442,9 +474,8 @@ impl World {
                 self.send(to, from, Wire::Fetched { token, batches, whole_from });
             }
             Wire::Fetched { token, batches, whole_from } => {
-                for header in batches {
-                    self.append(to, header);
-                }
+                // Copies are samples: who wrote them is not said, and what is here already stays.
+                batches.into_iter().for_each(|header| self.peers[to].store.copy(header));
                 if self.peers[to].fetches.remove(&token).is_some() {
                     self.peers[to].store.sync();
                     self.feed(to, PeerInput::Mesh(Input::Fetched { token, whole_from }));
@@ -563,16 +594,26 @@ impl World {
     }
 
     fn kill(&mut self, peer: usize) {
+        // Who was cut off until just now, or just came, has told nobody yet what it has not synced.
+        let recent = |fault: &u64| *fault < self.now && *fault + RETURN > self.now;
+        if self.faults_at.iter().any(recent) {
+            let disk = &self.peers[peer].store.disk;
+            self.unfinished.extend(disk.log[disk.synced..].iter().map(|header| (header.source, header.slot)));
+        }
         self.peers[peer].mind = None;
         self.peers[peer].boot += 1;
         for other in &mut self.peers {
             other.routes = other.routes.take().filter(|_| other.subscribers.remove(&peer).is_none());
         }
+        self.note_standing(peer);
         self.paging_killed(peer);
     }
 
     pub(crate) fn strike(&mut self, fault: Fault) {
         self.faults_at.push(self.now);
+        if matches!(fault, Fault::Kill(_) | Fault::Pause(..) | Fault::Cut(..)) {
+            self.losses.insert(self.now);
+        }
         if self.verbose {
             println!("{:9.3} s {fault:?}", self.now as f64 / 1e9);
         }
@@ -582,6 +623,7 @@ impl World {
             Fault::Pause(peer, lasts) => {
                 self.peers[peer].paused_until = self.peers[peer].paused_until.max(self.now + lasts);
                 self.faults_at.push(self.now + lasts);
+                self.note_standing(peer);
                 if self.paging.is_some() {
                     self.schedule(self.now + lasts, Event::Paging(PagingEvent::Weigh));
                 }

@@ -1,18 +1,24 @@
 //! Every target is scraped in every slot.
 //!
-//! Without exception where peers die or leave one at a time (P2); otherwise every missed slot must lie near a fault.
+//! Without exception where peers die or leave one at a time (P2). Elsewhere a slot is excused only by what nobody can
+//! mend: no peer was there all the time in which it could be begun; or somebody was lost so late that whoever takes over
+//! may begin it no more. A loss excuses one slot of a target, due before the silence was noticed, and the scrape that was
+//! under way in the process that died.
 //!
-//! Source: design of the mesh, sections 1 (P2) and 16, invariant 1.
+//! Source: design of the mesh, sections 1 (P2), 5 and 16, invariant 1.
 
 use std::collections::HashSet;
 
 use promesh_model::Timestamp;
+use promesh_node::SourceSpec;
 use promesh_replication::SourceId;
 
 use crate::world::{EPOCH_MS, MS, SECOND, World};
 
-/// A takeover, a suspension and a re-join together take less.
-const NEAR: u64 = 25 * SECOND;
+/// From the loss of a peer until another starts its slots, at most: the longest silence forgiven, and a beat.
+const TAKEOVER: u64 = 1_400 * MS;
+/// The longest a scrape takes: what was lost with its scraper later than that was already told.
+const SCRAPE_MAX: u64 = 2 * SECOND;
 
 pub(crate) fn violations(world: &World, from: u64, to: u64, strict: bool) -> (usize, Vec<String>) {
     let kept: HashSet<(SourceId, Timestamp)> =
@@ -20,19 +26,46 @@ pub(crate) fn violations(world: &World, from: u64, to: u64, strict: bool) -> (us
     let mut missed = 0;
     let mut found = Vec::new();
     for spec in &world.sources {
+        let mut losses: Vec<u64> = world.losses.iter().copied().collect();
         let mut slot = spec.slot_at(Timestamp(EPOCH_MS + (from / MS) as i64)).ms() + spec.interval_ms;
         while slot < EPOCH_MS + (to / MS) as i64 {
             let key = (spec.source, Timestamp(slot));
             if !kept.contains(&key) {
                 missed += 1;
                 let at = (slot - EPOCH_MS) as u64 * MS;
-                let excused = !strict && world.faults_at.iter().any(|fault| at.abs_diff(*fault) < NEAR);
-                if !excused {
-                    found.push(format!("slot {} s of source {:x} was missed", at as f64 / 1e9, spec.source.0));
+                if strict || !is_excused(world, spec, at, &mut losses) {
+                    let (seconds, interval) = (at as f64 / 1e9, spec.interval_ms);
+                    found.push(format!("slot {seconds} s of source {:x} ({interval} ms) was missed", spec.source.0));
                 }
             }
             slot += spec.interval_ms;
         }
     }
     (missed, found)
+}
+
+/// Whether nobody can have begun a slot in time. A loss that excuses it is used up.
+fn is_excused(world: &World, spec: &SourceSpec, slot: u64, losses: &mut Vec<u64>) -> bool {
+    let stampable = spec.stamp_ms() as u64 * MS;
+    let (first, last) = (slot.saturating_sub(TAKEOVER), slot + stampable);
+    if !world.standing.iter().any(|standing| stood(standing, first, last)) {
+        return true;
+    }
+    let mut late =
+        losses.iter().enumerate().filter(|(_, loss)| **loss + TAKEOVER > last && **loss <= last + SCRAPE_MAX);
+    let wall = Timestamp(EPOCH_MS + (slot / MS) as i64);
+    match late.next().map(|(index, _)| index) {
+        Some(_) if world.unfinished.contains(&(spec.source, wall)) => true,
+        Some(index) => {
+            losses.remove(index);
+            true
+        }
+        None => false,
+    }
+}
+
+/// Whether a peer was there from one instant to another.
+fn stood(standing: &[(u64, bool)], first: u64, last: u64) -> bool {
+    let before = standing.iter().rev().find(|(since, _)| *since <= first).is_some_and(|(_, stands)| *stands);
+    before && standing.iter().all(|(since, stands)| *stands || *since <= first || *since > last)
 }

@@ -104,6 +104,11 @@ impl Judge {
         Some(heard.at + grace)
     }
 
+    /// Waits for everybody as if heard just now: whoever judges was not listening.
+    pub fn begin_anew(&mut self, now: Monotonic) {
+        self.heard.values_mut().for_each(|heard| heard.at = heard.at.max(now));
+    }
+
     /// Forgets a peer: it left, or is down.
     pub fn forget(&mut self, peer: PeerId) {
         self.heard.remove(&peer);
@@ -139,6 +144,15 @@ mod tests {
         }
         let deadline = judge.deadline(peer, 3).expect("heard");
         assert_eq!(deadline.since(at(10_000 + 49 * 20)), GRACE_MIN);
+    }
+
+    #[test]
+    fn who_was_not_listening_waits_anew() {
+        let (mut judge, peer) = (Judge::new(), PeerId(1));
+        judge.hear(peer, beat(1), Monotonic(5), Duration::from_millis(200));
+        let deadline = judge.deadline(peer, 3).expect("heard");
+        judge.begin_anew(Monotonic(9));
+        assert_eq!(judge.deadline(peer, 3).expect("heard").since(deadline), Duration::from_nanos(4));
     }
 
     #[test]

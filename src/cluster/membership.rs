@@ -159,6 +159,18 @@ fn swim_config() -> Config {
     }
 }
 
+/// A timer so late means that this process stood still: the answers that its verdict waits for lie unread.
+const STOOD_STILL: Duration = Duration::from_millis(500);
+
+/// How long a verdict waits after this process stood still: for the answers of a probe, for the word of a suspect.
+fn patience(timer: &Timer<Node>) -> Option<Duration> {
+    match timer {
+        Timer::ProbeRandomMember(_) | Timer::SendIndirectProbe { .. } => Some(swim_config().probe_rtt),
+        Timer::ChangeSuspectToDown { .. } => Some(swim_config().suspect_to_down_after),
+        _ => None,
+    }
+}
+
 /// What SWIM compares of two words about one member. A suspicion is news too.
 fn standing(member: &Member<Node>) -> (u16, bool) {
     (member.incarnation(), member.state() == State::Alive)
@@ -246,9 +258,17 @@ impl Membership {
 
     fn fire_timers(&mut self, now: Now) {
         let mut due = Vec::new();
+        let mut postponed = Vec::new();
         while self.timers.peek().is_some_and(|Reverse((at, _, _))| *at <= now.monotonic) {
-            let Reverse((_, _, TimerEntry(timer))) = self.timers.pop().expect("peeked");
-            due.push(timer);
+            let Reverse((at, _, TimerEntry(timer))) = self.timers.pop().expect("peeked");
+            match patience(&timer).filter(|_| now.monotonic.since(at) > STOOD_STILL) {
+                Some(patience) => postponed.push((now.monotonic + patience, timer)),
+                None => due.push(timer),
+            }
+        }
+        for (at, timer) in postponed {
+            self.timer_count += 1;
+            self.timers.push(Reverse((at, self.timer_count, TimerEntry(timer))));
         }
         // Timers that fall together go in foca's order: a probe ends before the next begins.
         due.sort();

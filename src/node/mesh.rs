@@ -27,7 +27,9 @@ use crate::view::MeshView;
 const BEAT_PERIOD_MIN: Duration = Duration::from_millis(200);
 /// Added to the period for every peer, so that a large mesh does not drown in beats.
 const BEAT_PERIOD_PER_PEER: Duration = Duration::from_millis(4);
-/// A timer that fires so late means that this peer stood still.
+/// A timer that fires so late means that what others said lies unread.
+const STUMBLE: Duration = Duration::from_millis(250);
+/// A timer that fires so late means that this peer stood still, for as long as others wait before they take over.
 const PAUSE: Duration = Duration::from_millis(1000);
 /// How long a peer that stood still waits for a word from others.
 const SUSPENSION_MAX: Duration = Duration::from_secs(3);
@@ -414,8 +416,12 @@ impl Mesh {
 
     /// A timer that comes far too late, or an input far past a deadline: this peer stood still, and others have judged.
     fn notice_pause(&mut self, now: Now) {
-        let late = self.expected.is_some_and(|at| now.monotonic.since(at) > PAUSE);
-        if late && self.phase == Phase::Ready && !self.alive.is_empty() {
+        let late = self.expected.map_or(Duration::ZERO, |at| now.monotonic.since(at));
+        if late > STUMBLE {
+            // Beats lie unread: nobody is judged before they are.
+            self.judge.begin_anew(now.monotonic);
+        }
+        if late > PAUSE && self.phase == Phase::Ready && !self.alive.is_empty() {
             let least = now.monotonic + self.beat_period();
             self.suspended = Some((least, now.monotonic + SUSPENSION_MAX));
             self.ownership.suspend();
@@ -426,6 +432,8 @@ impl Mesh {
                 self.judge.expect(peer, generation, now.monotonic);
             }
             self.silent.clear();
+            // What others acted for before is not what they act for now: they say it anew once they hear of this.
+            self.greeted.clear();
             self.pace.untold = true;
             self.dirty = true;
             let me = self.me();
@@ -456,7 +464,7 @@ impl Mesh {
             MeshMessage::Possession(extents) => {
                 let mut possession = Possession::of(extents);
                 let known = Arc::make_mut(&mut self.possession);
-                possession.set_debts(known.remove(&from).map(|known| known.debts().clone()).unwrap_or_default());
+                possession.set_debts(known.remove(&from).map(|known| Arc::clone(known.debts())).unwrap_or_default());
                 known.insert(from, Arc::new(possession));
                 self.view_changed = true;
             }
@@ -473,9 +481,18 @@ impl Mesh {
 
     fn hear_beat(&mut self, from: PeerId, beat: Beat, now: Now) {
         let period = self.beat_period();
+        let stood_back = self.stands_back_from_all(from);
+        let suspended = self.judge.newest(from).is_some_and(|newest| newest.suspended);
+        // A beat that lay in a queue, here or there, shows the clock of another moment.
+        let before = self.judge.newest(from).map(|newest| newest.wall).zip(self.judge.silence(from, now.monotonic));
+        let is_fresh =
+            before.is_some_and(|(wall, gap)| beat.wall > wall && beat.wall.since(wall).abs_diff(gap) <= period / 2);
         self.judge.hear(from, beat, now.monotonic, period);
-        self.offsets.note(from, beat.wall, now.wall);
-        if self.silent.remove(&from) {
+        if is_fresh {
+            self.offsets.note(from, beat.wall, now.wall);
+        }
+        self.dirty |= stood_back != self.stands_back_from_all(from);
+        if self.silent.remove(&from) || (beat.suspended && !suspended) {
             self.pace.untold = true;
             // Whatever each did while it could not hear the other has to be said again.
             self.told_acting.remove(&from);
@@ -484,6 +501,18 @@ impl Mesh {
             self.view_changed = true;
         }
         self.heard.insert(from, beat.wall.min(now.wall));
+    }
+
+    /// Whether a peer says that it starts nothing for now, and acts for nothing: it stood still, and whoever is next does.
+    fn stands_back_from_all(&self, peer: PeerId) -> bool {
+        self.judge.newest(peer).is_some_and(|beat| beat.suspended)
+            && self.ownership.acting_of(peer).is_some_and(ShardSet::is_empty)
+    }
+
+    /// Peers that start no slots now: they are not heard, or say so.
+    fn idle(&self) -> BTreeSet<PeerId> {
+        let back = self.alive.iter().filter(|peer| self.stands_back_from_all(**peer));
+        self.silent.iter().chain(back).copied().collect()
     }
 
     fn note_fetched(&mut self, token: u64, whole_from: Option<Timestamp>, now: Now) {
@@ -541,8 +570,10 @@ impl Mesh {
 
     fn end_suspension(&mut self, now: Now) {
         let Some((least, most)) = self.suspended else { return };
-        let heard = self.alive.iter().any(|peer| self.judge.newest(*peer).is_some());
-        if now.monotonic >= most || (heard && now.monotonic >= least) {
+        // A beat alone says nothing of who acts for what: this peer would take what others go on with.
+        let heard = self.alive.iter().any(|peer| self.greeted.contains(peer));
+        let all = self.alive.iter().all(|peer| self.greeted.contains(peer) || self.is_silent(*peer));
+        if now.monotonic >= most || (heard && all && now.monotonic >= least) {
             self.suspended = None;
             self.pace.untold = true;
             self.dirty = true;

@@ -1,6 +1,7 @@
 //! What minds say to each other. A message is never extended in place: a new form is a new kind number.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use promesh_cluster::{Beat, Digests};
 use promesh_model::codec::{self, DecodeError, RPC_BYTES_MAX};
@@ -31,9 +32,9 @@ pub enum MeshMessage {
     /// "These are the shards whose slots I start", of those the receiver has to do with. Replaces what was said before.
     Acting(ShardSet),
     /// "This is what I hold whole." Replaces what was said before.
-    Possession(Vec<Extent>),
+    Possession(Arc<Vec<Extent>>),
     /// "This is what I was not told by others, but for which what I hold is whole." Replaces what was said before.
-    Owed(BTreeMap<PeerId, Debt>),
+    Owed(Arc<BTreeMap<PeerId, Debt>>),
     /// "This is what my configuration says": the list behind the root of a record. Replaces what was said before.
     Digests(Digests),
     /// "Send me the list behind your root."
@@ -68,9 +69,9 @@ impl MeshMessage {
             16 => MeshMessage::Beat(codec::decode::<Beat, RPC_BYTES_MAX>(payload)?),
             17 => pair().map(|(shards, from)| MeshMessage::Handover { shards, from })?,
             18 => pair().map(|(shards, from)| MeshMessage::HandoverAck { shards, from })?,
-            19 => MeshMessage::Possession(codec::decode::<Vec<Extent>, RPC_BYTES_MAX>(payload)?),
+            19 => MeshMessage::Possession(codec::decode::<Arc<Vec<Extent>>, RPC_BYTES_MAX>(payload)?),
             20 => MeshMessage::Acting(codec::decode::<ShardSet, RPC_BYTES_MAX>(payload)?),
-            21 => MeshMessage::Owed(codec::decode::<BTreeMap<PeerId, Debt>, RPC_BYTES_MAX>(payload)?),
+            21 => MeshMessage::Owed(codec::decode::<Arc<BTreeMap<PeerId, Debt>>, RPC_BYTES_MAX>(payload)?),
             22 => MeshMessage::Digests(codec::decode::<Digests, RPC_BYTES_MAX>(payload)?),
             23 => MeshMessage::WantDigests,
             _ => return Ok(None),
@@ -106,8 +107,8 @@ mod tests {
             MeshMessage::Handover { shards: shards.clone(), from: Timestamp(7) },
             MeshMessage::HandoverAck { shards: shards.clone(), from: Timestamp(8) },
             MeshMessage::Acting(shards.clone()),
-            MeshMessage::Possession(vec![extent]),
-            MeshMessage::Owed(BTreeMap::from([(PeerId(1), Debt { since: Timestamp(5), shards })])),
+            MeshMessage::Possession(Arc::new(vec![extent])),
+            MeshMessage::Owed(Arc::new(BTreeMap::from([(PeerId(1), Debt { since: Timestamp(5), shards })]))),
             MeshMessage::Digests(digests),
             MeshMessage::WantDigests,
         ] {

@@ -1,6 +1,7 @@
 //! What a peer holds whole, and since when: what reads are planned by.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use promesh_model::shard::ShardSet;
 use promesh_model::{PeerId, ShardId, Timestamp};
@@ -35,32 +36,37 @@ pub struct Debt {
 
 /// A peer's extents and what it owes to them. Few: they come from joins and deaths, not from samples.
 ///
-/// Whoever keeps it across restarts keeps all of it.
+/// Whoever keeps it across restarts keeps all of it. Both lists are shared by all who are told of them: copied for each
+/// listener, those of a hundred peers that start together were gigabytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Possession {
-    extents: Vec<Extent>,
-    debts: BTreeMap<PeerId, Debt>,
+    extents: Arc<Vec<Extent>>,
+    debts: Arc<BTreeMap<PeerId, Debt>>,
     /// When this peer was started, and not yet stopped in peace: how often it falls over.
     starts: Vec<Timestamp>,
 }
 
 impl Possession {
     /// From what a peer said, or from its own disk.
-    pub fn of(extents: Vec<Extent>) -> Possession {
-        Possession { extents, ..Possession::default() }
+    pub fn of(extents: impl Into<Arc<Vec<Extent>>>) -> Possession {
+        Possession { extents: extents.into(), ..Possession::default() }
     }
 
     /// As it is said to others.
-    pub fn extents(&self) -> &[Extent] {
+    pub fn extents(&self) -> &Arc<Vec<Extent>> {
         &self.extents
     }
 
+    fn extents_mut(&mut self) -> &mut Vec<Extent> {
+        Arc::make_mut(&mut self.extents)
+    }
+
     /// By peer, what it may have that is not here.
-    pub fn debts(&self) -> &BTreeMap<PeerId, Debt> {
+    pub fn debts(&self) -> &Arc<BTreeMap<PeerId, Debt>> {
         &self.debts
     }
 
-    pub(crate) fn set_debts(&mut self, debts: BTreeMap<PeerId, Debt>) {
+    pub(crate) fn set_debts(&mut self, debts: Arc<BTreeMap<PeerId, Debt>>) {
         self.debts = debts;
     }
 
@@ -69,19 +75,24 @@ impl Possession {
         if shards.is_empty() {
             return;
         }
-        let debt = self.debts.entry(peer).or_insert_with(|| Debt { since, shards: ShardSet::default() });
+        let debts = Arc::make_mut(&mut self.debts);
+        let debt = debts.entry(peer).or_insert_with(|| Debt { since, shards: ShardSet::default() });
         debt.since = debt.since.min(since);
         debt.shards.insert_all(shards);
     }
 
     /// What a peer had has been fetched.
     pub(crate) fn acquit(&mut self, peer: PeerId) {
-        self.debts.remove(&peer);
+        if self.debts.contains_key(&peer) {
+            Arc::make_mut(&mut self.debts).remove(&peer);
+        }
     }
 
     /// Debts that no log reaches back to.
     pub(crate) fn write_off(&mut self, before: Timestamp) {
-        self.debts.retain(|_, debt| debt.since >= before);
+        if self.debts.values().any(|debt| debt.since < before) {
+            Arc::make_mut(&mut self.debts).retain(|_, debt| debt.since >= before);
+        }
     }
 
     /// Takes note of a start; says how many there were since an instant, this one included.
@@ -119,16 +130,16 @@ impl Possession {
     /// Begins, or prolongs backwards, an open span.
     pub fn begin(&mut self, shards: &ShardSet, from: Timestamp) {
         let mut fresh = shards.clone();
-        for extent in self.extents.iter_mut().filter(|extent| extent.to == Timestamp::MAX) {
+        for extent in self.extents_mut().iter_mut().filter(|extent| extent.to == Timestamp::MAX) {
             if extent.from <= from {
                 fresh = fresh.difference(&extent.shards);
             } else {
                 extent.shards = extent.shards.difference(shards);
             }
         }
-        match self.extents.iter_mut().find(|extent| extent.to == Timestamp::MAX && extent.from == from) {
+        match self.extents_mut().iter_mut().find(|extent| extent.to == Timestamp::MAX && extent.from == from) {
             Some(extent) => extent.shards = extent.shards.union(&fresh),
-            None => self.extents.push(Extent { from, to: Timestamp::MAX, shards: fresh }),
+            None => self.extents_mut().push(Extent { from, to: Timestamp::MAX, shards: fresh }),
         }
         self.tidy();
     }
@@ -136,21 +147,21 @@ impl Possession {
     /// Ends open spans: live batches of these shards no longer come in.
     pub fn end(&mut self, shards: &ShardSet, at: Timestamp) {
         let mut ended = Vec::new();
-        for extent in self.extents.iter_mut().filter(|extent| extent.to == Timestamp::MAX) {
+        for extent in self.extents_mut().iter_mut().filter(|extent| extent.to == Timestamp::MAX) {
             let leaving = extent.shards.intersection(shards);
             if !leaving.is_empty() {
                 extent.shards = extent.shards.difference(&leaving);
                 ended.push(Extent { from: extent.from, to: at, shards: leaving });
             }
         }
-        self.extents.extend(ended);
+        self.extents_mut().extend(ended);
         self.tidy();
     }
 
     /// Opens again the spans that ended at or after `since`: what was missed in between has been fetched.
     pub fn resume(&mut self, shards: &ShardSet, since: Timestamp) {
         let mut resumed = Vec::new();
-        for extent in self.extents.iter_mut().filter(|extent| extent.to != Timestamp::MAX && extent.to >= since) {
+        for extent in self.extents_mut().iter_mut().filter(|extent| extent.to != Timestamp::MAX && extent.to >= since) {
             let back = extent.shards.intersection(shards);
             extent.shards = extent.shards.difference(&back);
             resumed.push((back, extent.from));
@@ -163,22 +174,23 @@ impl Possession {
 
     /// Forgets what retention dropped.
     pub fn drop_before(&mut self, oldest: Timestamp) {
-        self.extents.retain(|extent| extent.to > oldest);
+        self.extents_mut().retain(|extent| extent.to > oldest);
     }
 
     fn tidy(&mut self) {
-        self.extents.retain(|extent| !extent.shards.is_empty() && extent.from < extent.to);
-        self.extents.sort_by_key(|extent| (extent.from, extent.to));
-        self.extents.dedup_by(|later, earlier| {
+        let extents = self.extents_mut();
+        extents.retain(|extent| !extent.shards.is_empty() && extent.from < extent.to);
+        extents.sort_by_key(|extent| (extent.from, extent.to));
+        extents.dedup_by(|later, earlier| {
             let alike = (later.from, later.to) == (earlier.from, earlier.to);
             if alike {
                 earlier.shards.insert_all(&later.shards);
             }
             alike
         });
-        while self.extents.len() > EXTENTS_MAX {
-            let oldest = (0..self.extents.len()).min_by_key(|&index| self.extents[index].to).expect("many");
-            self.extents.remove(oldest);
+        while extents.len() > EXTENTS_MAX {
+            let oldest = (0..extents.len()).min_by_key(|&index| extents[index].to).expect("many");
+            extents.remove(oldest);
         }
     }
 

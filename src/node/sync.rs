@@ -265,7 +265,7 @@ impl Holdings {
 
     /// What a donor is owed is not in its copy: it is owed to us from now on.
     fn inherit(&mut self, donor: &Possession, shards: &ShardSet) {
-        for (peer, debt) in donor.debts() {
+        for (peer, debt) in donor.debts().iter() {
             let part = debt.shards.intersection(shards);
             self.owe(*peer, debt.since, &part);
         }

@@ -129,7 +129,7 @@ mod tests {
             to: Timestamp(*to),
             shards: set(shards),
         };
-        Possession::of(extents.iter().map(extent).collect())
+        Possession::of(extents.iter().map(extent).collect::<Vec<_>>())
     }
 
     fn view(own: Possession, others: Vec<(u128, bool, Possession)>) -> MeshView {

@@ -101,7 +101,7 @@ impl Mesh {
         if !self.owns() {
             return;
         }
-        let moves = self.ownership.review(&self.silent, now);
+        let moves = self.ownership.review(&self.idle(), now);
         let slot = now.wall.after(self.beat_period() * 2);
         for (to, shards) in moves.ask {
             self.send(to, MeshMessage::Handover { shards, from: slot });

@@ -61,7 +61,7 @@ impl Mesh {
 
     fn tell_possession_to(&mut self, peer: PeerId) {
         let own = &self.holdings.own;
-        let (extents, debts) = (own.extents().to_vec(), own.debts().clone());
+        let (extents, debts) = (Arc::clone(own.extents()), Arc::clone(own.debts()));
         self.send(peer, MeshMessage::Possession(extents));
         self.send(peer, MeshMessage::Owed(debts));
     }
@@ -75,8 +75,8 @@ impl Mesh {
         if own == told {
             return;
         }
-        let extents = (own.extents() != told.extents()).then(|| own.extents().to_vec());
-        let debts = (own.debts() != told.debts()).then(|| own.debts().clone());
+        let extents = (own.extents() != told.extents()).then(|| Arc::clone(own.extents()));
+        let debts = (own.debts() != told.debts()).then(|| Arc::clone(own.debts()));
         self.pace.next_tell = now.monotonic + self.tell_step();
         let own = &self.holdings.own;
         self.told_possession = own.clone();
