@@ -36,6 +36,7 @@ use crate::ruling::{RULES, Ruling};
 use crate::run::Peer;
 use crate::scraping::Scraping;
 use crate::sending::{self, Sending};
+use crate::subscribed::{self, SUBSCRIBED, Subscribed};
 use crate::telemetry::Telemetry;
 use crate::twins::{self, Own, TWIN, WHO};
 
@@ -101,8 +102,10 @@ pub struct Hands {
     pub own: Own,
     /// Told why another peer does not let this one in, for good.
     pub refused: watch::Sender<Option<String>>,
-    /// Which incoming live stream of a peer is the newest.
-    pub incoming: Mutex<BTreeMap<PeerId, u64>>,
+    /// Which incoming live stream of a peer is the newest, and whether it is still listened to.
+    pub incoming: Mutex<BTreeMap<PeerId, (u64, bool)>>,
+    /// Whose streams bring what was asked for.
+    pub subscribed: Subscribed,
 }
 
 impl Hands {
@@ -142,7 +145,11 @@ impl Hands {
                 let (kind, payload) = message.encode();
                 self.send(to, kind, payload);
             }
-            Output::Subscribe { to, shards } => self.send(to, SUBSCRIBE, codec::encode(&shards)),
+            Output::Subscribe { to, shards } => {
+                let request = codec::encode(&shards);
+                self.subscribed.asks(to, &request);
+                self.send(to, SUBSCRIBE, request);
+            }
             Output::Fetch { token, from, shards, since } => {
                 let hands = Arc::clone(self);
                 tokio::spawn(async move {
@@ -173,6 +180,7 @@ impl Hands {
     ) -> Option<promesh_model::Timestamp> {
         let transport = self.transport.as_ref()?;
         let address = self.addresses.load().get(&from).copied()?;
+        self.subscribed.wait(from).await;
         match copy::fetch(transport, address, shards, since, &self.ingest, &self.telemetry).await {
             Ok(whole_from) => {
                 // The mind will claim what came: it has to outlive a crash first.
@@ -383,12 +391,16 @@ impl Hands {
 
     /// Listens to one peer's live stream until it ends.
     async fn listen(self: Arc<Self>, peer: PeerId, mut frames: FrameReceiver) {
-        let number = {
+        let (number, replaces) = {
             let mut incoming = self.incoming.lock();
-            let number = incoming.entry(peer).or_default();
+            let (number, open) = incoming.entry(peer).or_default();
             *number += 1;
-            *number
+            (*number, std::mem::replace(open, true))
         };
+        // The end of the one before will not be minded any more: what it may have lost is missing from now on.
+        if replaces {
+            self.minds.tell(Input::StreamLost { from: peer });
+        }
         let mut framing = Framing::new();
         let mut asked_at = None;
         let why = loop {
@@ -412,7 +424,13 @@ impl Hands {
                 Ok(Some((sending::PROGRESS, payload))) => self.sending.heard(peer, &payload),
                 Ok(Some((SUBSCRIBE, payload))) => {
                     if let (Ok(shards), Some(live)) = (codec::decode::<ShardSet, RPC_BYTES_MAX>(&payload), &self.live) {
-                        live.subscribe(peer, shards);
+                        live.subscribe(peer, shards, subscribed::mark(&payload));
+                    }
+                }
+                Ok(Some((SUBSCRIBED, payload))) => {
+                    let mark = codec::decode::<u64, RPC_BYTES_MAX>(&payload).unwrap_or_default();
+                    if self.subscribed.confirms(peer, mark) {
+                        self.minds.tell(Input::StreamLost { from: peer });
                     }
                 }
                 Ok(Some((kind, payload))) => match MeshMessage::decode(kind, &payload) {
@@ -424,7 +442,14 @@ impl Hands {
                 Err(error) => break error.to_string(),
             }
         };
-        if self.incoming.lock().get(&peer) == Some(&number) {
+        let is_newest = match self.incoming.lock().get_mut(&peer) {
+            Some((newest, open)) if *newest == number => {
+                *open = false;
+                true
+            }
+            _ => false,
+        };
+        if is_newest {
             tracing::debug!(%peer, why, "stream from a peer ended");
             if let Some(live) = &self.live {
                 live.unsubscribe(peer);

@@ -40,6 +40,7 @@ mod scraping;
 mod sending;
 mod serving;
 mod settings;
+mod subscribed;
 mod telemetry;
 mod trust;
 mod twins;

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use promesh_model::PeerId;
 use promesh_model::shard::ShardSet;
+use promesh_model::{PeerId, codec};
 use promesh_node::Input;
 use promesh_transport::{Class, FrameSender, Transport};
 
 use crate::ingest::{Ingest, Subscriber};
 use crate::minds::{Addresses, Minds};
+use crate::subscribed::SUBSCRIBED;
 
 /// The stream's kind.
 pub const LIVE: u8 = 32;
@@ -22,6 +23,15 @@ pub const LIVE: u8 = 32;
 const WAITING_MAX: usize = 64;
 /// After a failure the mind is told only then, so that an unreachable peer costs a few attempts a second.
 const BACK_OFF: Duration = Duration::from_millis(250);
+
+/// Tells a peer that what it asked for comes from here on.
+fn confirm(state: &State, peer: PeerId, mark: u64) {
+    if let Some(Outgoing::Open(stream)) = state.outgoing.get(&peer)
+        && state.subscriptions.contains_key(&peer)
+    {
+        let _ = stream.try_send(SUBSCRIBED, &codec::encode(&mark));
+    }
+}
 
 enum Outgoing {
     /// Being opened; what waits for it.
@@ -34,8 +44,8 @@ enum Outgoing {
 #[derive(Default)]
 struct State {
     outgoing: BTreeMap<PeerId, Outgoing>,
-    /// What others asked of us.
-    subscriptions: BTreeMap<PeerId, ShardSet>,
+    /// What others asked of us, and the mark of the request.
+    subscriptions: BTreeMap<PeerId, (ShardSet, u64)>,
 }
 
 /// The streams to all peers.
@@ -113,8 +123,9 @@ impl Live {
         for (kind, payload) in waiting {
             let _ = stream.try_send(kind, &payload);
         }
-        let fresh = state.subscriptions.get(&to).cloned().unwrap_or_default();
+        let (fresh, mark) = state.subscriptions.get(&to).cloned().unwrap_or_default();
         self.resubscribe(&state, &fresh);
+        confirm(&state, to, mark);
         drop(state);
         let live = self.clone();
         tokio::spawn(async move {
@@ -135,10 +146,10 @@ impl Live {
         self.0.minds.tell(Input::StreamLost { from: peer });
     }
 
-    /// A peer asks for our batches of these shards.
-    pub fn subscribe(&self, peer: PeerId, shards: ShardSet) {
+    /// A peer asks for our batches of these shards: once its stream has them all from then on, it is told so.
+    pub fn subscribe(&self, peer: PeerId, shards: ShardSet, mark: u64) {
         let mut state = self.0.state.lock();
-        state.subscriptions.insert(peer, shards.clone());
+        state.subscriptions.insert(peer, (shards.clone(), mark));
         let mut is_new = false;
         state.outgoing.entry(peer).or_insert_with(|| {
             is_new = true;
@@ -149,6 +160,7 @@ impl Live {
             self.open(peer);
         } else {
             self.resubscribe(&state, &shards);
+            confirm(&state, peer, mark);
         }
     }
 
@@ -161,7 +173,7 @@ impl Live {
     }
 
     fn resubscribe(&self, state: &State, fresh: &ShardSet) {
-        let subscribers = state.subscriptions.iter().filter_map(|(peer, shards)| match state.outgoing.get(peer) {
+        let subscribers = state.subscriptions.iter().filter_map(|(peer, (shards, _))| match state.outgoing.get(peer) {
             Some(Outgoing::Open(stream)) => {
                 Some(Subscriber { peer: *peer, shards: shards.clone(), stream: stream.clone() })
             }

@@ -507,6 +507,7 @@ impl Peer {
             left: left_sender,
             chitchat: Mutex::default(),
             incoming: Mutex::default(),
+            subscribed: crate::subscribed::Subscribed::default(),
             orders: order_sender,
             own: Own { id, generation, address: own_address.unwrap_or(web_address) },
             refused: refused_sender,

@@ -25,6 +25,9 @@ use crate::failure_log::FailureLogs;
 use crate::ingest::{Ingest, OwnBatch};
 use crate::telemetry::Telemetry;
 
+/// A scrape that ends so long after its timeout is not written.
+const OVERSLEPT_MAX: Duration = Duration::from_secs(1);
+
 /// The machine's clock, for scrapes.
 #[derive(Clone, Copy, Debug)]
 pub struct MachineClock;
@@ -226,6 +229,13 @@ impl Scraping {
             None => scrape_loop.scrape(slot, &*db, &MachineClock).await,
             Some(why) => scrape_loop.refuse(slot, why, &*db, &MachineClock),
         };
+        // No scrape outlives its timeout: the process stood still meanwhile, and others have long scraped in its place.
+        let overslept = clock::monotonic().since(result.began.monotonic).saturating_sub(entry.target.timeout);
+        if overslept > OVERSLEPT_MAX {
+            Telemetry::count(&self.telemetry.slots_missed);
+            scrape_loop.forget(&result.batch.series);
+            return;
+        }
         self.telemetry.slot_delay.observe(delay_ms as u64);
         self.telemetry.samples_repeated.fetch_add(result.samples_repeated as u64, Ordering::Relaxed);
         if let Some(why) = &result.failed {
