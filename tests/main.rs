@@ -9,6 +9,7 @@ mod faults;
 mod golden;
 mod hostile;
 mod mesh;
+mod overload;
 mod parts;
 mod process;
 mod push;

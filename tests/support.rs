@@ -291,6 +291,11 @@ impl Peer {
         links.into_iter().any(|link| inodes.iter().any(|inode| link.to_string_lossy() == *inode))
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("it was started").id()
+    }
+
     /// SIGTERM; answers its exit code.
     pub fn terminate(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("it was started");

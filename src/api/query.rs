@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use axum::extract::{FromRequestParts, State};
 use axum::response::Response;
 use http::Method;
 use http::request::Parts;
-use promesh_model::storage::Budget;
+use promesh_model::storage::{Budget, Queryable};
 use promesh_model::{Monotonic, Timestamp};
 use promesh_promql::{Engine, Outcome, QueryError, QueryOptions, Value, parser};
 use serde_json::{Value as Json, json};
@@ -72,11 +73,8 @@ pub(crate) async fn instant(State(api): State<Api>, from: Requester, form: Form)
     let options = options(&form)?;
     let query = form.get("query").to_owned();
     let origin = from.origin(&api, "/api/v1/query");
-    let asked = Asked { query: query.clone(), start: at, end: at, step: Duration::ZERO, origin };
-    let run = move |engine: &Engine, storage: &dyn promesh_model::storage::Queryable, options: &QueryOptions| {
-        engine.instant(storage, &query, at, options)
-    };
-    let (outcome, timings) = evaluate(&api, asked, span, options, run).await?;
+    let asked = Asked { query, start: at, end: at, step: Duration::ZERO, origin };
+    let (outcome, timings) = evaluate(&api, asked, span, options).await?;
     Ok(answer(outcome, limit, form.get("stats"), timings))
 }
 
@@ -87,11 +85,8 @@ pub(crate) async fn range(State(api): State<Api>, from: Requester, form: Form) -
     let options = options(&form)?;
     let query = form.get("query").to_owned();
     let origin = from.origin(&api, "/api/v1/query_range");
-    let asked = Asked { query: query.clone(), start, end, step, origin };
-    let run = move |engine: &Engine, storage: &dyn promesh_model::storage::Queryable, options: &QueryOptions| {
-        engine.range(storage, &query, start, end, step, options)
-    };
-    let (outcome, timings) = evaluate(&api, asked, span, options, run).await?;
+    let asked = Asked { query, start, end, step, origin };
+    let (outcome, timings) = evaluate(&api, asked, span, options).await?;
     Ok(answer(outcome, limit, form.get("stats"), timings))
 }
 
@@ -136,44 +131,86 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// Waits for a turn, runs on a blocking thread, within the time that is left.
-async fn evaluate<F>(
+/// The answer of the engine.
+fn run(asked: &Asked, engine: &Engine, storage: &dyn Queryable, options: &QueryOptions) -> Result<Outcome, QueryError> {
+    if asked.step.is_zero() {
+        engine.instant(storage, &asked.query, asked.start, options)
+    } else {
+        engine.range(storage, &asked.query, asked.start, asked.end, asked.step, options)
+    }
+}
+
+/// The same, if it takes a moment only.
+fn run_in_a_moment(
+    asked: &Asked,
+    engine: &Engine,
+    storage: &dyn Queryable,
+    options: &QueryOptions,
+) -> Result<Option<Outcome>, QueryError> {
+    if asked.step.is_zero() {
+        engine.instant_in_a_moment(storage, &asked.query, asked.start, options)
+    } else {
+        engine.range_in_a_moment(storage, &asked.query, (asked.start, asked.end), asked.step, options)
+    }
+}
+
+/// What the log says of a query, if it says anything. Upstream logs what was executed: a text that is no query is not.
+fn logged(
+    watch: &dyn QueryWatch,
+    asked: &Asked,
+    at: Timestamp,
+    outcome: &Result<Outcome, QueryError>,
+    timings: Timings,
+) -> Option<Json> {
+    let wanted = watch.wants_lines() && !matches!(outcome, Err(QueryError::Parse(_)));
+    wanted.then(|| asked.line(at, outcome, timings))
+}
+
+/// Waits for a turn, then evaluates: here when that is the work of a moment, else on a blocking thread, within the time
+/// that is left.
+async fn evaluate(
     api: &Api,
     asked: Asked,
     span: Option<Duration>,
     mut options: QueryOptions,
-    run: F,
-) -> Result<(Outcome, Timings), ApiError>
-where
-    F: FnOnce(&Engine, &dyn promesh_model::storage::Queryable, &QueryOptions) -> Result<Outcome, QueryError>
-        + Send
-        + 'static,
-{
+) -> Result<(Outcome, Timings), ApiError> {
     let span = span.unwrap_or(api.options.query_timeout).min(api.options.query_timeout);
     let arrived = api.backend.now().monotonic;
-    let Ok(turn) = timeout(span, Arc::clone(&api.queries).acquire_owned()).await else {
-        return Err(ApiError::overloaded("query timed out in query queue"));
+    let turn = match Arc::clone(&api.queries).try_acquire_owned() {
+        Ok(turn) => turn,
+        Err(_) => match timeout(span, Arc::clone(&api.queries).acquire_owned()).await {
+            Ok(turn) => turn.expect("the semaphore is never closed"),
+            Err(_) => return Err(ApiError::overloaded("query timed out in query queue")),
+        },
     };
-    let turn = turn.expect("the semaphore is never closed");
     let (engine, storage) = (api.backend.engine(), api.backend.storage());
-    options.parts = api.backend.parts();
     let budget = Budget::new(engine.options().max_samples);
     let guard = CancelOnDrop(budget.clone());
     options.budget = Some(budget);
     let started = api.backend.now().monotonic;
+    let here = AssertUnwindSafe(|| run_in_a_moment(&asked, &engine, storage.as_ref(), &options));
+    let outcome = catch_unwind(here).map_err(|_| panicked())?;
+    if let Some(outcome) = outcome.transpose() {
+        let now = api.backend.now();
+        let timings = timings(arrived, started, now.monotonic);
+        // A slot in the file of running queries would be free again before anybody could read it.
+        if let Some(watch) = api.backend.query_watch() {
+            watch.end(None, logged(watch.as_ref(), &asked, now.wall, &outcome, timings));
+        }
+        return Ok((outcome?, timings));
+    }
+    options.parts = api.backend.parts();
     let backend = Arc::clone(&api.backend);
     let mut running = tokio::task::spawn_blocking(move || {
         let mut watched = backend.query_watch().map(|watch| {
             let slot = watch.begin(&asked.query, backend.now().wall);
             Watched { watch, slot, line: Some(json!({"error": "the query panicked"})) }
         });
-        let outcome = run(&engine, storage.as_ref(), &options);
+        let outcome = run(&asked, &engine, storage.as_ref(), &options);
         if let Some(watched) = &mut watched {
             let now = backend.now();
-            let line = || asked.line(now.wall, &outcome, timings(arrived, started, now.monotonic));
-            // Upstream logs what was executed: a text that is no query is not.
-            let logged = watched.watch.wants_lines() && !matches!(outcome, Err(QueryError::Parse(_)));
-            watched.line = logged.then(line);
+            let timings = timings(arrived, started, now.monotonic);
+            watched.line = logged(watched.watch.as_ref(), &asked, now.wall, &outcome, timings);
         }
         drop(watched);
         // Held until the thread is free again, not only until the client has its answer.
@@ -188,10 +225,13 @@ where
             return Err(QueryError::Timeout.into());
         }
     };
-    let outcome =
-        outcome.map_err(|_| QueryError::Execution("the query panicked: this is a bug, please report it".into()));
+    let outcome = outcome.map_err(|_| panicked())?;
     let timings = timings(arrived, started, api.backend.now().monotonic);
-    Ok((outcome??, timings))
+    Ok((outcome?, timings))
+}
+
+fn panicked() -> QueryError {
+    QueryError::Execution("the query panicked: this is a bug, please report it".into())
 }
 
 fn timings(arrived: Monotonic, started: Monotonic, done: Monotonic) -> Timings {

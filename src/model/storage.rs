@@ -233,6 +233,14 @@ pub trait Queryable: Send + Sync {
         Ok(selections.into_iter().map(boxed).collect())
     }
 
+    /// Where all that some requests touch lies in the memory of this process and is found without a search, so that
+    /// reading it neither waits for anybody nor works for long: whom to read it from, and how many series it is at
+    /// most. Nothing when that is not so, or is not known at once.
+    fn at_hand(&self, requests: &[SelectRequest]) -> Option<(&dyn Queryable, usize)> {
+        let _ = requests;
+        None
+    }
+
     /// Names of labels.
     ///
     /// # Errors

@@ -60,12 +60,26 @@ impl MeshQueryable {
         MeshQueryable { local, view, transport, runtime }
     }
 
+    /// Whether this peer alone has all samples of some requests.
+    fn all_here(&self, requests: &[SelectRequest]) -> bool {
+        let Some((view, _)) = self.others() else { return true };
+        let (start, end) = span(requests);
+        ShardSet::all().difference(&view.own.covering(start, end)).is_empty()
+    }
+
     /// The view and the transport, when there is anybody else to ask.
     pub(crate) fn others(&self) -> Option<(Arc<MeshView>, Transport)> {
         let view = self.view.borrow().clone()?;
         let transport = self.transport.clone()?;
         (!view.peers.is_empty()).then_some((view, transport))
     }
+}
+
+/// From the first to the last instant of some requests.
+fn span(requests: &[SelectRequest]) -> (Timestamp, Timestamp) {
+    let start = requests.iter().map(|request| request.start).min().unwrap_or_default();
+    let end = requests.iter().map(|request| request.end).max().unwrap_or_default();
+    (start, end)
 }
 
 /// One query's parts.
@@ -111,7 +125,7 @@ impl Queryable for MeshQueryable {
         requests: &[SelectRequest],
         budget: &Budget,
     ) -> Result<Vec<Box<dyn SeriesCursor + 'a>>, StorageError> {
-        if self.others().is_none() {
+        if self.all_here(requests) {
             return self.local.cursors(requests, budget);
         }
         let boxed = |selection| Box::new(SelectionCursor::from(selection)) as Box<dyn SeriesCursor + 'a>;
@@ -120,8 +134,7 @@ impl Queryable for MeshQueryable {
 
     fn select(&self, requests: &[SelectRequest], budget: &Budget) -> Result<Vec<Selection>, StorageError> {
         let Some((view, transport)) = self.others() else { return self.local.select(requests, budget) };
-        let start = requests.iter().map(|request| request.start).min().unwrap_or_default();
-        let end = requests.iter().map(|request| request.end).max().unwrap_or_default();
+        let (start, end) = span(requests);
         let asking = Asking {
             local: Arc::clone(&self.local),
             view,
@@ -132,6 +145,10 @@ impl Queryable for MeshQueryable {
             end,
         };
         self.read(asking, ShardSet::all(), Vec::new())
+    }
+
+    fn at_hand(&self, requests: &[SelectRequest]) -> Option<(&dyn Queryable, usize)> {
+        if self.all_here(requests) { self.local.at_hand(requests) } else { None }
     }
 
     fn label_names(&self, request: &ListRequest, budget: &Budget) -> Result<Listing<String>, StorageError> {

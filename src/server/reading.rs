@@ -10,7 +10,8 @@ use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use promesh_config::prometheus::Config;
 use promesh_model::storage::{
-    Budget, HistogramPoint, ListRequest, Listing, Queryable, SelectRequest, Selection, SeriesColumns, StorageError,
+    Budget, HistogramPoint, ListRequest, Listing, Queryable, SelectRequest, Selection, SelectionCursor, SeriesColumns,
+    SeriesCursor, StorageError,
 };
 use promesh_model::{Labels, Timestamp};
 use promesh_remote::read::Reader;
@@ -101,6 +102,22 @@ impl Queryable for Reading {
             }
         }
         Ok(selections)
+    }
+
+    fn cursors<'a>(
+        &'a self,
+        requests: &[SelectRequest],
+        budget: &Budget,
+    ) -> Result<Vec<Box<dyn SeriesCursor + 'a>>, StorageError> {
+        if self.readers.load().readers.is_empty() {
+            return self.mesh.cursors(requests, budget);
+        }
+        let boxed = |selection| Box::new(SelectionCursor::from(selection)) as Box<dyn SeriesCursor + 'a>;
+        Ok(self.select(requests, budget)?.into_iter().map(boxed).collect())
+    }
+
+    fn at_hand(&self, requests: &[SelectRequest]) -> Option<(&dyn Queryable, usize)> {
+        if self.readers.load().readers.is_empty() { self.mesh.at_hand(requests) } else { None }
     }
 
     fn label_names(&self, request: &ListRequest, budget: &Budget) -> Result<Listing<String>, StorageError> {

@@ -14,6 +14,9 @@ use crate::columns;
 use crate::db::Db;
 use crate::head::{SelectedSeries, Span};
 
+/// How far back from the newest sample all is taken to be in memory.
+const AT_HAND_MS: i64 = 900_000;
+
 impl Queryable for Db {
     fn select(&self, requests: &[SelectRequest], budget: &Budget) -> Result<Vec<Selection>, StorageError> {
         requests.iter().map(|request| self.select_one(request, budget)).collect()
@@ -25,6 +28,17 @@ impl Queryable for Db {
         budget: &Budget,
     ) -> Result<Vec<Box<dyn SeriesCursor + 'a>>, StorageError> {
         requests.iter().map(|request| self.cursor(request, budget)).collect()
+    }
+
+    fn at_hand(&self, requests: &[SelectRequest]) -> Option<(&dyn Queryable, usize)> {
+        let series = requests.iter().map(|request| {
+            let (start, end) = (request.start.ms(), request.end.ms());
+            // What is older may be on disk: a block, or a chunk that the head has written out.
+            let recent = start >= self.head.max_time().ms().saturating_sub(AT_HAND_MS);
+            let here = recent && self.blocks.overlapping(start, end).is_empty();
+            if here { self.head.count_at_most(&request.matchers) } else { None }
+        });
+        Some((self, series.sum::<Option<usize>>()?))
     }
 
     fn label_names(&self, request: &ListRequest, budget: &Budget) -> Result<Listing<String>, StorageError> {

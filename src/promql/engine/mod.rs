@@ -10,6 +10,7 @@ mod feed;
 mod functions;
 mod grid;
 mod info;
+mod moment;
 mod parts;
 mod plan;
 mod range;
@@ -253,6 +254,18 @@ impl Engine {
         step: Duration,
         options: &QueryOptions,
     ) -> Result<Outcome, QueryError> {
+        let (expr, steps) = self.ranged(query, start, end, step)?;
+        self.run(storage, query, &expr, steps, end.0, false, options)
+    }
+
+    /// A range query, parsed, and its steps.
+    fn ranged(
+        &self,
+        query: &str,
+        start: Timestamp,
+        end: Timestamp,
+        step: Duration,
+    ) -> Result<(Expr, Steps), QueryError> {
         let expr = self.parse(query)?;
         let value_type = expr.value_type();
         if !matches!(value_type, ValueType::Vector | ValueType::Scalar) {
@@ -269,7 +282,11 @@ impl Engine {
             ));
         }
         let steps = Steps::between(start.0, end.0, interval);
-        self.run(storage, query, &expr, steps, end.0, false, options)
+        Ok((expr, steps))
+    }
+
+    fn lookback(&self, options: &QueryOptions) -> i64 {
+        ms_of(options.lookback_delta.unwrap_or(self.options.lookback_delta)).max(1)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -286,10 +303,25 @@ impl Engine {
         if steps.count as u64 > self.options.max_samples {
             return Err(QueryError::TooManySamples);
         }
-        let lookback = ms_of(options.lookback_delta.unwrap_or(self.options.lookback_delta)).max(1);
+        let lookback = self.lookback(options);
         let given = self.ask_parts(query, expr, steps, end, instant, options)?;
         let default_step = ms_of(self.options.default_step).max(1);
         let planned = plan::plan(expr, steps, end, instant, lookback, default_step, &given.spans)?;
+        self.evaluate(storage, query, expr, (steps, instant), planned, given, options)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn evaluate(
+        &self,
+        storage: &dyn Queryable,
+        query: &str,
+        expr: &Expr,
+        (steps, instant): (Steps, bool),
+        planned: plan::Planned,
+        given: parts::Given,
+        options: &QueryOptions,
+    ) -> Result<Outcome, QueryError> {
+        let lookback = self.lookback(options);
         let budget = options.budget.clone().unwrap_or_else(Budget::unlimited);
         let mut evaluator = Evaluator::new(&self.options, storage, budget, lookback, steps, options.per_step_stats);
         evaluator.annotations = given.annotations;

@@ -2,7 +2,7 @@
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use promesh_model::matcher::Matcher;
+use promesh_model::matcher::{MatchOp, Matcher};
 use roaring::{MultiOps, RoaringBitmap};
 
 use super::symbols::{Symbol, Symbols};
@@ -148,6 +148,25 @@ impl Postings {
             slots -= union(&self.lists(matcher, symbols, true));
         }
         slots
+    }
+
+    /// At most how many series satisfy all matchers: what the list of one label value says. Nothing when finding them
+    /// takes a walk over the values of a label.
+    pub fn count_at_most(&self, matchers: &[Matcher], symbols: &Symbols) -> Option<usize> {
+        const LITERALS_MAX: usize = 16;
+        let named = |matcher: &Matcher| matcher.literals().is_some_and(|literals| literals.len() <= LITERALS_MAX);
+        // What the empty value satisfies or contradicts takes the values that are not empty.
+        let found_by_name = |matcher: &Matcher| {
+            let satisfied = matcher.matches("");
+            named(matcher) && matcher.op.is_negative() == satisfied
+        };
+        if !matchers.iter().all(found_by_name) {
+            return None;
+        }
+        let equal = matchers.iter().filter(|matcher| matcher.op == MatchOp::Equal);
+        let count =
+            |matcher: &Matcher| -> usize { self.lists(matcher, symbols, false).first().map_or(0, |list| list.len()) };
+        equal.map(count).min()
     }
 
     /// The lists of the values of a matcher's label that satisfy it, or that contradict it.

@@ -48,6 +48,13 @@ impl Head {
         SelectedSlots { slots: index.postings.select(matchers, &index.symbols), epoch }
     }
 
+    /// At most how many series satisfy all matchers, when that needs no look at any label's values but those that the
+    /// matchers name.
+    pub fn count_at_most(&self, matchers: &[Matcher]) -> Option<usize> {
+        let index = self.index.read();
+        index.postings.count_at_most(matchers, &index.symbols)
+    }
+
     /// The columns of the series that satisfy all matchers and have samples in `start ..= end`, in no order.
     ///
     /// # Errors

@@ -41,6 +41,40 @@ fn name(value: &str) -> Matcher {
 }
 
 #[test]
+fn what_lies_in_memory_and_is_found_by_name_is_at_hand() {
+    let (db, _) = open(&FaultyFs::new(), |_| {});
+    fill(&db, "up", 0..30, 0..12);
+    fill(&db, "down", 0..30, 0..3);
+    let host = |op, value: &str| Matcher::new(op, "instance", value).expect("compiles");
+    let check = |matchers: &[Matcher], minutes: (i64, i64), expected: Option<usize>| {
+        let (start, end) = (START + minutes.0 * 60_000, START + minutes.1 * 60_000);
+        let mut request = request(matchers[0].clone(), start, end, false);
+        request.matchers = matchers.to_vec();
+        let found = db.at_hand(std::slice::from_ref(&request)).map(|(_, series)| series);
+        assert_eq!(found, expected, "{matchers:?} {minutes:?}");
+        // It is a bound, whatever else is asked for.
+        let series = drained(&db, &request, |_| {}).len();
+        assert!(found.is_none_or(|found| series <= found), "{matchers:?} {minutes:?}: {series}");
+    };
+    check(&[name("up")], (25, 29), Some(12));
+    check(&[name("up")], (25, 90), Some(12));
+    check(&[name("none")], (25, 29), Some(0));
+    check(&[name("up"), host(MatchOp::NotEqual, "host-1:9100")], (25, 29), Some(12));
+    check(&[name("down"), host(MatchOp::Regex, "host-1:9100|host-2:9100")], (25, 29), Some(3));
+    // Older than what is surely in memory; a walk over values; the absence of a label.
+    check(&[name("up")], (0, 29), None);
+    check(&[name("up"), host(MatchOp::Regex, "host.*")], (25, 29), None);
+    check(&[name("up"), host(MatchOp::NotEqual, "")], (25, 29), None);
+    check(&[name("up"), host(MatchOp::Equal, "")], (25, 29), None);
+    let two = [
+        request(name("up"), START + 25 * 60_000, START + 29 * 60_000, true),
+        request(name("down"), START, START, true),
+    ];
+    assert!(db.at_hand(&two).is_none());
+    assert_eq!(db.at_hand(&two[..1]).map(|(_, series)| series), Some(12));
+}
+
+#[test]
 fn a_cursor_gives_what_a_selection_gives() {
     let (db, _) = open(&FaultyFs::new(), |_| {});
     fill(&db, "up", 0..200, 0..12);
