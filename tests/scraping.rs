@@ -1,5 +1,8 @@
 //! What a scrape configuration can say, against real processes and an exporter whose answers the test writes.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::stage::{Answer, Asked, Stage};
 use crate::support::{Exporter, Peer, escaped, get, mesh, pause};
 
@@ -286,4 +289,35 @@ fn relabelling_is_shown_step_by_step() {
     assert!(text.contains("+ stage=\"prod\"") && text.contains("kept with"), "{text}");
     let (code, text) = promesh(&["relabel", "--config.file", &file, "none", "a:1"]);
     assert!(code == Some(1) && text.contains("no job \"none\"; it has: j"), "{text}");
+}
+
+#[test]
+fn series_of_other_instances_end_with_the_target_that_named_them() {
+    let answers = Arc::new(AtomicBool::new(true));
+    let says = Arc::clone(&answers);
+    let body: String = (0..20).map(|n| format!("federated{{instance=\"i{n}\",job=\"other\"}} {n}\n")).collect();
+    let stage =
+        Stage::start(
+            move |_| {
+                if says.load(Ordering::Relaxed) { Answer::text(body.clone()) } else { Answer::status(500) }
+            },
+        );
+    let root = tempfile::tempdir().expect("a folder");
+    let config = format!(
+        "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n- {{job_name: f, honor_labels: true, \
+         static_configs: [{{targets: ['{}']}}]}}\n",
+        stage.address
+    );
+    let config = crate::support::paging::write(root.path().join("prometheus.yml"), &config);
+    let mut peer = Peer::new(root.path(), "peer-0", &config, &[]);
+    peer.start();
+    peer.wait_ready();
+    let wait_for = |expected: usize| {
+        let found = || (peer.query("federated").len() == expected).then_some(());
+        peer.wait(&format!("there are {expected} series"), 10_000, found);
+    };
+    for (says, expected) in [(true, 20), (false, 0), (true, 20)] {
+        answers.store(says, Ordering::Relaxed);
+        wait_for(expected);
+    }
 }

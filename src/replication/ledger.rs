@@ -41,6 +41,8 @@ struct Entry {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     entries: HashMap<(SourceId, ShardId), Entry>,
+    /// The shards of each source, in the order in which they came.
+    shards: HashMap<SourceId, Vec<ShardId>>,
     split_slots: u64,
 }
 
@@ -56,6 +58,7 @@ impl Ledger {
         let Some(entry) = self.entries.get_mut(&key) else {
             let entry = Entry { newest: header.slot, order: header.order, closed: BTreeMap::new() };
             self.entries.insert(key, entry);
+            self.shards.entry(header.source).or_default().push(header.shard);
             return Disposition::Append;
         };
         if header.slot > entry.newest {
@@ -103,6 +106,11 @@ impl Ledger {
         self.entries.get(&(source, shard)).map(|entry| (entry.newest, entry.order))
     }
 
+    /// The shards in which a source has had batches: its own, and others if its series name another job or instance.
+    pub fn shards(&self, source: SourceId) -> &[ShardId] {
+        self.shards.get(&source).map_or(&[], Vec::as_slice)
+    }
+
     /// Slots for which a second batch came from another writer, since the start.
     pub fn split_slots(&self) -> u64 {
         self.split_slots
@@ -111,6 +119,11 @@ impl Ledger {
     /// Forgets sources whose newest slot is older than `span` before `now`.
     pub fn forget_idle(&mut self, now: Timestamp, span: Duration) {
         self.entries.retain(|_, entry| now.since(entry.newest) <= span);
+        let entries = &self.entries;
+        self.shards.retain(|source, shards| {
+            shards.retain(|shard| entries.contains_key(&(*source, *shard)));
+            !shards.is_empty()
+        });
     }
 }
 
@@ -139,6 +152,21 @@ mod tests {
         assert_eq!(ledger.admit(&header(4, 0, 7)), Disposition::Late);
         assert_eq!(ledger.admit(&header(4, 0, 7)), Disposition::Ignore);
         assert_eq!(ledger.split_slots(), 3);
+    }
+
+    #[test]
+    fn the_shards_of_a_source_are_known_until_they_are_idle() {
+        let mut ledger = Ledger::new();
+        let at = |slot: i64, shard: u16| BatchHeader { shard: ShardId(shard), ..header(slot, 0, 1) };
+        for (slot, shard) in [(5_000, 2), (5_000, 7), (6_000, 2), (9_000, 2)] {
+            ledger.admit(&at(slot, shard));
+        }
+        assert_eq!(ledger.shards(SourceId(1)), [ShardId(2), ShardId(7)]);
+        assert!(ledger.shards(SourceId(9)).is_empty());
+        ledger.forget_idle(Timestamp(10_000), Duration::from_secs(2));
+        assert_eq!(ledger.shards(SourceId(1)), [ShardId(2)]);
+        ledger.forget_idle(Timestamp(20_000), Duration::from_secs(2));
+        assert!(ledger.shards(SourceId(1)).is_empty());
     }
 
     proptest! {

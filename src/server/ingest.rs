@@ -271,10 +271,32 @@ impl Ingest {
     /// As [`StoreError`] says.
     pub fn write_own(&self, own: OwnBatch, batch: Batch) -> Result<AppendOutcome, StoreError> {
         let mut outcome = AppendOutcome::default();
-        for (shard, part) in self.parts(own.source, own.shard, batch) {
+        let slot = batch.slot;
+        let mut parts = self.parts(own.source, own.shard, batch);
+        if own.track_vanished {
+            parts.extend(self.vanished_parts(own.source, slot, &parts));
+        }
+        for (shard, part) in parts {
             outcome.add(self.write_part(&own, shard, part)?);
         }
         Ok(outcome)
+    }
+
+    /// Empty parts for the shards in which the source had series in its batch before, and has none in this one: a group
+    /// that is gone, or a target whose series name other instances and that does not answer. Their series end with it.
+    fn vanished_parts(&self, source: SourceId, slot: Timestamp, parts: &[(ShardId, Batch)]) -> Vec<(ShardId, Batch)> {
+        let lane = self.lanes.of(source).lock();
+        let known = lane.ledger.shards(source);
+        if known.len() <= 1 {
+            return Vec::new();
+        }
+        let gone = known.iter().filter(|shard| {
+            let newest = lane.ledger.newest(source, **shard);
+            let had = |(_, order): (Timestamp, Order)| lane.series_of(order.origin, source, **shard);
+            !parts.iter().any(|(written, _)| written == *shard)
+                && newest.and_then(had).is_some_and(|series| !series.is_empty())
+        });
+        gone.map(|shard| (*shard, Batch { slot, ..Batch::default() })).collect()
     }
 
     /// Most batches lie in one shard whole: then nothing is copied.
