@@ -6,6 +6,7 @@
 //! appear in no error.
 
 mod auth;
+pub mod aws;
 mod body;
 mod connect;
 mod gate;

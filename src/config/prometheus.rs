@@ -19,7 +19,7 @@ pub use alerting::{AlertingConfig, AlertmanagerConfig};
 pub use discovery::*;
 pub use global::{EscapingScheme, GlobalConfig, RuntimeConfig, ScrapeProtocol};
 pub use load::{load, load_text};
-pub use remote::{MetadataConfig, QueueConfig, RemoteReadConfig, RemoteWriteConfig, WriteMessage};
+pub use remote::{MetadataConfig, QueueConfig, RemoteReadConfig, RemoteWriteConfig, SigV4Config, WriteMessage};
 pub use scrape::{MeshScope, ScrapeConfig};
 pub use storage::{
     ChunkEncodingConfig, ExemplarsConfig, OtlpConfig, RetentionConfig, StorageConfig, TracingConfig, TsdbConfig,

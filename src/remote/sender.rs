@@ -6,6 +6,8 @@
 //!
 //! Source: prometheus `storage/remote/queue_manager.go`, `client.go`.
 
+mod signer;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,6 +22,7 @@ use url::Url;
 
 use crate::encode;
 use crate::queue::{Item, Queue, Value};
+use signer::Signer;
 
 /// An answer is read so far: for the log.
 const ANSWER_BYTES_MAX: usize = 1024;
@@ -66,6 +69,8 @@ pub struct Sender {
     url: Url,
     client: HttpClient,
     headers: HeaderMap,
+    /// Who signs requests for AWS.
+    signer: Option<Signer>,
     clock: Arc<dyn Clock>,
 }
 
@@ -84,11 +89,8 @@ impl Sender {
     /// # Errors
     /// What cannot be used of its settings.
     pub fn new(config: RemoteWriteConfig, clock: Arc<dyn Clock>) -> Result<Sender, String> {
-        for (what, given) in [
-            ("sigv4", config.sigv4.is_some()),
-            ("azuread", config.azuread.is_some()),
-            ("google_iam", config.google_iam.is_some()),
-        ] {
+        let signer = config.sigv4.as_ref().map(Signer::new).transpose()?;
+        for (what, given) in [("azuread", config.azuread.is_some()), ("google_iam", config.google_iam.is_some())] {
             if given {
                 return Err(format!("remote_write: {what} is not built yet"));
             }
@@ -111,7 +113,8 @@ impl Sender {
         headers.insert("x-prometheus-remote-write-version", HeaderValue::from_static(version));
         let queue = &config.queue_config;
         let capacity = (queue.capacity as usize).saturating_mul(queue.max_shards as usize).min(500_000);
-        Ok(Sender { queue: Queue::new(capacity), counters: Counters::default(), url, client, headers, clock, config })
+        let (queue, counters) = (Queue::new(capacity), Counters::default());
+        Ok(Sender { queue, counters, url, client, headers, signer, clock, config })
     }
 
     /// Where it sends, for people.
@@ -258,12 +261,17 @@ impl Sender {
     async fn post_message(&self, message: &[u8]) -> Sent {
         let body = snap::raw::Encoder::new().compress_vec(message).expect("messages are far below 4 GiB");
         self.counters.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
-        let request = Request {
+        let mut request = Request {
             method: http::Method::POST,
             url: self.url.clone(),
             headers: self.headers.clone(),
             body: body.into(),
         };
+        if let Some(signer) = &self.signer
+            && let Err(why) = signer.sign(&mut request, self.clock.now().wall)
+        {
+            return Sent::Again(None, why);
+        }
         let answer = self.client.fetch(request, self.config.remote_timeout, ANSWER_BYTES_MAX << 10).await;
         let (status, headers, body) = match answer {
             Ok(answer) => answer,
