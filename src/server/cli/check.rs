@@ -1,5 +1,7 @@
 //! `promesh check …`: promtool's checks of files, with its exit codes.
 
+mod discovery;
+mod lint;
 mod metrics;
 
 use std::path::Path;
@@ -17,6 +19,7 @@ use super::{Done, Failure, http};
 use crate::files::Disk;
 use crate::outside;
 use crate::ruling::problems_of;
+use lint::Lint;
 
 /// What was looked at breaks a convention.
 const EXIT_LINT: u8 = 3;
@@ -44,13 +47,25 @@ pub(super) fn command() -> Command {
         .subcommand(Command::new("healthy").about("Check whether a server is healthy").arg(url()))
         .subcommand(Command::new("ready").about("Check whether a server is ready").arg(url()))
         .subcommand_required(true)
-        .subcommand(Command::new("config").about("Check configuration files").args([syntax_only, files()]))
-        .subcommand(Command::new("rules").about("Check rule files").arg(files()))
+        .subcommand(
+            Command::new("config").about("Check configuration files").args([syntax_only]).args(lint::arguments()).args(
+                [
+                    Arg::new("query.lookback-delta")
+                        .long("query.lookback-delta")
+                        .default_value("5m")
+                        .help("The server's lookback: a job scraped less often is too slow for it"),
+                    files(),
+                ],
+            ),
+        )
+        .subcommand(Command::new("rules").about("Check rule files").args(lint::arguments()).arg(files()))
+        .subcommand(discovery::command())
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Done {
     let (name, matches) = matches.subcommand().expect("clap demands one");
     match name {
+        "service-discovery" => return discovery::run(matches),
         "metrics" => return metrics::run(matches.get_flag("extended")),
         "healthy" | "ready" => {
             let server = matches.get_one::<String>("url").expect("an argument with a default");
@@ -70,16 +85,25 @@ pub(super) fn run(matches: &ArgMatches) -> Done {
     }
     let files: Vec<_> = matches.get_many::<String>("files").expect("a required argument").map(Path::new).collect();
     let mut sound = true;
+    if name == "web-config" {
+        files.into_iter().for_each(|file| sound &= check_web(file));
+        return if sound { Ok(()) } else { Err(Failure::new("some files are not valid")) };
+    }
+    let mut lint = Lint::of(matches)?;
     for file in files {
-        if name == "web-config" {
-            sound &= check_web(file);
-            continue;
-        }
         println!("Checking {}", file.display());
-        sound &= if name == "config" { check_config(file, matches.get_flag("syntax-only")) } else { check_rules(file) };
+        sound &= if name == "config" {
+            check_config(file, matches.get_flag("syntax-only"), &mut lint)
+        } else {
+            check_rules(file, &mut lint)
+        };
         println!();
     }
-    if sound { Ok(()) } else { Err(Failure::new("some files are not valid")) }
+    match (sound, lint.is_fatal()) {
+        (false, _) => Err(Failure::new("some files are not valid")),
+        (true, true) => Err(Failure { message: "some files break conventions".to_owned(), exit_code: EXIT_LINT }),
+        (true, false) => Ok(()),
+    }
 }
 
 /// As promtool prints it; certificates and keys are read too.
@@ -96,7 +120,7 @@ fn check_web(file: &Path) -> bool {
     }
 }
 
-fn check_config(file: &Path, syntax_only: bool) -> bool {
+fn check_config(file: &Path, syntax_only: bool, lint: &mut Lint) -> bool {
     let loaded = match prometheus::load(file, &Disk) {
         Ok(loaded) => loaded,
         Err(errors) => return failed(&errors),
@@ -116,13 +140,14 @@ fn check_config(file: &Path, syntax_only: bool) -> bool {
         problems.iter().for_each(|problem| println!("{problem}"));
         return false;
     }
+    lint.jobs(&loaded.jobs);
     if loaded.config.rule_files.is_empty() {
         return true;
     }
     println!();
     match rules::load(&loaded.config.rule_files, loaded.config.global.scheme(), &Disk) {
         // Every file is looked at, also after one that is not sound.
-        Ok(files) => files.iter().filter(|file| !check_expressions(file)).count() == 0,
+        Ok(files) => files.iter().filter(|file| !check_expressions(file, lint)).count() == 0,
         Err(errors) => failed(&errors),
     }
 }
@@ -162,7 +187,7 @@ fn wrong_targets(loaded: &prometheus::Loaded) -> Vec<String> {
     wrong
 }
 
-fn check_rules(file: &Path) -> bool {
+fn check_rules(file: &Path, lint: &mut Lint) -> bool {
     let text = match std::fs::read(file) {
         Ok(text) => text,
         Err(error) => {
@@ -171,13 +196,13 @@ fn check_rules(file: &Path) -> bool {
         }
     };
     match rules::load_text(&file.to_string_lossy(), &text, Default::default()) {
-        Ok(file) => check_expressions(&file),
+        Ok(file) => check_expressions(&file, lint),
         Err(errors) => failed(&errors),
     }
 }
 
 /// What the file's form does not show: whether its expressions are PromQL and its texts templates.
-fn check_expressions(file: &rules::RuleFile) -> bool {
+fn check_expressions(file: &rules::RuleFile, lint: &mut Lint) -> bool {
     let parse = |text: &str| parser::parse(text, &ParseOptions::everything()).err().map(|error| error.to_string());
     let rules = || file.groups.iter().flat_map(|group| &group.rules);
     let problems: Vec<_> = file.groups.iter().flat_map(|group| problems_of(file, group, &parse)).collect();
@@ -185,30 +210,8 @@ fn check_expressions(file: &rules::RuleFile) -> bool {
         return failed(&ConfigErrors(problems));
     }
     println!("  SUCCESS: {} rules found", rules().count());
-    let repeated = repeated_rules(file);
-    if !repeated.is_empty() {
-        println!("{} duplicate rule(s) found.", repeated.len());
-        for (name, labels) in repeated {
-            println!("Metric: {name}\nLabel(s):");
-            labels.iter().for_each(|(name, value)| println!("\t{name}: {value}"));
-        }
-        println!("Might cause inconsistency while recording expressions");
-    }
+    lint.rules(file);
     true
-}
-
-/// Rules with the name and the labels of one before them, in any group.
-fn repeated_rules(file: &rules::RuleFile) -> Vec<(String, promesh_model::Labels)> {
-    let mut seen = std::collections::BTreeSet::new();
-    let mut repeated = Vec::new();
-    for rule in file.groups.iter().flat_map(|group| &group.rules) {
-        let name = if rule.record.value.is_empty() { &rule.alert.value } else { &rule.record.value };
-        let key = (name.clone(), rule.labels.clone());
-        if !seen.insert(key.clone()) && !repeated.contains(&key) {
-            repeated.push(key);
-        }
-    }
-    repeated
 }
 
 fn failed(errors: &ConfigErrors) -> bool {

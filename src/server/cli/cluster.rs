@@ -1,5 +1,7 @@
 //! `promesh cluster …`: the mesh as a peer sees it, and its secret.
 
+mod top;
+
 use clap::{Arg, ArgMatches, Command};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
@@ -17,6 +19,17 @@ pub(super) fn command() -> Command {
         .about("Look at the mesh; make its secret")
         .subcommand_required(true)
         .subcommand(Command::new("status").about("Print the members").arg(url_argument()).arg(output))
+        .subcommand(
+            Command::new("top").about("Show the members as they change, until interrupted").args([
+                url_argument(),
+                Arg::new("interval").short('n').long("interval").default_value("1s").help("How often"),
+                Arg::new("count")
+                    .long("count")
+                    .value_parser(clap::value_parser!(u64))
+                    .default_value("0")
+                    .help("How many times; 0 for ever"),
+            ]),
+        )
         .subcommand(
             Command::new("config")
                 .about("Compare the configurations of the peers")
@@ -62,6 +75,7 @@ pub(super) fn run(matches: &ArgMatches) -> Done {
                 println!("{}", status(&cluster));
             }
         }
+        Some(("top", matches)) => return top::run(matches),
         Some(("config", matches)) => {
             let (_, matches) = matches.subcommand().expect("clap demands it");
             let url = matches.get_one::<String>("url").expect("it has a default");

@@ -1,5 +1,7 @@
 //! `promesh query …`: promtool's queries, with its output.
 
+mod analyze;
+
 use clap::{Arg, ArgMatches, Command};
 use promesh_model::{Labels, duration};
 use serde_json::Value;
@@ -54,6 +56,13 @@ pub(super) fn command() -> Command {
             instant("start"),
             instant("end"),
         ]))
+        .subcommand(Command::new("analyze").about("Show how many buckets of histograms are in use").args([
+            Arg::new("server").long("server").value_name("URL").required(true).help("HTTP address of a peer"),
+            Arg::new("type").long("type").required(true).help("Kind of metric: histogram"),
+            Arg::new("duration").long("duration").default_value("1h").help("How far back to look"),
+            instant("time"),
+            matches().required(true),
+        ]))
         .subcommand(Command::new("labels").about("List the values of a label").args([
             server(),
             name,
@@ -65,6 +74,9 @@ pub(super) fn command() -> Command {
 
 pub(super) fn run(matches: &ArgMatches) -> Done {
     let (name, matches) = matches.subcommand().expect("clap demands one");
+    if name == "analyze" {
+        return analyze::run(matches);
+    }
     if matches!(name, "series" | "labels") {
         return list(name, matches);
     }

@@ -54,6 +54,35 @@ fn files_are_checked() {
 }
 
 #[test]
+fn broken_conventions_count_only_if_asked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_string_lossy().into_owned()
+    };
+    let twice = "groups: [{name: g, rules: [{record: a, expr: up}, {record: a, expr: up}]}]";
+    let rules = write("rules.yml", twice);
+    let config = write("slow.yml", "rule_files: [rules.yml]\nscrape_configs: [{job_name: a, scrape_interval: 6m}]");
+    let slow = write("only_slow.yml", "scrape_configs: [{job_name: a, scrape_interval: 6m}]");
+    for (args, expected) in [
+        (vec!["rules", &rules], 0),
+        (vec!["rules", "--lint-fatal", &rules], 3),
+        (vec!["rules", "--lint-fatal", "--lint=none", &rules], 0),
+        (vec!["config", &config], 0),
+        (vec!["config", "--lint-fatal", &config], 3),
+        (vec!["config", "--lint-fatal", &slow], 0),
+        (vec!["config", "--lint=all", "--lint-fatal", &slow], 3),
+        (vec!["config", "--lint=too-long-scrape-interval", "--lint-fatal", &slow], 3),
+        (vec!["config", "--lint=all", "--lint-fatal", "--query.lookback-delta=10m", &slow], 0),
+        (vec!["config", "--lint=nonsense", "--lint-fatal", &config], 0),
+        (vec!["service-discovery", &slow, "nope"], 1),
+    ] {
+        assert_eq!(code(&[&["check"], args.as_slice()].concat()), expected, "{args:?}");
+    }
+}
+
+#[test]
 fn expressions_are_checked_where_they_stand() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("rules.yml").to_string_lossy().into_owned();

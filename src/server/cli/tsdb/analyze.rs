@@ -8,6 +8,21 @@ use clap::ArgMatches;
 use super::super::{Done, Failure};
 use super::{go_duration, open};
 
+/// Why there is no block to look at, and what to do instead.
+fn not_found(path: &Path, wanted: Option<&String>) -> Failure {
+    let folder = path.display();
+    match wanted {
+        Some(name) => {
+            Failure::new(format!("{folder}: block {name} not found; `promesh tsdb list {folder}` lists them"))
+        }
+        None => Failure::new(format!(
+            "{folder}: no block yet: the first is made after two hours or more, what is newer is in the log. Ask the \
+             peer for that: /api/v1/status/tsdb, or have it make a block: POST /api/v1/admin/tsdb/snapshot and look \
+             below {folder}/snapshots"
+        )),
+    }
+}
+
 pub(super) fn run(path: &Path, matches: &ArgMatches) -> Done {
     let limit = *matches.get_one::<usize>("limit").expect("an argument with a default");
     let blocks = open(path)?;
@@ -16,7 +31,7 @@ pub(super) fn run(path: &Path, matches: &ArgMatches) -> Done {
         Some(name) => blocks.iter().find(|block| block.meta().ulid.to_string() == *name),
         None => blocks.last(),
     };
-    let Some(block) = block else { return Err(Failure::new("block not found")) };
+    let Some(block) = block else { return Err(not_found(path, wanted)) };
     let meta = block.meta();
     println!("Block ID: {}", meta.ulid);
     println!("Duration: {}", go_duration(meta.max_time - meta.min_time));
