@@ -6,6 +6,7 @@ mod blocks;
 mod discovery;
 mod exporters;
 mod faults;
+mod gateway;
 mod golden;
 mod hostile;
 mod mesh;

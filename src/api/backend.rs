@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::gateway::Gateway;
+use crate::metered::HttpMeter;
 use crate::pager::Pager;
 
 /// Whether a peer answers.
@@ -425,6 +427,16 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The alerting half, for `/api/v2`.
     fn pager(&self) -> Option<Arc<dyn Pager>> {
+        None
+    }
+
+    /// Where requests are counted.
+    fn http_meter(&self) -> Arc<HttpMeter> {
+        Arc::default()
+    }
+
+    /// Pushed groups, when this peer takes them.
+    fn gateway(&self) -> Option<Arc<dyn Gateway>> {
         None
     }
 

@@ -44,7 +44,9 @@ pub(crate) async fn features(State(api): State<Api>) -> Response {
         "query_stats": true,
         "query_warnings": true,
         "remote_write_receiver": options.enable_remote_write_receiver,
-        "search": false,
+        "search": options.enable_search,
+        "search_fuzz_alg_jarowinkler": true,
+        "search_fuzz_alg_subsequence": true,
         "time_range_labels": true,
         "time_range_series": true,
     });

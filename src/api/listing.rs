@@ -59,7 +59,7 @@ fn request(matcher_sets: Vec<Vec<Matcher>>, start: Timestamp, end: Timestamp, li
     ListRequest { matcher_sets, start, end, limit }
 }
 
-async fn list<T: Send + 'static>(
+pub(crate) async fn list<T: Send + 'static>(
     api: &Api,
     run: impl FnOnce(&dyn Queryable, &Budget) -> Result<Listing<T>, StorageError> + Send + 'static,
 ) -> Result<Listing<T>, ApiError> {

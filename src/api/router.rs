@@ -16,10 +16,11 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
 use crate::backend::Backend;
+use crate::metered::HttpMeter;
 use crate::respond::{no_content, text};
 use crate::{
-    admin, cors, extras, federate, lifecycle, listing, operate, otlp, pages, query, remote_read, remote_write, rules,
-    status, targets, v2,
+    admin, cors, extras, federate, gateway, lifecycle, listing, metered, operate, otlp, pages, query, remote_read,
+    remote_write, rules, search, status, targets, v2,
 };
 
 /// What flags say about the API.
@@ -43,6 +44,10 @@ pub struct ApiOptions {
     pub enable_remote_write_receiver: bool,
     /// `/api/v1/otlp/v1/metrics`.
     pub enable_otlp_receiver: bool,
+    /// `/api/v1/search`.
+    pub enable_search: bool,
+    /// The most results of a search.
+    pub search_limit_max: usize,
     /// Which messages remote write accepts, by their protobuf names.
     pub remote_write_messages: Vec<String>,
     /// Who may listen to notifications at once.
@@ -65,6 +70,8 @@ impl Default for ApiOptions {
             enable_admin_api: false,
             enable_remote_write_receiver: false,
             enable_otlp_receiver: false,
+            enable_search: false,
+            search_limit_max: 10_000,
             remote_write_messages: remote_write::MESSAGES.map(str::to_owned).to_vec(),
             notifications_subscribers_max: 16,
             query_concurrency: 20,
@@ -73,15 +80,27 @@ impl Default for ApiOptions {
     }
 }
 
-/// What every handler has.
+/// What every handler has. One count to raise for each of the many that hold it while a request is on its way.
 #[derive(Clone)]
-pub(crate) struct Api {
+pub(crate) struct Api(Arc<Shared>);
+
+impl std::ops::Deref for Api {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// What is behind [`Api`].
+pub(crate) struct Shared {
     pub backend: Arc<dyn Backend>,
     pub options: Arc<ApiOptions>,
     pub queries: Arc<Semaphore>,
     /// Places for those who listen to notifications.
     pub listeners: Arc<Semaphore>,
     pub pages: Arc<Pages>,
+    pub meter: Arc<HttpMeter>,
     /// Label sets that were pushed before.
     pub pushed: Arc<remote_write::KnownLabels>,
 }
@@ -92,8 +111,12 @@ pub fn router(backend: Arc<dyn Backend>, options: ApiOptions) -> Router {
     let prefix = options.route_prefix.clone();
     let pages = Arc::new(Pages::new(&options.page_title, &options.external_path));
     let listeners = Arc::new(Semaphore::new(options.notifications_subscribers_max));
-    let api = Api { listeners, backend, options: Arc::new(options), queries, pages, pushed: Arc::default() };
-    let routes = ungated(&api).merge(gated(&api)).merge(pages::routes()).fallback(not_found).with_state(api.clone());
+    let (meter, options) = (backend.http_meter(), Arc::new(options));
+    let shared = Shared { listeners, backend, options, queries, pages, meter, pushed: Arc::default() };
+    let api = Api(Arc::new(shared));
+    let counted = middleware::from_fn_with_state(api.clone(), metered::count);
+    let routes = ungated(&api).merge(gated(&api)).merge(pages::routes()).layer(counted);
+    let routes = routes.fallback(not_found).with_state(api.clone());
     let routes = routes.layer(CompressionLayer::new().quality(CompressionLevel::Fastest));
     if prefix == "/" {
         routes
@@ -136,7 +159,9 @@ fn gated(api: &Api) -> Router<Api> {
         Some(pager) => Router::new().nest("/api/v2", v2::router(pager)).layer(cors.clone()),
         None => Router::new(),
     };
+    let pushes = api.backend.gateway().map_or_else(Router::new, gateway::routes);
     Router::new()
+        .merge(pushes)
         .route("/-/ready", only_get(lifecycle::ready))
         .route("/federate", only_get(federate::federate))
         .route("/version", only_get(status::version))
@@ -156,6 +181,9 @@ fn reads() -> Router<Api> {
         .route("/series", get_or_post(listing::series).delete(admin::drop_series))
         .route("/labels", get_or_post(listing::label_names))
         .route("/label/{name}/values", only_get(listing::label_values))
+        .route("/search/metric_names", get_or_post(search::metric_names))
+        .route("/search/label_names", get_or_post(search::label_names))
+        .route("/search/label_values", get_or_post(search::label_values))
         .route("/targets", only_get(targets::targets))
         .route("/targets/relabel_steps", only_get(targets::relabel_steps))
         .route("/targets/metadata", only_get(targets::target_metadata))

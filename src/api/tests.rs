@@ -3,6 +3,7 @@
 mod fixture;
 mod pages;
 mod push;
+mod search;
 mod table;
 
 use std::sync::Arc;

@@ -154,6 +154,31 @@ impl ScrapeLoop {
         let began = clock.now();
         let mut body = self.options.buffers.take();
         let fetched = self.fetch(&mut body).await;
+        let result = self.result(slot, began, fetched, &body, index, clock);
+        self.options.buffers.give(body);
+        result
+    }
+
+    /// What a slot is when this process itself is the target: `body` in text format.
+    pub fn read_body(
+        &mut self,
+        slot: Timestamp,
+        body: &[u8],
+        index: &dyn SeriesIndex,
+        clock: &dyn Clock,
+    ) -> ScrapeResult {
+        self.result(slot, clock.now(), Ok((Format::Text, 0)), body, index, clock)
+    }
+
+    fn result(
+        &mut self,
+        slot: Timestamp,
+        began: Now,
+        fetched: Result<(Format, usize), String>,
+        body: &[u8],
+        index: &dyn SeriesIndex,
+        clock: &dyn Clock,
+    ) -> ScrapeResult {
         let duration = clock.now().monotonic.since(began.monotonic);
         let mut result = ScrapeResult {
             began,
@@ -166,14 +191,13 @@ impl ScrapeLoop {
         let parsed = match fetched {
             Ok((format, wire_bytes)) => {
                 result.wire_bytes = wire_bytes;
-                self.read(format, &body, index, &mut result)
+                self.read(format, body, index, &mut result)
             }
             Err(why) => {
                 result.body_bytes = 0;
                 Err(why)
             }
         };
-        self.options.buffers.give(body);
         if let Err(why) = parsed {
             self.cache.abandon();
             result.batch = Batch { slot, ..Batch::default() };

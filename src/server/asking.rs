@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use promesh_api::backend::SeriesExemplars;
+use promesh_gateway::Group;
 use promesh_model::ingest::{Exemplar, Metadata};
 use promesh_model::{Labels, Matcher, PeerId, Timestamp};
 use promesh_transport::{Class, FrameSender, Responder};
@@ -52,6 +53,8 @@ pub enum Question {
     CleanTombstones,
     /// Read the configuration again.
     Reload,
+    /// Take in what was pushed: words about groups.
+    Groups(Vec<Group>),
 }
 
 /// How one target fared where it was last scraped.
@@ -186,6 +189,7 @@ impl Peer {
             Question::Delete(delete) => tell(&frames, did(self.delete_here(delete).await)).await,
             Question::CleanTombstones => tell(&frames, did(self.clean_here().await)).await,
             Question::Reload => tell(&frames, did(self.reload().await)).await,
+            Question::Groups(words) => tell(&frames, did(self.hear_groups(words).await)).await,
         }
     }
 

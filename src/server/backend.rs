@@ -19,6 +19,7 @@ use crate::asking::{ExemplarNews, MetadataNews, Question, TargetNews, join_exemp
 use crate::clock;
 use crate::cluster_view;
 use crate::exposition;
+use crate::gateway::PeerGateway;
 use crate::run::{Peer, READY, STARTING};
 
 /// A [`Peer`], for the API.
@@ -214,6 +215,14 @@ impl Backend for PeerBackend {
 
     fn pager(&self) -> Option<Arc<dyn promesh_api::Pager>> {
         Some(Arc::clone(&self.0.paging) as Arc<dyn promesh_api::Pager>)
+    }
+
+    fn http_meter(&self) -> Arc<promesh_api::metered::HttpMeter> {
+        Arc::clone(&self.0.http_meter)
+    }
+
+    fn gateway(&self) -> Option<Arc<dyn promesh_api::gateway::Gateway>> {
+        self.0.options.web.enable_pushgateway.then(|| Arc::new(PeerGateway(Arc::clone(&self.0))) as _)
     }
 
     fn external_labels(&self) -> Labels {

@@ -69,6 +69,7 @@ pub async fn metrics(peer: &Peer) -> String {
     watch(&mut page, peer);
     pushes(&mut page, peer);
     process(&mut page, peer);
+    page.0.push_str(&peer.http_meter.exposition());
     page.0
 }
 

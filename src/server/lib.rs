@@ -16,6 +16,7 @@ mod exposition;
 mod facts;
 mod failure_log;
 pub mod files;
+mod gateway;
 mod hands;
 mod house;
 mod identity;

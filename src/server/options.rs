@@ -89,6 +89,10 @@ pub struct WebOptions {
     pub enable_remote_write_receiver: bool,
     /// `/api/v1/otlp/v1/metrics`.
     pub enable_otlp_receiver: bool,
+    /// `/metrics/job/…`.
+    pub enable_pushgateway: bool,
+    /// The most results of a search.
+    pub search_limit_max: usize,
     /// Which messages remote write accepts.
     pub remote_write_messages: Vec<String>,
     /// TLS, users, headers, request rate; nothing: none of it.
@@ -364,6 +368,8 @@ fn web(values: &Values, features: &Features) -> Result<WebOptions, OptionsError>
         enable_lifecycle: values.switch("web.enable-lifecycle"),
         enable_admin_api: values.switch("web.enable-admin-api"),
         enable_otlp_receiver: values.switch("web.enable-otlp-receiver") || features.otlp_receiver,
+        search_limit_max: values.number("web.search.max-limit")?,
+        enable_pushgateway: values.switch("web.enable-pushgateway"),
         enable_remote_write_receiver: values.switch("web.enable-remote-write-receiver")
             || features.remote_write_receiver,
         remote_write_messages: remote_write_messages(values)?,

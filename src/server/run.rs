@@ -25,6 +25,7 @@ use crate::clock;
 use crate::definitions;
 use crate::deletes::Deletes;
 use crate::facts::Facts;
+use crate::gateway::PushGroups;
 use crate::hands::Hands;
 use crate::house::peer_addresses;
 use crate::identity::PeerFolder;
@@ -290,6 +291,10 @@ pub struct Peer {
     pub otlp_deltas: Arc<Mutex<promesh_otlp::DeltaState>>,
     /// What was deleted.
     pub deletes: Arc<Deletes>,
+    /// Requests of the HTTP side.
+    pub http_meter: Arc<promesh_api::metered::HttpMeter>,
+    /// Groups that batch jobs pushed.
+    pub push_groups: Arc<PushGroups>,
     /// The mesh as it sees it.
     pub view: watch::Receiver<Option<Arc<MeshView>>>,
     /// The newest changes.
@@ -417,6 +422,7 @@ impl Peer {
         ingest.set_tap(Box::new(move |shard, batch| tap.tap(shard, batch)));
         tokio::spawn(Arc::clone(&sending).run(live.clone()));
         let deletes = Arc::new(Deletes::open(db.dir()).map_err(context("the list of deletes"))?);
+        let push_groups = PushGroups::scraped(db.dir(), &scraping).map_err(context("the pushed groups"))?;
         let sync_each = options.storage.wal_sync == WalSync::Always;
         let pushing = Arc::new(Pushing::new(Arc::clone(&ingest), view.clone(), transport.clone(), sync_each));
         let runtime = tokio::runtime::Handle::current();
@@ -537,6 +543,8 @@ impl Peer {
             sending,
             otlp_deltas: Arc::default(),
             deletes,
+            push_groups,
+            http_meter: Arc::default(),
             view,
             journal,
             telemetry,

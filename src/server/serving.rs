@@ -93,6 +93,7 @@ impl Peer {
         tokio::spawn(Arc::clone(self).become_ready());
         let _ = self.hands.peer.set(Arc::downgrade(self));
         tokio::spawn(Arc::clone(self).follow_deletes());
+        tokio::spawn(Arc::clone(self).follow_groups());
         if self.transport.is_some() {
             tokio::spawn(Arc::clone(&self.reach).watch(self.view.clone()));
         }
@@ -125,6 +126,8 @@ fn api_options(options: &Options) -> ApiOptions {
         enable_admin_api: web.enable_admin_api,
         enable_remote_write_receiver: web.enable_remote_write_receiver,
         enable_otlp_receiver: web.enable_otlp_receiver,
+        enable_search: options.features.search_api,
+        search_limit_max: web.search_limit_max,
         remote_write_messages: web.remote_write_messages.clone(),
         notifications_subscribers_max: web.notifications_subscribers_max,
         query_concurrency: options.query.concurrency,

@@ -9,10 +9,12 @@ use promesh_config::prometheus::{self, Discovery, Loaded, ScrapeConfig};
 use promesh_config::rules::{self, RuleFile};
 use promesh_config::yaml::{self, Kind, Node};
 use promesh_config::{ConfigErrors, Source as _};
+use promesh_model::duration::format;
 use promesh_promql::EngineOptions;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::files::Disk;
+use crate::gateway;
 use crate::options::{FileOption, Options};
 use crate::paging::Configuration;
 
@@ -71,6 +73,36 @@ impl Settings {
         Ok(Settings { loaded, jobs, rules, digest })
     }
 
+    /// Adds the job that scrapes pushed groups, if there are any.
+    ///
+    /// # Errors
+    /// When the configuration has a job of that name.
+    fn with_gateway(mut self, enabled: bool) -> Result<Settings, String> {
+        if !enabled {
+            return Ok(self);
+        }
+        if self.jobs.iter().any(|job| job.job_name == gateway::JOB) {
+            let job = gateway::JOB;
+            return Err(format!(
+                "--web.enable-pushgateway scrapes pushed groups as the job {job:?}, which the configuration has, too: \
+                 please name that job otherwise"
+            ));
+        }
+        let global = &self.loaded.config.global;
+        let (interval, timeout) = (format(global.scrape_interval), format(global.scrape_timeout));
+        let text = format!(
+            "global: {{scrape_interval: {interval}, scrape_timeout: {timeout}}}\nscrape_configs:\n- job_name: {}\n  \
+             honor_labels: true\n  metrics_path: {}\n  static_configs: [{{targets: [{}]}}]\n",
+            gateway::JOB,
+            promesh_api::gateway::EXPOSED_AT,
+            gateway::JOB,
+        );
+        let loaded = prometheus::load_text("(built in)", text.as_bytes(), Path::new(""), &Disk);
+        let loaded = loaded.map_err(|errors| errors.to_string())?;
+        self.jobs.extend(loaded.jobs.into_iter().map(Arc::new));
+        Ok(self)
+    }
+
     /// Jobs that say what they said before stay the very same value: everything made of them is known to be unchanged
     /// without being compared.
     pub fn keep_unchanged(&mut self, before: &Settings) {
@@ -122,6 +154,7 @@ pub fn load(options: &Options) -> Result<(Settings, Configuration), String> {
         Ok(Settings::nothing())
     } else {
         Settings::load(&options.config_file, &options.web.route_prefix)
+            .and_then(|settings| settings.with_gateway(options.web.enable_pushgateway))
     };
     match (settings, Configuration::load(&options.alertmanager.config_file, &Disk)) {
         (Ok(settings), Ok(delivery)) => Ok((settings, delivery)),
@@ -215,6 +248,22 @@ mod tests {
         }
         assert!(Settings::load(&FileOption { is_given: true, ..absent }, "/").is_err());
         assert!(Settings::nothing().jobs.is_empty());
+    }
+
+    #[test]
+    fn pushed_groups_are_a_job_of_their_own_unless_its_name_is_taken() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = FileOption { path: folder.path().join("prometheus.yml"), is_given: true };
+        let load = |text: &str| {
+            std::fs::write(&file.path, text).expect("written");
+            Settings::load(&file, "/").expect("it loads").with_gateway(true)
+        };
+        let settings = load("global: {scrape_interval: 5s, scrape_timeout: 2s}\n").expect("no job is called so");
+        let job = settings.jobs.last().expect("a job");
+        assert_eq!((&*job.job_name, job.honor_labels), ("pushgateway", true));
+        assert_eq!((job.scrape_interval.as_secs(), job.scrape_timeout.as_secs()), (5, 2));
+        let error = load("scrape_configs: [{job_name: pushgateway}]\n").expect_err("the name is taken");
+        assert!(error.contains("--web.enable-pushgateway") && error.contains("pushgateway"), "{error}");
     }
 
     #[test]

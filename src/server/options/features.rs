@@ -35,6 +35,8 @@ pub struct Features {
     pub otlp_delta_to_cumulative: bool,
     /// Differences in OTLP are stored as they are.
     pub otlp_native_delta: bool,
+    /// `/api/v1/search`.
+    pub search_api: bool,
 }
 
 impl Features {
@@ -71,6 +73,7 @@ impl Features {
             "otlp-write-receiver" => &mut self.otlp_receiver,
             "otlp-deltatocumulative" => &mut self.otlp_delta_to_cumulative,
             "otlp-native-delta-ingestion" => &mut self.otlp_native_delta,
+            "search-api" => &mut self.search_api,
             _ => return None,
         })
     }
@@ -99,7 +102,6 @@ fn why_not(name: &str) -> &'static str {
         | "histograms-st-encoding"
         | "st-storage"
         | "st-synthesis" => "storage works otherwise here; the name has no effect",
-        "search-api" => "the search API is not built yet",
         "old-ui" => "there is one web interface",
         _ => "unknown feature",
     }
