@@ -214,4 +214,6 @@ pub fn format_open_metrics(number: f64) -> String {
 #[cfg(test)]
 mod protobuf_tests;
 #[cfg(test)]
+mod tables;
+#[cfg(test)]
 mod tests;

@@ -81,6 +81,12 @@ impl<'a> CustomBucketsParser<'a> {
         parse_float(bound.as_bytes()).map(Part::Bucket)
     }
 
+    /// Whether the last sample of `inner`, which is no part, says when a histogram of the family was created.
+    fn is_created(&self) -> bool {
+        let name = self.raw.0.first().map(|(_, name)| name.as_str());
+        name.zip(self.family.as_deref()).is_some_and(|(name, family)| name.strip_prefix(family) == Some("_created"))
+    }
+
     fn collect(&mut self, part: Part, sample: &Sample) {
         let raw = &self.raw;
         let open = self.open.get_or_insert_with(|| Open { labels: raw.clone(), ..Open::default() });
@@ -128,7 +134,8 @@ impl<'a> CustomBucketsParser<'a> {
             Event::Type { family, kind } => {
                 let family = family.into_owned();
                 let new = self.family.as_deref() != Some(&family);
-                let converted = matches!(kind, "histogram" | "gaugehistogram").then(|| family.clone());
+                // Gauge histograms stay as they are: upstream converts them from protobuf only.
+                let converted = (kind == "histogram").then(|| family.clone());
                 let event = Event::Type { family: Cow::Owned(family), kind };
                 if !new {
                     return Ok(Step::Give(event));
@@ -136,10 +143,17 @@ impl<'a> CustomBucketsParser<'a> {
                 Ok(Step::Family(converted, event))
             }
             Event::Sample(sample) if !sample.as_hinted && self.family.is_some() => match self.part() {
+                // Some libraries say when a histogram was created between its sum and its buckets.
+                None if self.is_created() => Ok(Step::Give(event)),
                 None => Ok(Step::Boundary(Some(event))),
                 Some(part) => Ok(Step::Part(part, sample)),
             },
             Event::Sample(_) | Event::Histogram(_) => Ok(Step::Boundary(Some(event))),
+            Event::Help { ref family, .. } | Event::Unit { ref family, .. }
+                if self.family.as_deref() != Some(family) =>
+            {
+                Ok(Step::Boundary(Some(event)))
+            }
             other => Ok(Step::Give(other)),
         }
     }

@@ -162,12 +162,12 @@ fn classic_histograms_of_text_become_custom_buckets() {
                 native[0],
                 "h_bucket 1",
                 "h_count 1",
-                native[1],
                 "h_created 9",
+                native[1],
                 "g 1",
             ]
         } else {
-            vec![native[0], native[1], "h_created 9", "g 1"]
+            vec![native[0], "h_created 9", native[1], "g 1"]
         };
         assert_eq!(seen, expected);
     }
@@ -223,21 +223,44 @@ mod conformance {
         }
     }
 
+    /// What the specification forbids and Prometheus 3.5.3 scrapes nevertheless, as its parser does not look at families
+    /// as a whole: what works there must work here. Recorded by scraping each case with a real one.
+    const TOLERATED: &[(&str, &[u32])] = &[
+        ("clashing_names", &[0, 1]),
+        ("counter_values", &[1, 4, 5, 6, 7, 9, 10, 12, 13, 14, 16, 17, 18, 19]),
+        ("exemplars", &[6]),
+        ("exemplars_on_unallowed_metric_types", &[0, 1]),
+        ("exemplars_on_unallowed_samples", &[0, 2, 3]),
+        ("grouping_or_ordering", &[2, 3, 4, 5, 6, 7, 8, 9, 10]),
+        ("histograms", &[1, 3, 6, 7, 9, 10, 11, 14]),
+        ("info_and_stateset_values", &[0]),
+        ("metadata_in_wrong_place", &[1, 2]),
+        ("missing_or_extra_commas", &[2]),
+        ("missing_or_invalid_labels_for_a_type", &[0, 1, 2, 4, 5]),
+        ("repeated_metadata", &[1]),
+        ("stateset_info_values", &[1]),
+        ("unit", &[7]),
+    ];
+
     #[test]
-    fn what_open_metrics_allows_is_read() {
+    fn what_open_metrics_allows_is_read_and_what_prometheus_refuses_is_refused() {
         let Some(folder) = folder() else { return };
-        let mut count = 0;
+        let tolerated: std::collections::BTreeSet<String> = TOLERATED
+            .iter()
+            .flat_map(|(group, numbers)| numbers.iter().map(move |number| format!("bad_{group}_{number}")))
+            .collect();
+        let (mut read, mut refused) = (0, 0);
         for entry in std::fs::read_dir(folder.join("openmetrics_parsers")).unwrap() {
             let case = entry.unwrap().path();
+            let name = case.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let test = std::fs::read_to_string(case.join("test.json")).unwrap();
             let test: serde_json::Value = serde_json::from_str(&test).unwrap();
             let input = std::fs::read(case.join("metrics")).unwrap();
             let shown = events(&mut OpenMetricsParser::new(&input));
-            if test["shouldParse"] == true {
-                assert!(!shown.contains("error:"), "{}: {shown}", case.display());
-                count += 1;
-            }
+            let expected = test["shouldParse"] == true || tolerated.contains(&name);
+            assert_eq!(!shown.contains("error:"), expected, "{name}: {shown}");
+            *(if expected { &mut read } else { &mut refused }) += 1;
         }
-        assert!(count > 20);
+        assert!(read > 80 && refused > 60, "{read} {refused}");
     }
 }
