@@ -65,15 +65,52 @@ pub async fn read_body(
     }
 }
 
-/// The first bytes of a body that may never end; empty when it ends before.
-pub async fn first_bytes(mut body: Incoming) -> bytes::Bytes {
-    while let Some(Ok(frame)) = body.frame().await {
-        match frame.into_data() {
-            Ok(data) if !data.is_empty() => return data,
-            _ => {}
+/// The lines of a body that may never end.
+#[derive(Debug)]
+pub struct LineReader {
+    body: Incoming,
+    held: Vec<u8>,
+    /// So many of the bytes held have no line end.
+    searched: usize,
+}
+
+impl LineReader {
+    /// A reader of a body that is not compressed.
+    pub fn new(body: Incoming) -> LineReader {
+        LineReader { body, held: Vec::new(), searched: 0 }
+    }
+
+    /// The next line, without its end; `None` once the body has ended. What stands behind the last line end is no line:
+    /// whoever sends lines was cut off in it.
+    ///
+    /// Cancelling loses nothing: the bytes that came are kept for the next call.
+    ///
+    /// # Errors
+    /// [`BodyError::TooLarge`] for a line of more than `bytes_max`, [`BodyError::Broken`].
+    pub async fn next(&mut self, bytes_max: usize) -> Result<Option<Vec<u8>>, BodyError> {
+        loop {
+            if let Some(length) = self.held[self.searched..].iter().position(|byte| *byte == b'\n') {
+                let rest = self.held.split_off(self.searched + length + 1);
+                let mut line = std::mem::replace(&mut self.held, rest);
+                line.pop();
+                self.searched = 0;
+                return Ok(Some(line));
+            }
+            self.searched = self.held.len();
+            if self.held.len() > bytes_max {
+                return Err(BodyError::TooLarge);
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(BodyError::Broken(crate::causes(&error))),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.held.extend_from_slice(&data);
+                    }
+                }
+            }
         }
     }
-    bytes::Bytes::new()
 }
 
 struct Gzip {

@@ -30,7 +30,7 @@ use url::Url;
 use auth::Auth;
 use connect::Connector;
 
-pub use body::{BodyError, first_bytes, read_body};
+pub use body::{BodyError, LineReader, read_body};
 pub use gate::Gate;
 use gate::GatedBody;
 pub use tls::Tls;

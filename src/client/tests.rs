@@ -129,3 +129,38 @@ async fn connections_are_reused() {
     }
     assert_eq!(connections.load(std::sync::atomic::Ordering::SeqCst), 1);
 }
+
+/// A TLS server that speaks both versions of HTTP; answers what a client says first, and in which version.
+async fn first_words(config: &str) -> (Option<Vec<u8>>, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let cert = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let mut tls = builder.with_no_client_auth().with_single_cert(vec![cert.der().clone()], key).unwrap();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = Url::parse(&format!("https://{}/", listener.local_addr().unwrap())).unwrap();
+    let text = format!("scrape_configs: [{{job_name: j, tls_config: {{insecure_skip_verify: true}}{config}}}]");
+    let file = promesh_config::prometheus::load_text(
+        "p.yml",
+        text.as_bytes(),
+        std::path::Path::new("/"),
+        &promesh_config::source::MemorySource::default(),
+    );
+    let client = HttpClient::new(&file.unwrap().jobs[0].http).unwrap();
+    tokio::spawn(async move { client.send(Request::get(url), Duration::from_secs(30)).await });
+    let (socket, _) = listener.accept().await.unwrap();
+    let mut stream = tokio_rustls::TlsAcceptor::from(Arc::new(tls)).accept(socket).await.unwrap();
+    let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    let mut words = [0; 14];
+    stream.read_exact(&mut words).await.unwrap();
+    (protocol, String::from_utf8_lossy(&words).into_owned())
+}
+
+#[tokio::test]
+async fn http2_is_spoken_where_both_can_and_the_settings_allow_it() {
+    assert_eq!(first_words("").await, (Some(b"h2".to_vec()), "PRI * HTTP/2.0".to_owned()));
+    let (protocol, words) = first_words(", enable_http2: false").await;
+    assert_eq!((protocol.as_deref(), words.as_str()), (Some(&b"http/1.1"[..]), "GET / HTTP/1.1"));
+}

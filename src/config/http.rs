@@ -267,6 +267,19 @@ impl Yaml for HttpUrl {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ProxyUrl(HttpUrl);
 
+impl ProxyUrl {
+    /// A proxy; without a scheme it is asked in plain HTTP.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn parse(text: &str) -> Result<ProxyUrl, String> {
+        match HttpUrl::parse(&format!("http://{text}")) {
+            Ok(bare) if !text.contains("://") => Ok(ProxyUrl(bare)),
+            _ => HttpUrl::parse(text).map(ProxyUrl),
+        }
+    }
+}
+
 impl std::ops::Deref for ProxyUrl {
     type Target = HttpUrl;
     fn deref(&self) -> &HttpUrl {

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
@@ -10,11 +9,10 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use promesh_config::prometheus::Discovery;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::watch;
 
+use crate::TargetGroup;
 use crate::refresh::Refresh as _;
 use crate::tests::discoveries;
-use crate::{Manager, TargetGroup};
 
 /// Answers each request with what `answer` says for its path and query; nothing is a 404.
 async fn serve(answer: impl Fn(&str) -> Option<&'static str> + Send + Sync + 'static) -> String {
@@ -29,11 +27,6 @@ async fn serve(answer: impl Fn(&str) -> Option<&'static str> + Send + Sync + 'st
                 while let Ok(count @ 1..) = socket.read(&mut request).await {
                     let text = String::from_utf8_lossy(&request[..count]).into_owned();
                     let path = text.split(' ').nth(1).unwrap_or("");
-                    if path.contains("watch=1") {
-                        // A watch without events: its head, then silence.
-                        let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
-                        std::future::pending::<()>().await;
-                    }
                     let (status, body) = answer(path).map_or(("404 Not Found", "{}"), |body| ("200 OK", body));
                     let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
                     let _ = socket.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await;
@@ -44,7 +37,7 @@ async fn serve(answer: impl Fn(&str) -> Option<&'static str> + Send + Sync + 'st
     address
 }
 
-fn shown(groups: &[impl AsRef<TargetGroup>]) -> String {
+pub(crate) fn shown(groups: &[impl AsRef<TargetGroup>]) -> String {
     let mut out = String::new();
     for group in groups.iter().map(AsRef::as_ref) {
         out.push_str(&format!("{} {}\n", group.source, group.labels));
@@ -81,78 +74,6 @@ async fn consul_services_become_groups() {
         web {__meta_consul_dc="dc1", __meta_consul_service="web"}
           {__address__="10.0.0.1:80", __meta_consul_address="10.0.0.1", __meta_consul_dc="dc1", __meta_consul_health="warning", __meta_consul_metadata_rack_id="7", __meta_consul_node="n1", __meta_consul_service="web", __meta_consul_service_id="web-1", __meta_consul_service_port="80", __meta_consul_tags=",a,b,"}
     "#]].assert_eq(&shown(&groups));
-}
-
-const PODS: &str = r#"{"metadata": {"resourceVersion": "7"}, "items": [
-  {"metadata": {"name": "p", "namespace": "ns", "uid": "u", "labels": {"app.io/name": "x"}, "ownerReferences": [{"kind": "ReplicaSet", "name": "rs", "controller": true}]},
-   "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i", "ports": [{"name": "web", "containerPort": 8080, "protocol": "TCP"}]}, {"name": "side", "image": "j"}]},
-   "status": {"podIP": "10.1.0.1", "hostIP": "10.0.0.1", "phase": "Running", "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [{"name": "c", "containerID": "docker://1"}]}},
-  {"metadata": {"name": "starting", "namespace": "ns"}, "spec": {}, "status": {}}]}"#;
-
-#[tokio::test]
-async fn kubernetes_pods_become_groups() {
-    let address = serve(|path| (path == "/api/v1/namespaces/ns/pods?labelSelector=a%3Db").then_some(PODS)).await;
-    let settings = format!(
-        "  kubernetes_sd_configs:\n  - role: pod\n    api_server: http://{address}\n    namespaces: {{names: [ns]}}\n    selectors: [{{role: pod, label: a=b}}]\n"
-    );
-    let (_tell, peers) = watch::channel::<Arc<[String]>>(Arc::from([]));
-    let manager = Manager::new(peers, Arc::new(crate::tests::Standing));
-    let mut receiver = manager.subscribe();
-    manager.apply([("j", &discoveries(&settings))]).unwrap();
-    let wait = async {
-        while receiver.borrow_and_update()["j"].is_empty() {
-            receiver.changed().await.unwrap();
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), wait).await.expect("the pod comes");
-    let groups = receiver.borrow()["j"].clone();
-    expect_test::expect![[r#"
-        pod/ns/p {__meta_kubernetes_namespace="ns", __meta_kubernetes_pod_controller_kind="ReplicaSet", __meta_kubernetes_pod_controller_name="rs", __meta_kubernetes_pod_host_ip="10.0.0.1", __meta_kubernetes_pod_ip="10.1.0.1", __meta_kubernetes_pod_label_app_io_name="x", __meta_kubernetes_pod_labelpresent_app_io_name="true", __meta_kubernetes_pod_name="p", __meta_kubernetes_pod_node_name="n1", __meta_kubernetes_pod_phase="Running", __meta_kubernetes_pod_ready="true", __meta_kubernetes_pod_uid="u"}
-          {__address__="10.1.0.1:8080", __meta_kubernetes_pod_container_id="docker://1", __meta_kubernetes_pod_container_image="i", __meta_kubernetes_pod_container_init="false", __meta_kubernetes_pod_container_name="c", __meta_kubernetes_pod_container_port_name="web", __meta_kubernetes_pod_container_port_number="8080", __meta_kubernetes_pod_container_port_protocol="TCP"}
-          {__address__="10.1.0.1", __meta_kubernetes_pod_container_image="j", __meta_kubernetes_pod_container_init="false", __meta_kubernetes_pod_container_name="side"}
-    "#]].assert_eq(&shown(&groups));
-}
-
-#[tokio::test]
-async fn kubernetes_slices_nodes_services_and_ingresses_become_groups() {
-    let address = serve(|path| match path {
-        "/api/v1/pods" => Some(PODS),
-        "/api/v1/services" => Some(
-            r#"{"metadata": {}, "items": [{"metadata": {"name": "s", "namespace": "ns", "labels": {"t": "1"}}, "spec": {"type": "ClusterIP", "clusterIP": "10.9.0.1", "ports": [{"name": "web", "port": 80}]}}]}"#,
-        ),
-        "/apis/discovery.k8s.io/v1/endpointslices" => Some(
-            r#"{"metadata": {}, "items": [{"metadata": {"name": "s-1", "namespace": "ns", "labels": {"kubernetes.io/service-name": "s"}}, "addressType": "IPv4",
-                "ports": [{"name": "web", "port": 8080, "protocol": "TCP"}],
-                "endpoints": [{"addresses": ["10.1.0.1"], "conditions": {"ready": true}, "targetRef": {"kind": "Pod", "name": "p", "namespace": "ns"}}]}]}"#,
-        ),
-        "/api/v1/nodes" => Some(
-            r#"{"metadata": {}, "items": [{"metadata": {"name": "n1"}, "spec": {"providerID": "x"}, "status": {"addresses": [{"type": "Hostname", "address": "h"}, {"type": "InternalIP", "address": "10.0.0.1"}], "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}}}}]}"#,
-        ),
-        "/apis/networking.k8s.io/v1/ingresses" => Some(
-            r#"{"metadata": {}, "items": [{"metadata": {"name": "i", "namespace": "ns"}, "spec": {"tls": [{"hosts": ["*.example.com"]}], "rules": [{"host": "a.example.com", "http": {"paths": [{"path": "/x"}]}}, {"host": "b.org"}]}}]}"#,
-        ),
-        _ => None,
-    })
-    .await;
-    let mut seen = String::new();
-    for role in ["endpointslice", "service", "node", "ingress"] {
-        let settings = format!("  kubernetes_sd_configs: [{{role: {role}, api_server: 'http://{address}'}}]\n");
-        let config = discoveries(&settings);
-        let Discovery::Kubernetes(kubernetes) = &config.0[0] else { panic!("kubernetes") };
-        let follower = crate::kubernetes::Follower::new(kubernetes).unwrap();
-        seen.push_str(&shown(&follower.groups_now().await.unwrap()));
-    }
-    expect_test::expect![[r#"
-        endpointslice/ns/s-1 {__meta_kubernetes_endpointslice_address_type="IPv4", __meta_kubernetes_endpointslice_label_kubernetes_io_service_name="s", __meta_kubernetes_endpointslice_labelpresent_kubernetes_io_service_name="true", __meta_kubernetes_endpointslice_name="s-1", __meta_kubernetes_namespace="ns", __meta_kubernetes_service_label_t="1", __meta_kubernetes_service_labelpresent_t="true", __meta_kubernetes_service_name="s"}
-          {__address__="10.1.0.1:8080", __meta_kubernetes_endpointslice_address_target_kind="Pod", __meta_kubernetes_endpointslice_address_target_name="p", __meta_kubernetes_endpointslice_endpoint_conditions_ready="true", __meta_kubernetes_endpointslice_port="8080", __meta_kubernetes_endpointslice_port_name="web", __meta_kubernetes_endpointslice_port_protocol="TCP", __meta_kubernetes_pod_container_image="i", __meta_kubernetes_pod_container_init="false", __meta_kubernetes_pod_container_name="c", __meta_kubernetes_pod_container_port_name="web", __meta_kubernetes_pod_container_port_number="8080", __meta_kubernetes_pod_container_port_protocol="TCP", __meta_kubernetes_pod_controller_kind="ReplicaSet", __meta_kubernetes_pod_controller_name="rs", __meta_kubernetes_pod_host_ip="10.0.0.1", __meta_kubernetes_pod_ip="10.1.0.1", __meta_kubernetes_pod_label_app_io_name="x", __meta_kubernetes_pod_labelpresent_app_io_name="true", __meta_kubernetes_pod_name="p", __meta_kubernetes_pod_node_name="n1", __meta_kubernetes_pod_phase="Running", __meta_kubernetes_pod_ready="true", __meta_kubernetes_pod_uid="u"}
-        service/ns/s {__meta_kubernetes_namespace="ns", __meta_kubernetes_service_label_t="1", __meta_kubernetes_service_labelpresent_t="true", __meta_kubernetes_service_name="s"}
-          {__address__="s.ns.svc:80", __meta_kubernetes_service_cluster_ip="10.9.0.1", __meta_kubernetes_service_port_name="web", __meta_kubernetes_service_port_number="80", __meta_kubernetes_service_port_protocol="TCP", __meta_kubernetes_service_type="ClusterIP"}
-        node/n1 {__meta_kubernetes_node_name="n1", __meta_kubernetes_node_provider_id="x"}
-          {__address__="10.0.0.1:10250", __meta_kubernetes_node_address_Hostname="h", __meta_kubernetes_node_address_InternalIP="10.0.0.1", instance="n1"}
-        ingress/ns/i {__meta_kubernetes_ingress_name="i", __meta_kubernetes_namespace="ns"}
-          {__address__="a.example.com", __meta_kubernetes_ingress_host="a.example.com", __meta_kubernetes_ingress_path="/x", __meta_kubernetes_ingress_scheme="https"}
-          {__address__="b.org", __meta_kubernetes_ingress_host="b.org", __meta_kubernetes_ingress_path="/", __meta_kubernetes_ingress_scheme="http"}
-    "#]].assert_eq(&seen);
 }
 
 /// A name server that answers every SRV question with two records.

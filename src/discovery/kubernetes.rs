@@ -1,50 +1,56 @@
-//! `kubernetes_sd_configs`: pods, services, nodes, endpoint slices and ingresses.
+//! `kubernetes_sd_configs`: pods, services, nodes, endpoints, endpoint slices and ingresses.
 //!
-//! Objects are listed; then a watch is held as a doorbell: whatever it says, the lists are read again, at most every few
-//! seconds. That is dearer for the API server than following each event, and cannot drift from what it holds.
+//! Each kind of object that a role looks at is listed once and then followed ([`watch`]); what is there now is made into
+//! groups again whenever something changed, soon but not for every single change.
 //!
 //! Source: prometheus `discovery/kubernetes`; Kubernetes' API concepts, "Efficient detection of changes".
 
+mod account;
+mod endpoints;
 mod objects;
 mod roles;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ::http::StatusCode;
-use promesh_client::{HttpClient, Request, Response};
-use promesh_config::http::{Authorization, HttpClientConfig, HttpUrl, TlsConfig};
+use promesh_client::HttpClient;
+use promesh_config::http::HttpUrl;
 use promesh_config::prometheus::{KubernetesRole, KubernetesSd};
-use promesh_config::yaml::FilePath;
-use tracing::warn;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use url::Url;
 
-use crate::DiscoveryError;
 use crate::manager::Sink;
-use objects::{Object, ObjectList};
+use crate::{DiscoveryError, TargetGroup};
+use objects::Object;
+use watch::{Change, Watcher};
 
-const LIST_BYTES_MAX: usize = 1 << 30;
-const LIST_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a watch is held before the lists are read again anyway.
-const WATCH_SECONDS: u64 = 300;
-const LIST_INTERVAL_MIN: Duration = Duration::from_secs(5);
-const RETRY_INTERVAL: Duration = Duration::from_secs(10);
-const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// Changes within this time are told together; with many objects, within so many times what telling takes.
+const TELL_AFTER: Duration = Duration::from_millis(500);
+const TELL_AFTER_TIMES: u32 = 10;
+/// Without any change it is told again that all is as it was, sooner when there is nothing: that is believed only when it
+/// is told twice.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
+const TELL_NOTHING_AGAIN: Duration = Duration::from_secs(5);
+/// Changes that wait to be looked at; a watch waits for room.
+const CHANGES_MAX: usize = 1024;
 
 /// Objects of one kind by `namespace/name`.
 pub(crate) type Store = BTreeMap<String, Object>;
 
-/// Everything that a role looks at.
+/// Everything that a role looks at: lists, each of one kind.
 #[derive(Debug, Default)]
-pub(crate) struct Stores(BTreeMap<&'static str, Store>);
+pub(crate) struct Stores(Vec<(&'static str, Store)>);
 
 impl Stores {
     pub(crate) fn all(&self, kind: &str) -> impl Iterator<Item = (&str, &Object)> {
-        self.0.get(kind).into_iter().flatten().map(|(name, object)| (name.as_str(), object))
+        let lists = self.0.iter().filter(move |(of, _)| *of == kind);
+        lists.flat_map(|(_, store)| store.iter().map(|(name, object)| (name.as_str(), object)))
     }
 
     pub(crate) fn get(&self, kind: &str, name: &str) -> Option<&Object> {
-        self.0.get(kind)?.get(name)
+        self.0.iter().filter(|(of, _)| *of == kind).find_map(|(_, store)| store.get(name))
     }
 }
 
@@ -60,62 +66,67 @@ impl Follower {
     /// # Errors
     /// Settings that cannot be used, a service account that is not there, a part that is not built.
     pub(crate) fn new(config: &KubernetesSd) -> Result<Follower, DiscoveryError> {
-        let unbuilt = |what: &str| {
-            let message =
-                format!("kubernetes_sd_configs: {what} is not supported yet: use http_sd_configs or file_sd_configs");
-            Err(DiscoveryError::Settings(message))
-        };
-        if !config.kubeconfig_file.is_empty() {
-            return unbuilt("kubeconfig_file");
-        }
-        let role = config.role.unwrap_or(KubernetesRole::Pod);
-        if role == KubernetesRole::Endpoints {
-            return unbuilt("role endpoints (endpointslice is)");
-        }
         let attach = &config.attach_metadata;
         if attach.deployment || attach.job || attach.cronjob {
-            return unbuilt("attach_metadata of deployment, job and cronjob");
+            let message = "kubernetes_sd_configs: attach_metadata of deployment, job and cronjob is not supported yet: use \
+                           http_sd_configs or file_sd_configs";
+            return Err(DiscoveryError::Settings(message.to_owned()));
         }
         let (base, http) = match &config.api_server {
             Some(url) => (url.clone(), config.http.clone()),
-            None => in_cluster()?,
+            None if !config.kubeconfig_file.is_empty() => account::of_kubeconfig(config.kubeconfig_file.as_path())?,
+            None => account::in_cluster()?,
         };
         let mut namespaces = config.namespaces.names.clone();
         if config.namespaces.own_namespace {
-            let path = format!("{SERVICE_ACCOUNT}/namespace");
-            let own = std::fs::read_to_string(&path).map_err(|error| {
-                DiscoveryError::Settings(format!("could not determine the pod's namespace: {path}: {error}"))
-            })?;
-            namespaces.push(own.trim().to_owned());
+            namespaces.push(account::own_namespace()?);
         }
+        let role = config.role.unwrap_or(KubernetesRole::Pod);
         Ok(Follower { role, client: HttpClient::new(&http)?, base, namespaces, config: config.clone() })
     }
 
     /// Follows for ever.
     pub(crate) async fn run(self, sink: Sink) {
+        let (tell, mut changes) = mpsc::channel(CHANGES_MAX);
+        // Dropped with this future, and the watchers with it.
+        let mut watchers = tokio::task::JoinSet::new();
+        let mut lists = Lists::default();
+        for (place, (kind, url)) in self.lists().into_iter().enumerate() {
+            lists.stores.0.push((kind, Store::new()));
+            lists.missing.push(true);
+            watchers.spawn(Watcher { client: self.client.clone(), url, place, tell: tell.clone() }.run());
+        }
+        drop(tell);
+        let (mut due, mut patience) = (None::<Instant>, TELL_AFTER);
         loop {
-            let began = tokio::time::Instant::now();
-            match self.list_all().await {
-                Ok((stores, versions)) => {
-                    let groups = roles::groups(self.role, &self.config.attach_metadata, &stores);
-                    sink.listed(groups, began.elapsed());
-                    tokio::time::sleep(LIST_INTERVAL_MIN).await;
-                    self.wait_for_change(versions).await;
+            let wake = due.unwrap_or_else(|| Instant::now() + TELL_AGAIN);
+            tokio::select! {
+                Some((place, change)) = changes.recv() => {
+                    if let Change::Failed(took) = change {
+                        sink.failed(took);
+                    } else if lists.apply(place, change) {
+                        let soon = Instant::now() + patience;
+                        due = Some(due.map_or(soon, |due| due.min(soon)));
+                    }
                 }
-                Err(error) => {
-                    warn!(%error, "listing Kubernetes' objects failed, the last targets stay");
-                    sink.failed(began.elapsed());
-                    tokio::time::sleep(RETRY_INTERVAL).await;
+                () = sleep_until(wake) => {
+                    if due.is_none() {
+                        continue;
+                    }
+                    let began = Instant::now();
+                    let groups = roles::groups(self.role, &self.config.attach_metadata, &lists.stores);
+                    let is_empty = groups.iter().all(|group: &TargetGroup| group.targets.is_empty());
+                    patience = TELL_AFTER.max(began.elapsed() * TELL_AFTER_TIMES);
+                    sink.listed(groups, std::mem::take(&mut lists.took) + began.elapsed());
+                    due = Some(Instant::now() + if is_empty { TELL_NOTHING_AGAIN } else { TELL_AGAIN });
                 }
             }
         }
     }
 
-    /// What is there now.
-    #[cfg(test)]
-    pub(crate) async fn groups_now(&self) -> Result<Vec<crate::TargetGroup>, DiscoveryError> {
-        let (stores, _) = self.list_all().await?;
-        Ok(roles::groups(self.role, &self.config.attach_metadata, &stores))
+    /// The lists to follow: their kind, and where.
+    fn lists(&self) -> Vec<(&'static str, Url)> {
+        self.kinds().into_iter().flat_map(|kind| self.urls(kind).into_iter().map(move |url| (kind.0, url))).collect()
     }
 
     /// The kinds of objects to look at, with their paths.
@@ -128,7 +139,8 @@ impl Follower {
             KubernetesRole::Service => vec![services],
             KubernetesRole::Node => vec![nodes],
             KubernetesRole::Ingress => vec![("ingress", "apis/networking.k8s.io/v1", "ingresses")],
-            KubernetesRole::Endpoints | KubernetesRole::EndpointSlice => {
+            KubernetesRole::Endpoints => vec![("endpoints", "api/v1", "endpoints"), services, pods],
+            KubernetesRole::EndpointSlice => {
                 vec![("endpointslice", "apis/discovery.k8s.io/v1", "endpointslices"), services, pods]
             }
         };
@@ -166,71 +178,39 @@ impl Follower {
             })
             .collect()
     }
+}
 
-    async fn list_all(&self) -> Result<(Stores, Vec<(Url, String)>), DiscoveryError> {
-        let mut stores = Stores::default();
-        let mut versions = Vec::new();
-        for kind in self.kinds() {
-            let store = stores.0.entry(kind.0).or_default();
-            for url in self.urls(kind) {
-                let (status, _, body) =
-                    self.client.fetch(Request::get(url.clone()), LIST_TIMEOUT, LIST_BYTES_MAX).await?;
-                if status != StatusCode::OK {
-                    return Err(DiscoveryError::Answer(format!("the API answered {status} for {}", url.path())));
-                }
-                let list: ObjectList = serde_json::from_slice(&body)
-                    .map_err(|error| DiscoveryError::Answer(format!("{}: {error}", url.path())))?;
-                store.extend(list.items.into_iter().map(|object| (object.key(), object)));
-                versions.push((url, list.metadata.resource_version));
+/// What is known of all lists.
+#[derive(Default)]
+struct Lists {
+    stores: Stores,
+    /// Which were never read.
+    missing: Vec<bool>,
+    /// How long reading took since it was told last.
+    took: Duration,
+}
+
+impl Lists {
+    /// True when something is to be told: all lists were read, and one has changed.
+    fn apply(&mut self, place: usize, change: Change) -> bool {
+        let store = &mut self.stores.0[place].1;
+        match change {
+            Change::Listed(all, took) => {
+                *store = all;
+                self.missing[place] = false;
+                self.took = self.took.max(took);
             }
+            Change::Object(key, Some(object)) => {
+                store.insert(key, *object);
+            }
+            Change::Object(key, None) => {
+                store.remove(&key);
+            }
+            Change::Failed(_) => return false,
         }
-        Ok((stores, versions))
-    }
-
-    /// Returns when any of the lists has changed, a watch has ended, or none could be held.
-    async fn wait_for_change(&self, versions: Vec<(Url, String)>) {
-        let mut watches = tokio::task::JoinSet::new();
-        for (mut url, version) in versions {
-            let seconds = WATCH_SECONDS.to_string();
-            url.query_pairs_mut().extend_pairs([
-                ("watch", "1"),
-                ("resourceVersion", version.as_str()),
-                ("timeoutSeconds", &seconds),
-            ]);
-            let client = self.client.clone();
-            watches.spawn(async move {
-                let held = Duration::from_secs(WATCH_SECONDS + 30);
-                match client.send(Request::get(url), held).await {
-                    Ok(Response { status: StatusCode::OK, body, .. }) => {
-                        let _ = tokio::time::timeout(held, promesh_client::first_bytes(body)).await;
-                    }
-                    _ => tokio::time::sleep(RETRY_INTERVAL).await,
-                }
-            });
-        }
-        watches.join_next().await;
+        !self.missing.contains(&true)
     }
 }
 
-/// The API of the cluster that this pod runs in, and the pod's own account.
-fn in_cluster() -> Result<(HttpUrl, HttpClientConfig), DiscoveryError> {
-    let outside = || {
-        DiscoveryError::Settings(
-            "kubernetes_sd_configs: not in a cluster (KUBERNETES_SERVICE_HOST is not set): give api_server".to_owned(),
-        )
-    };
-    let host = std::env::var("KUBERNETES_SERVICE_HOST").map_err(|_| outside())?;
-    let port = std::env::var("KUBERNETES_SERVICE_PORT").map_err(|_| outside())?;
-    let host = if host.contains(':') { format!("[{host}]") } else { host };
-    let url = HttpUrl::parse(&format!("https://{host}:{port}")).map_err(DiscoveryError::Settings)?;
-    let http = HttpClientConfig {
-        authorization: Some(Authorization {
-            r#type: "Bearer".to_owned(),
-            credentials_file: FilePath(format!("{SERVICE_ACCOUNT}/token")),
-            ..Authorization::default()
-        }),
-        tls_config: TlsConfig { ca_file: FilePath(format!("{SERVICE_ACCOUNT}/ca.crt")), ..TlsConfig::default() },
-        ..HttpClientConfig::default()
-    };
-    Ok((url, http))
-}
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,8 @@ pub(crate) struct ObjectList {
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct ListMeta {
     pub(crate) resource_version: String,
+    /// Where the next page begins; empty on the last one.
+    pub(crate) r#continue: String,
 }
 
 /// An object: what all kinds share, and the rest as it came.
@@ -34,6 +36,7 @@ pub(crate) struct Meta {
     pub(crate) name: String,
     pub(crate) namespace: String,
     pub(crate) uid: String,
+    pub(crate) resource_version: String,
     pub(crate) labels: Option<BTreeMap<String, String>>,
     pub(crate) annotations: Option<BTreeMap<String, String>>,
     pub(crate) owner_references: Option<Vec<Owner>>,

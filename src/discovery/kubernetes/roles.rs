@@ -5,7 +5,7 @@ use promesh_model::LabelsBuilder;
 use serde_json::Value;
 
 use super::Stores;
-use super::objects::{Object, elements, key_of, scalar};
+use super::objects::{Object, elements, scalar};
 use crate::{ADDRESS, TargetGroup, label_name};
 
 const PREFIX: &str = "__meta_kubernetes_";
@@ -19,7 +19,8 @@ pub(crate) fn groups(role: KubernetesRole, attach: &KubernetesMetadata, stores: 
         KubernetesRole::Service => view.service_group(object),
         KubernetesRole::Node => node_group(object),
         KubernetesRole::Ingress => view.ingress_group(object),
-        KubernetesRole::Endpoints | KubernetesRole::EndpointSlice => view.slice_group(object),
+        KubernetesRole::Endpoints => view.endpoints_group(object),
+        KubernetesRole::EndpointSlice => view.slice_group(object),
     };
     stores
         .all(kind)
@@ -34,19 +35,19 @@ pub(crate) fn groups(role: KubernetesRole, attach: &KubernetesMetadata, stores: 
         .collect()
 }
 
-type Built = Option<(LabelsBuilder, Vec<LabelsBuilder>)>;
+pub(super) type Built = Option<(LabelsBuilder, Vec<LabelsBuilder>)>;
 
-struct View<'a> {
-    attach: &'a KubernetesMetadata,
-    stores: &'a Stores,
+pub(super) struct View<'a> {
+    pub(super) attach: &'a KubernetesMetadata,
+    pub(super) stores: &'a Stores,
 }
 
-fn set(labels: &mut LabelsBuilder, name: &str, value: &str) {
+pub(super) fn set(labels: &mut LabelsBuilder, name: &str, value: &str) {
     labels.set(&format!("{PREFIX}{name}"), value);
 }
 
 /// Name, labels and annotations.
-fn set_meta(labels: &mut LabelsBuilder, object: &Object, resource: &str, with_name: bool) {
+pub(super) fn set_meta(labels: &mut LabelsBuilder, object: &Object, resource: &str, with_name: bool) {
     if with_name {
         set(labels, &format!("{resource}_name"), &object.metadata.name);
     }
@@ -59,25 +60,25 @@ fn set_meta(labels: &mut LabelsBuilder, object: &Object, resource: &str, with_na
     }
 }
 
-fn host_port(host: &str, port: &Value) -> String {
+pub(super) fn host_port(host: &str, port: &Value) -> String {
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let port = scalar(port);
     if port.is_empty() { host } else { format!("{host}:{port}") }
 }
 
 /// Containers and whether each only initialises.
-fn containers(pod: &Object) -> impl Iterator<Item = (&Value, bool)> {
+pub(super) fn containers(pod: &Object) -> impl Iterator<Item = (&Value, bool)> {
     let main = pod.list("/spec/containers").iter().map(|container| (container, false));
     main.chain(pod.list("/spec/initContainers").iter().map(|container| (container, true)))
 }
 
-fn set_container(labels: &mut LabelsBuilder, container: &Value, is_init: bool) {
+pub(super) fn set_container(labels: &mut LabelsBuilder, container: &Value, is_init: bool) {
     set(labels, "pod_container_name", &scalar(&container["name"]));
     set(labels, "pod_container_image", &scalar(&container["image"]));
     set(labels, "pod_container_init", if is_init { "true" } else { "false" });
 }
 
-fn set_container_port(labels: &mut LabelsBuilder, port: &Value) {
+pub(super) fn set_container_port(labels: &mut LabelsBuilder, port: &Value) {
     set(labels, "pod_container_port_name", &scalar(&port["name"]));
     set(labels, "pod_container_port_number", &scalar(&port["containerPort"]));
     set(labels, "pod_container_port_protocol", &protocol(&port["protocol"]));
@@ -94,7 +95,7 @@ fn container_id(pod: &Object, name: &Value, is_init: bool) -> String {
     status.map_or_else(String::new, |status| scalar(&status["containerID"]))
 }
 
-fn pod_labels(pod: &Object) -> LabelsBuilder {
+pub(super) fn pod_labels(pod: &Object) -> LabelsBuilder {
     let mut labels = LabelsBuilder::default();
     let ready = pod.list("/status/conditions").iter().find(|condition| condition["type"] == "Ready");
     let ready = ready.map_or("unknown".to_owned(), |condition| scalar(&condition["status"]).to_ascii_lowercase());
@@ -142,14 +143,14 @@ fn node_group(node: &Object) -> Built {
 }
 
 impl View<'_> {
-    fn add_node(&self, labels: &mut LabelsBuilder, name: &str) {
+    pub(super) fn add_node(&self, labels: &mut LabelsBuilder, name: &str) {
         if let Some(node) = self.stores.get("node", name) {
             set(labels, "node_name", name);
             set_meta(labels, node, "node", false);
         }
     }
 
-    fn add_namespace(&self, labels: &mut LabelsBuilder, name: &str) {
+    pub(super) fn add_namespace(&self, labels: &mut LabelsBuilder, name: &str) {
         if self.attach.namespace
             && let Some(namespace) = self.stores.get("namespace", name)
         {
@@ -252,107 +253,6 @@ impl View<'_> {
         }
         Some((labels, targets))
     }
-
-    fn slice_group(&self, slice: &Object) -> Built {
-        let namespace = &slice.metadata.namespace;
-        let mut labels = LabelsBuilder::default();
-        set(&mut labels, "namespace", namespace);
-        set(&mut labels, "endpointslice_address_type", slice.text("/addressType"));
-        set_meta(&mut labels, slice, "endpointslice", true);
-        let service = slice.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/service-name"));
-        if let Some(service) = service.and_then(|name| self.stores.get("service", &key_of(namespace, name))) {
-            set_meta(&mut labels, service, "service", true);
-        }
-        self.add_namespace(&mut labels, namespace);
-        let mut targets = Vec::new();
-        let mut pods: Vec<(&Object, Vec<&Value>)> = Vec::new();
-        for endpoint in slice.list("/endpoints") {
-            let pod = self.pod_of(endpoint, namespace);
-            for port in slice.list("/ports") {
-                for address in elements(&endpoint["addresses"]) {
-                    targets.push(self.slice_target(address, endpoint, port, pod));
-                    if let Some(pod) = pod {
-                        match pods.iter_mut().find(|(seen, _)| std::ptr::eq(*seen, pod)) {
-                            Some((_, ports)) => ports.push(&port["port"]),
-                            None => pods.push((pod, vec![&port["port"]])),
-                        }
-                    }
-                }
-            }
-        }
-        for (pod, ports) in pods {
-            targets.extend(ports_outside_service(pod, &ports));
-        }
-        Some((labels, targets))
-    }
-
-    fn pod_of(&self, endpoint: &Value, namespace: &str) -> Option<&Object> {
-        let reference = &endpoint["targetRef"];
-        if reference["kind"] != "Pod" {
-            return None;
-        }
-        let named = scalar(&reference["namespace"]);
-        let namespace = if named.is_empty() { namespace } else { &named };
-        self.stores.get("pod", &key_of(namespace, &scalar(&reference["name"])))
-    }
-
-    fn slice_target(&self, address: &Value, endpoint: &Value, port: &Value, pod: Option<&Object>) -> LabelsBuilder {
-        let mut target = pod.map(pod_labels).unwrap_or_default();
-        target.set(ADDRESS, &host_port(&scalar(address), &port["port"]));
-        let reference = &endpoint["targetRef"];
-        let conditions = &endpoint["conditions"];
-        for (name, value) in [
-            ("port_name", &port["name"]),
-            ("port_protocol", &port["protocol"]),
-            ("port", &port["port"]),
-            ("port_app_protocol", &port["appProtocol"]),
-            ("endpoint_conditions_ready", &conditions["ready"]),
-            ("endpoint_conditions_serving", &conditions["serving"]),
-            ("endpoint_conditions_terminating", &conditions["terminating"]),
-            ("endpoint_hostname", &endpoint["hostname"]),
-            ("endpoint_node_name", &endpoint["nodeName"]),
-            ("endpoint_zone", &endpoint["zone"]),
-            ("address_target_kind", &reference["kind"]),
-            ("address_target_name", &reference["name"]),
-        ] {
-            set(&mut target, &format!("endpointslice_{name}"), &scalar(value));
-        }
-        if self.attach.node {
-            let name = if reference["kind"] == "Node" { &reference["name"] } else { &endpoint["nodeName"] };
-            self.add_node(&mut target, &scalar(name));
-        }
-        let Some(pod) = pod else { return target };
-        for (container, is_init) in containers(pod) {
-            let same = elements(&container["ports"]).iter().find(|own| own["containerPort"] == port["port"]);
-            if let Some(own) = same {
-                set_container(&mut target, container, is_init);
-                set_container_port(&mut target, own);
-            }
-        }
-        target
-    }
-}
-
-/// Ports of a pod's containers that no service leads to are targets too.
-fn ports_outside_service(pod: &Object, covered: &[&Value]) -> Vec<LabelsBuilder> {
-    let address = pod.text("/status/podIP");
-    if address.is_empty() {
-        return Vec::new();
-    }
-    let mut targets = Vec::new();
-    for (container, is_init) in containers(pod) {
-        for port in elements(&container["ports"]) {
-            if covered.iter().any(|covered| **covered == port["containerPort"]) {
-                continue;
-            }
-            let mut target = pod_labels(pod);
-            target.set(ADDRESS, &host_port(address, &port["containerPort"]));
-            set_container(&mut target, container, is_init);
-            set_container_port(&mut target, port);
-            targets.push(target);
-        }
-    }
-    targets
 }
 
 /// `*.example.com` covers one label before the domain.
