@@ -1,5 +1,9 @@
 //! Discovery in a mesh, with real processes.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::stage::{Answer, Stage};
 use crate::support::{Peer, get, mesh, one_mesh_at_a_time, pause, wall};
 
@@ -70,6 +74,74 @@ fn a_mesh_asks_once_an_interval_and_goes_on_when_the_asker_dies() {
             assert!(gaps.iter().all(|gap| *gap == 5_000), "{name}: {values:?}");
         }
     }
+}
+
+#[test]
+fn a_huge_target_and_a_changed_answer_move_no_other_target() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let changed = Arc::new(AtomicBool::new(false));
+    let now = Arc::clone(&changed);
+    let stage = Stage::start(move |asked| {
+        let changed = now.load(Ordering::Relaxed);
+        if asked.path.starts_with("/sd") {
+            let target = |name: &str, more: &str| {
+                format!(
+                    r#"{{"targets": ["{}"], "labels": {{"instance": "{name}", "__metrics_path__": "/{name}"{more}}}}}"#,
+                    asked.header("host")
+                )
+            };
+            let mut groups: Vec<String> = (0..12).map(|number| target(&format!("t{number}"), "")).collect();
+            if changed {
+                // Another order, one less, another label on one, and a huge one.
+                groups.reverse();
+                groups.pop();
+                groups[0] = target("t11", r#", "team": "a""#);
+                groups.insert(3, target("huge", ""));
+            }
+            return Answer::json(format!("[{}]", groups.join(",")));
+        }
+        let lines = if asked.path.starts_with("/huge") { 20_000 } else { 1 };
+        Answer::text((0..lines).map(|line| format!("level{{line=\"{line}\"}} 1\n")).collect::<String>())
+    });
+    let peers = mesh(root.path(), 3, &config(&stage, "1s"));
+    // Who scrapes each target, as any peer says.
+    let scrapers = || -> BTreeMap<String, String> {
+        let (_, body) = get(peers[0].web, "/api/v1/targets?state=active");
+        let answer: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or("").to_owned();
+        let targets = answer["data"]["activeTargets"].as_array().cloned().unwrap_or_default();
+        targets.iter().map(|target| (text(&target["labels"]["instance"]), text(&target["peer"]))).collect()
+    };
+    peers[0].wait("all targets are scraped", 30_000, || (peers[0].query("level").len() == 12).then_some(()));
+    let before = scrapers();
+    assert_eq!(before.len(), 12);
+    changed.store(true, Ordering::Relaxed);
+    peers[0].wait("the huge one is scraped, and the one that is gone ended", 60_000, || {
+        (peers[0].query("count(level)")[0]["value"][1] == "20011").then_some(())
+    });
+    pause(11_000);
+    let after = scrapers();
+    for number in 1..12 {
+        let name = format!("t{number}");
+        assert_eq!(after[&name], before[&name], "{name} moved");
+    }
+    assert!(!after.contains_key("t0") && after.contains_key("huge"), "{after:?}");
+    // Nor did any of them miss a slot: t11 became another series, the others went on.
+    for number in 1..11 {
+        for (name, values) in peers[0].samples(&format!("level{{instance=\"t{number}\"}}"), 40) {
+            assert!(
+                values.len() >= 3 && values.windows(2).all(|pair| pair[1].0 - pair[0].0 == 5_000),
+                "{name}: {values:?}"
+            );
+        }
+    }
+    let heavy = peers[0].wait("the huge one is named", 20_000, || {
+        let named: Vec<_> =
+            peers.iter().flat_map(|peer| peer.cluster()["heavyTargets"].as_array().cloned()).flatten().collect();
+        named.into_iter().find(|one| one["instance"] == "huge")
+    });
+    assert!(heavy["share"].as_f64().is_some_and(|share| share > 0.05), "{heavy}");
 }
 
 #[test]

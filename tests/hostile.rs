@@ -8,7 +8,7 @@ use crate::support::{Exporter, Peer, one_mesh_at_a_time, pause};
 
 const TEXT: &str = "text/plain; version=0.0.4";
 
-/// Answers `/endless`, `/drip`, `/labels`, `/nan`, `/type`, `/utf8` and `/bomb` as their names say.
+/// Answers `/endless`, `/drip`, `/labels`, `/nan`, `/future`, `/type`, `/utf8` and `/bomb` as their names say.
 fn hostile() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
@@ -58,6 +58,8 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
             let lines: String = (0..20_000).map(|line| format!("nan_flood{{line=\"{line}\"}} NaN\n")).collect();
             stream.write_all(lines.as_bytes())
         }
+        // Taken, this would be the newest sample of all, and those of today too old.
+        "/future" => stream.write_all((head(TEXT) + "future 1 99999999999999\nfuture_too{a=\"1\"} 2\n").as_bytes()),
         "/type" => stream.write_all((head("application/octet-stream") + "binary 1\n").as_bytes()),
         "/utf8" => {
             stream.write_all(head(TEXT).as_bytes())?;
@@ -78,7 +80,7 @@ fn a_hostile_exporter_hurts_only_itself() {
     let root = tempfile::tempdir().expect("a folder");
     let (good, bad) = (Exporter::start(), hostile());
     let config = root.path().join("prometheus.yml");
-    let paths = ["endless", "drip", "labels", "nan", "type", "utf8", "bomb"];
+    let paths = ["endless", "drip", "labels", "nan", "future", "type", "utf8", "bomb"];
     let mut text = good.config(5, "2s", "1500ms");
     text.push_str("- job_name: hostile\n  static_configs:\n");
     for path in paths {
@@ -90,11 +92,11 @@ fn a_hostile_exporter_hurts_only_itself() {
     let mut peer = Peer::new(root.path(), "peer-0", &config, &[]);
     peer.start();
     peer.wait_ready();
-    peer.wait("all were scraped", 30_000, || (peer.query("up").len() == 12).then_some(()));
+    peer.wait("all were scraped", 30_000, || (peer.query("up").len() == 13).then_some(()));
     pause(20_000);
     let up = |instance: &str| peer.query(&format!("up{{instance=\"{instance}\"}}"))[0]["value"][1].clone();
     for path in paths {
-        assert_eq!(up(path), if path == "nan" { "1" } else { "0" }, "{path}");
+        assert_eq!(up(path), if matches!(path, "nan" | "future") { "1" } else { "0" }, "{path}");
     }
     // The good ones missed no slot and none of theirs failed.
     for (series, samples) in peer.samples("up{job=\"test\"}", 16) {
@@ -103,6 +105,9 @@ fn a_hostile_exporter_hurts_only_itself() {
         assert!(samples.len() >= 7, "{series}: {samples:?}");
     }
     assert_eq!(peer.query("count(nan_flood)")[0]["value"][1], "20000");
+    assert!(peer.query("future").is_empty());
+    assert_eq!(peer.query("future_too").len(), 1);
+    assert!(peer.metric("prometheus_target_scrapes_sample_out_of_bounds_total") >= 5.0);
     let resident = peer.metric("process_resident_memory_bytes");
     assert!(resident < 1.5e9, "{resident} bytes");
     let (_, targets) = crate::support::get(peer.web, "/api/v1/targets?state=active");

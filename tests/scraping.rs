@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::stage::{Answer, Asked, Stage};
 use crate::support::{Exporter, Peer, escaped, get, mesh, pause};
 
+/// When the series of `/vanishing` vanish, in seconds since the epoch.
+static VANISHES_AT: std::sync::OnceLock<f64> = std::sync::OnceLock::new();
+
 /// What the exporter answers under each path.
 fn answer(asked: &Asked, elsewhere: &str) -> Answer {
     let path = asked.path.split('?').next().unwrap_or("");
@@ -15,6 +18,11 @@ fn answer(asked: &Asked, elsewhere: &str) -> Answer {
         "/long" => Answer::text("m{a=\"1\",b=\"2\",c=\"3\",long_label_name=\"a long label value\"} 1\n"),
         "/conflict" => Answer::text("m{job=\"theirs\",instance=\"theirs\",x=\"y\"} 1\n"),
         "/timestamps" => Answer::text("m 1 1000\n"),
+        "/vanishing" => Answer::text(if asked.at > VANISHES_AT.get().copied().unwrap_or(f64::MAX) {
+            "other 1\n".to_owned()
+        } else {
+            format!("vanishing 1 {}\nplain 1\nother 1\n", (asked.at * 1000.0) as i64)
+        }),
         "/blank" => Answer::ok("", "m 1\n"),
         "/html" => Answer::ok("text/html", "<p>no metrics</p>"),
         "/utf8" => Answer::text(b"m{a=\"\xff\"} 1\n".to_vec()),
@@ -237,6 +245,89 @@ fn labels_timestamps_and_overrides_mean_what_upstream_means() {
     let path = format!("/api/v1/query_exemplars?query={}&start=0&end=4000000000", escaped("requests_total"));
     let (_, body) = get(scene.peer.web, &path);
     assert!(body.contains("\"trace_id\":\"abc\""), "{body}");
+}
+
+/// A certificate and its key, in PEM, signed by an issuer or by itself.
+fn certificate(name: &str, issuer: Option<&rcgen::CertifiedIssuer<'_, rcgen::KeyPair>>) -> (String, String) {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("a name");
+    let made = match issuer {
+        Some(issuer) => params.signed_by(&key, issuer).expect("signed"),
+        None => params.self_signed(&key).expect("signed"),
+    };
+    (made.pem(), key.serialize_pem())
+}
+
+#[test]
+fn targets_that_want_a_certificate_get_it_over_either_http() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).expect("no names");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let issuer = rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().expect("a key"));
+    let issuer = issuer.expect("signed");
+    let put = |name: &str, text: &str| std::fs::write(root.path().join(name), text).expect("written");
+    put("ca.crt", &issuer.pem());
+    for (name, host, by) in
+        [("server", "127.0.0.1", Some(&issuer)), ("ours", "us.example", Some(&issuer)), ("strange", "us.example", None)]
+    {
+        let (cert, key) = certificate(host, by);
+        put(&format!("{name}.crt"), &cert);
+        put(&format!("{name}.key"), &key);
+    }
+    put(
+        "web.yml",
+        "tls_server_config: {cert_file: server.crt, key_file: server.key, client_ca_file: ca.crt, client_auth_type: RequireAndVerifyClientCert}\n",
+    );
+    put("empty.yml", "scrape_configs: []\n");
+    let web = format!("--web.config.file={}", root.path().join("web.yml").display());
+    let mut target = Peer::new(root.path(), "target", &root.path().join("empty.yml"), &[]).with(web);
+    target.start();
+    let of = |name: &str| format!("cert_file: FOLDER/{name}.crt, key_file: FOLDER/{name}.key");
+    let job = |name: &str, tls: String, more: &str| {
+        let tls = tls.replace("FOLDER", &root.path().display().to_string());
+        format!(
+            "- {{job_name: {name}, scheme: https, tls_config: {{{tls}}}, static_configs: [{{targets: ['127.0.0.1:{}']}}]{more}}}\n",
+            target.web
+        )
+    };
+    let trusted = "ca_file: FOLDER/ca.crt";
+    let jobs = [
+        job("second", format!("{trusted}, {}", of("ours")), ""),
+        job("first", format!("{trusted}, {}", of("ours")), ", enable_http2: false"),
+        job("strange", format!("{trusted}, {}", of("strange")), ""),
+        job("without", trusted.to_owned(), ""),
+        job("untrusting", of("ours"), ""),
+        job("misnamed", format!("{trusted}, server_name: other.example, {}", of("ours")), ""),
+    ];
+    let scene = Scene::set(&jobs.concat());
+    scene.peer.wait("those with the right certificate are scraped", 30_000, || {
+        (scene.peer.query("up{job=~'first|second'} == 1").len() == 2).then_some(())
+    });
+    for (job, reason) in [
+        ("strange", "alert"),
+        ("without", "alert"),
+        ("untrusting", "UnknownIssuer"),
+        ("misnamed", "not valid for name"),
+    ] {
+        let error = scene.error(job);
+        assert!(error.contains(reason), "{job}: {error}");
+    }
+    assert!(!scene.peer.log().contains("PRIVATE KEY"));
+}
+
+#[test]
+fn series_with_timestamps_of_their_own_end_only_if_they_are_tracked() {
+    let jobs =
+        [job("untracked", "/vanishing", ""), job("tracked", "/vanishing", "  track_timestamps_staleness: true\n")];
+    let scene = Scene::set(&jobs.concat());
+    scene.peer.wait("all are there", 15_000, || (scene.peer.query("vanishing + plain").len() == 2).then_some(()));
+    VANISHES_AT.set(crate::support::wall()).expect("set once");
+    scene
+        .peer
+        .wait("what has no instants of its own ends", 15_000, || scene.peer.query("plain").is_empty().then_some(()));
+    assert!(scene.peer.query("vanishing{job='tracked'}").is_empty());
+    assert_eq!(scene.peer.query("vanishing{job='untracked'}").len(), 1);
+    assert_eq!(scene.peer.query("other").len(), 2);
 }
 
 #[test]

@@ -5,10 +5,12 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
+use promesh_model::Timestamp;
 use promesh_otlp::{Sample, Settings, Translated};
 use std::io::Read as _;
 
 use crate::backend::{BackendError, Push, PushedSeries};
+use crate::remote_write::AHEAD_MS_MAX;
 use crate::respond::text;
 use crate::router::Api;
 
@@ -55,8 +57,8 @@ pub(crate) async fn metrics(State(api): State<Api>, request: Request) -> Respons
         Ok(Err(why)) => return text(StatusCode::BAD_REQUEST, why),
         Err(_) => return text(StatusCode::INTERNAL_SERVER_ERROR, "translating OTLP panicked: this is a bug"),
     };
-    let problems = translated.problems.clone();
-    let push = push_of(translated);
+    let latest = Timestamp(api.backend.now().wall.ms().saturating_add(AHEAD_MS_MAX));
+    let (push, problems) = push_of(translated, latest);
     let outcome = if push.series.is_empty() { Ok(Default::default()) } else { api.backend.push(push).await };
     let refused = match outcome {
         Ok(outcome) => outcome.refused,
@@ -111,11 +113,16 @@ fn answer(format: Format) -> Response {
     }
 }
 
-fn push_of(translated: Translated) -> Push {
+/// What is to be stored, and what cannot be: samples after `latest` would make the present too old.
+fn push_of(translated: Translated, latest: Timestamp) -> (Push, Vec<String>) {
     let mut push = Push { metadata: translated.metadata, ..Push::default() };
+    let mut problems = translated.problems;
     for (labels, series) in translated.series {
         let begun = (push.samples.len(), push.histograms.len(), push.exemplars.len());
-        for (at, sample) in series.samples {
+        if series.samples.iter().any(|(at, _)| *at > latest) {
+            problems.push(format!("out of bounds: a sample is too far in the future for series {labels}"));
+        }
+        for (at, sample) in series.samples.into_iter().filter(|(at, _)| *at <= latest) {
             match sample {
                 Sample::Float(value) => push.samples.push((at, value)),
                 Sample::Histogram(value) => push.histograms.push((at, value)),
@@ -130,7 +137,7 @@ fn push_of(translated: Translated) -> Push {
             start: series.start,
         });
     }
-    push
+    (push, problems)
 }
 
 /// What the peer says of how OTLP is taken.

@@ -32,7 +32,7 @@ const PROTOBUF: &str = "application/x-protobuf";
 /// Upstream's bound on a decompressed body; a compressed one is not longer.
 const BODY_BYTES_MAX: usize = 32 << 20;
 /// Samples further ahead are refused.
-const AHEAD_MS_MAX: i64 = 10 * 60 * 1000;
+pub(crate) const AHEAD_MS_MAX: i64 = 10 * 60 * 1000;
 /// Refusals that are told one by one.
 const REFUSALS_TOLD_MAX: usize = 20;
 

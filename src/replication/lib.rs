@@ -6,5 +6,5 @@
 pub mod framing;
 pub mod ledger;
 
-pub use framing::{BatchHeader, Decoded, Framing, FramingError, Order, Origin, SourceId};
+pub use framing::{BatchHeader, Decoded, Framing, FramingError, Order, Origin, SourceId, Vanishing};
 pub use ledger::{Disposition, Ledger};

@@ -244,6 +244,10 @@ impl ScrapeLoop {
             let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
             let read = read_body(response.body, &response.headers, limit, body).await;
             let wire_bytes = read.map_err(|error| error.to_string())?;
+            if body.is_empty() {
+                // Nothing to say is no failure, in whatever format.
+                return Ok((Format::Text, wire_bytes));
+            }
             let fallback = self.target.job.fallback_scrape_protocol.as_ref();
             Ok((negotiate::format_of(&content_type, fallback)?, wire_bytes))
         };

@@ -434,6 +434,16 @@ mod hostile {
         assert_eq!((result.failed, result.samples_repeated), (None, 999));
         assert_eq!(result.batch.values[0].to_bits(), f64::NAN.to_bits());
     }
+
+    #[tokio::test]
+    async fn an_empty_answer_is_no_failure_in_any_format() {
+        let exporter = Exporter::start().await;
+        for kind in ["application/openmetrics-text", "text/html", ""] {
+            exporter.answers(&format!("200 OK\r\nContent-Type: {kind}\r\n"), b"");
+            let result = exporter.scrape_loop("").scrape(Timestamp(0), &Index::default(), &Ticks::default()).await;
+            assert_eq!((result.failed, result.samples_scraped), (None, 0), "{kind}");
+        }
+    }
 }
 
 mod conformance {

@@ -155,6 +155,8 @@ fn scraping(page: &mut Page, peer: &Peer) {
     );
     let name = "prometheus_target_scrapes_sample_duplicate_timestamp_total";
     page.value(name, "counter", "Samples repeated within a scrape.", load(&telemetry.samples_repeated));
+    let name = "prometheus_target_scrapes_sample_out_of_bounds_total";
+    page.value(name, "counter", "Samples too far in the future to be taken.", load(&telemetry.samples_ahead));
 }
 
 fn discovery(page: &mut Page, peer: &Peer) {

@@ -14,7 +14,7 @@ use promesh_model::ingest::{Batch, IngestError, SeriesIndex, SeriesRef};
 use promesh_model::shard::{ShardSet, shard_of};
 use promesh_model::{PeerId, ShardId, Timestamp};
 use promesh_replication::framing::{self, KIND_BATCH, KIND_COPY, KIND_PUSH};
-use promesh_replication::{BatchHeader, Decoded, Disposition, Framing, Ledger, Order, Origin, SourceId};
+use promesh_replication::{BatchHeader, Decoded, Disposition, Framing, Ledger, Order, Origin, SourceId, Vanishing};
 use promesh_transport::FrameSender;
 use promesh_tsdb::{
     AppendOutcome, Db, Intake, LogError, Rejected, ReplayDecoder, Replayed, SampleIndex, WriteError, Written,
@@ -178,13 +178,13 @@ struct Framed {
     book: Book,
     /// What the batch before had, if another origin wrote it.
     before: Option<Vec<SeriesRef>>,
-    /// Whether series that the batch before had and this one has not get staleness markers.
-    marks_vanished: bool,
+    /// What becomes of series that the batch before had and this one has not.
+    vanishing: Vanishing,
 }
 
 impl Framed {
     fn plain(kind: u8, book: Book) -> Framed {
-        Framed { kind, book, before: None, marks_vanished: false }
+        Framed { kind, book, before: None, vanishing: Vanishing::Unmarked }
     }
 }
 
@@ -199,8 +199,8 @@ pub struct OwnBatch {
     pub rank: u8,
     /// Whether the scrape failed.
     pub failed: bool,
-    /// Whether series that the batch before had and this one has not get staleness markers.
-    pub track_vanished: bool,
+    /// What becomes of series that the batch before had and this one has not.
+    pub vanishing: Vanishing,
 }
 
 impl Ingest {
@@ -324,7 +324,7 @@ impl Ingest {
         if disposition == Disposition::Ignore {
             return Ok(AppendOutcome::default());
         }
-        let how = Framed { kind: KIND_BATCH, book: Book::Own, before, marks_vanished: own.track_vanished };
+        let how = Framed { kind: KIND_BATCH, book: Book::Own, before, vanishing: own.vanishing };
         let (written, payload) =
             self.record(&mut lane, how, &header, &mut batch, |lane, batch| intake(disposition, lane, &header, batch))?;
         if let Some((_, order)) = newest
@@ -362,7 +362,7 @@ impl Ingest {
                 Book::Relay => &mut lane.relay,
                 Book::None => &mut alone,
             };
-            framing.encode(header, batch, how.before.as_deref(), how.marks_vanished, &*self.db, &mut payload)?;
+            framing.encode(header, batch, how.before.as_deref(), how.vanishing, &*self.db, &mut payload)?;
             let mut bytes = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
             frame::write(&mut bytes, how.kind, &payload);
             match self.db.write_as(&bytes, intake(lane, batch).borrow(), Some(segment)) {

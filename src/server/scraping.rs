@@ -15,7 +15,7 @@ use promesh_model::ingest::{Batch, IngestError, Metadata, SeriesRef};
 use promesh_model::time::Clock;
 use promesh_model::{Labels, Now, Timestamp};
 use promesh_node::{MeshView, PieceId, SourceSpec};
-use promesh_replication::SourceId;
+use promesh_replication::{SourceId, Vanishing};
 use promesh_scrape::{ScrapeLoop, ScrapeOptions, ScrapeResult, Target, targets};
 use promesh_tsdb::SampleIndex;
 
@@ -211,7 +211,8 @@ impl Scraping {
 
     /// A target is gone from the configuration: its series end now.
     fn end_series(&self, source: SourceId, entry: &Entry) {
-        let own = OwnBatch { source, shard: entry.target.shard, rank: 0, failed: false, track_vanished: true };
+        let vanishing = vanishing(entry.target.job.track_timestamps_staleness);
+        let own = OwnBatch { source, shard: entry.target.shard, rank: 0, failed: false, vanishing };
         let batch = Batch { slot: clock::wall(), ..Batch::default() };
         if let Err(error) = self.ingest.write_own(own, batch) {
             tracing::error!(%error, "staleness markers of a removed target could not be stored");
@@ -251,6 +252,7 @@ impl Scraping {
         }
         self.telemetry.slot_delay.observe(delay_ms as u64);
         self.telemetry.samples_repeated.fetch_add(result.samples_repeated as u64, Ordering::Relaxed);
+        self.telemetry.samples_ahead.fetch_add(result.samples_ahead as u64, Ordering::Relaxed);
         if let Some(why) = &result.failed {
             Telemetry::count(&self.telemetry.scrapes_failed);
             self.telemetry.limit_exceeded(why);
@@ -266,7 +268,7 @@ impl Scraping {
             shard: spec.shard,
             rank,
             failed: result.failed.is_some(),
-            track_vanished: true,
+            vanishing: vanishing(result.track_timestamps_staleness),
         };
         let series: Vec<SeriesRef> = result.batch.series.clone();
         let samples = series.len() as u64;
@@ -348,4 +350,8 @@ impl Scraping {
     pub fn pools(&self) -> Vec<String> {
         self.table.load().pools.clone()
     }
+}
+
+fn vanishing(with_stamped: bool) -> Vanishing {
+    if with_stamped { Vanishing::Marked } else { Vanishing::MarkedUnlessStamped }
 }

@@ -36,6 +36,8 @@ pub struct Telemetry {
     pub exceeded_limits: [AtomicU64; 4],
     /// Samples left out because another of the same scrape had the same series and instant.
     pub samples_repeated: AtomicU64,
+    /// Samples too far in the future.
+    pub samples_ahead: AtomicU64,
     /// Slots that this peer began too late to stamp: they were not scraped.
     pub slots_missed: AtomicU64,
     /// How often the wall clock was set by more than a second.

@@ -11,6 +11,18 @@ use super::sections::{self, Section};
 use super::wire::{Head, push_head, push_signed, push_varint};
 use super::{BatchHeader, Framing, Stream};
 
+/// What becomes of series that a writer's batch before had and this one has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vanishing {
+    /// Nothing: pushed samples come when they come.
+    Unmarked,
+    /// Each gets a marker, but those whose sample had an instant of its own: whoever says when it measured may say
+    /// nothing for a while. As Prometheus does by default.
+    MarkedUnlessStamped,
+    /// Each gets a marker (`track_timestamps_staleness`).
+    Marked,
+}
+
 /// What encoding gave besides the bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoded {
@@ -25,8 +37,7 @@ impl Framing {
     /// Appends the payload of a batch to `out`, and to `batch` the markers of series that vanished.
     ///
     /// `before` is what the newest batch of the same (source, shard) contained, when another origin wrote it: series that
-    /// vanished while the target moved get their marker from the new writer. With `track_vanished` unset (pushed
-    /// samples) nothing ever vanishes.
+    /// vanished while the target moved get their marker from the new writer.
     ///
     /// # Errors
     /// `UnknownSeries` when a reference died between the scrape and now; nothing was encoded.
@@ -35,14 +46,22 @@ impl Framing {
         header: &BatchHeader,
         batch: &mut Batch,
         before: Option<&[SeriesRef]>,
-        track_vanished: bool,
+        vanishing: Vanishing,
         index: &dyn SeriesIndex,
         out: &mut Vec<u8>,
     ) -> Result<Encoded, IngestError> {
         let key = (header.order.origin, header.source, header.shard);
         let stream = self.streams.entry(key).or_default();
-        let vanished =
-            if track_vanished { vanished_series(stream, before, batch, header.shard, index) } else { Vec::new() };
+        let mut vanished = match vanishing {
+            Vanishing::Unmarked => Vec::new(),
+            _ => vanished_series(stream, before, batch, header.shard, index),
+        };
+        if vanishing == Vanishing::MarkedUnlessStamped {
+            vanished.retain(|series| stream.stamped.binary_search(series).is_err());
+            stream.stamped.clear();
+            stream.stamped.extend(batch.timestamps.iter().map(|(position, _)| batch.series[*position as usize]));
+            stream.stamped.sort_unstable();
+        }
         let is_key = stream.wants_key(header, batch.series.len());
         let dictionary = if is_key { None } else { Some(&*stream) };
         let list = SeriesList::of(&batch.series, &vanished, dictionary);

@@ -27,7 +27,7 @@ use promesh_model::{Generation, PeerId, ShardId, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use encode::Encoded;
+pub use encode::{Encoded, Vanishing};
 pub use wire::peek;
 
 /// The frame kind of a batch of this form.
@@ -145,6 +145,8 @@ pub(crate) struct Stream {
     values: Vec<f64>,
     /// Dictionary positions of the newest batch's float samples; `None` while that is the whole dictionary in order.
     current: Option<Vec<u32>>,
+    /// Series of the newest batch that had instants of their own, where that matters to its writer; in order.
+    stamped: Vec<SeriesRef>,
 }
 
 impl Stream {

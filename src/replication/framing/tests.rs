@@ -70,7 +70,7 @@ impl Pair {
         self.sequence += 1;
         let header = header(self.sequence, slot);
         let mut payload = Vec::new();
-        self.writer.encode(&header, &mut batch, None, true, &self.there, &mut payload).unwrap();
+        self.writer.encode(&header, &mut batch, None, Vanishing::Marked, &self.there, &mut payload).unwrap();
         self.bytes = payload.len();
         let decoded = self.reader.decode(&payload, &self.here).unwrap();
         assert_eq!(decoded.header, header);
@@ -111,13 +111,38 @@ fn vanished_series_get_one_marker() {
 }
 
 #[test]
+fn series_with_instants_of_their_own_vanish_unmarked_unless_asked_for() {
+    for (vanishing, marked) in [(Vanishing::Unmarked, 0), (Vanishing::MarkedUnlessStamped, 1), (Vanishing::Marked, 2)] {
+        let index = Index::default();
+        let mut writer = Framing::new();
+        let mut first = batch_of(&index, 0, &[(1, 1.0), (2, 2.0), (3, 3.0)]);
+        first.timestamps = vec![(1, Timestamp(-500))];
+        let mut second = batch_of(&index, 1000, &[(1, 1.0)]);
+        for (sequence, batch) in [(1, &mut first), (2, &mut second)] {
+            let header = header(sequence, batch.slot.ms());
+            writer.encode(&header, batch, None, vanishing, &index, &mut Vec::new()).unwrap();
+        }
+        assert_eq!(second.series.len(), 1 + marked, "{vanishing:?}");
+        // Once it is without an instant it is a series as others.
+        let mut third = batch_of(&index, 2000, &[(2, 2.0)]);
+        let mut fourth = batch_of(&index, 3000, &[]);
+        for (sequence, batch) in [(3, &mut third), (4, &mut fourth)] {
+            let header = header(sequence, batch.slot.ms());
+            writer.encode(&header, batch, None, vanishing, &index, &mut Vec::new()).unwrap();
+        }
+        assert_eq!(fourth.series.len(), usize::from(vanishing != Vanishing::Unmarked), "{vanishing:?}");
+    }
+}
+
+#[test]
 fn a_series_that_vanishes_while_its_target_moves_gets_its_marker_from_the_new_writer() {
     let index = Index::default();
     let mut successor = Framing::new();
     let before = batch_of(&index, 0, &[(1, 1.0), (2, 2.0)]).series;
     let mut batch = batch_of(&index, 1000, &[(1, 1.0)]);
     let mut payload = Vec::new();
-    let encoded = successor.encode(&header(1, 1000), &mut batch, Some(&before), true, &index, &mut payload).unwrap();
+    let encoded =
+        successor.encode(&header(1, 1000), &mut batch, Some(&before), Vanishing::Marked, &index, &mut payload).unwrap();
     assert_eq!(encoded.vanished, [before[1]]);
     assert!(is_stale(batch.values[1]));
 }
@@ -133,7 +158,9 @@ fn a_reader_without_the_base_asks_and_a_key_frame_helps() {
         }
         let mut payload = Vec::new();
         let mut batch = batch_of(&index, sequence as i64, &[(1, sequence as f64)]);
-        writer.encode(&header(sequence, sequence as i64), &mut batch, None, true, &index, &mut payload).unwrap();
+        writer
+            .encode(&header(sequence, sequence as i64), &mut batch, None, Vanishing::Marked, &index, &mut payload)
+            .unwrap();
         payloads.push(payload);
     }
     assert_eq!(reader.decode(&payloads[1], &index), Err(FramingError::NoBase { sequence: 2, base: 1 }));
@@ -163,7 +190,7 @@ fn the_rarer_sections_come_back() {
     batch.exemplars = vec![(batch.series[0], exemplar)];
     batch.metadata = vec![("m1".into(), Metadata { kind: "counter".into(), ..Metadata::default() })];
     let mut payload = Vec::new();
-    Framing::new().encode(&header(1, 60_000), &mut batch, None, true, &index, &mut payload).unwrap();
+    Framing::new().encode(&header(1, 60_000), &mut batch, None, Vanishing::Marked, &index, &mut payload).unwrap();
     assert_eq!(Framing::new().decode(&payload, &index).unwrap().batch, batch);
 }
 
@@ -176,7 +203,16 @@ fn golden_bytes() {
     for (sequence, value) in [(1, 10.0), (2, 12.0), (3, 0.1)] {
         let mut payload = Vec::new();
         let mut batch = batch_of(&index, 1000 * sequence as i64, &[(1, value), (2, 7.0)]);
-        writer.encode(&header(sequence, 1000 * sequence as i64), &mut batch, None, true, &index, &mut payload).unwrap();
+        writer
+            .encode(
+                &header(sequence, 1000 * sequence as i64),
+                &mut batch,
+                None,
+                Vanishing::Marked,
+                &index,
+                &mut payload,
+            )
+            .unwrap();
         // The compressed definitions may change with the compressor: they are cut out.
         let shown = if sequence == 1 { &payload[..40] } else { &payload[..] };
         hex.push_str(&shown.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
@@ -197,7 +233,7 @@ fn batches_of_the_earlier_form_read_back() {
     let (mut writer, mut reader) = (Framing::new(), Framing::new());
     let mut key = Vec::new();
     let mut batch = batch_of(&index, 1000, &[(1, 10.0), (2, 7.0)]);
-    writer.encode(&header(1, 1000), &mut batch, None, true, &index, &mut key).unwrap();
+    writer.encode(&header(1, 1000), &mut batch, None, Vanishing::Marked, &index, &mut key).unwrap();
     reader.decode(&key, &index).unwrap();
     for (hex, values) in [
         (
@@ -237,7 +273,7 @@ proptest! {
         let samples: Vec<_> = scrape.into_iter().collect();
         let mut payload = Vec::new();
         let mut batch = batch_of(&index, 0, &samples);
-        Framing::new().encode(&header(1, 0), &mut batch, None, true, &index, &mut payload).unwrap();
+        Framing::new().encode(&header(1, 0), &mut batch, None, Vanishing::Marked, &index, &mut payload).unwrap();
         for (place, byte) in flips {
             let place = place.index(payload.len());
             payload[place] = byte;

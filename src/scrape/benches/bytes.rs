@@ -19,7 +19,7 @@ use promesh_model::shard::shard_of;
 use promesh_model::time::Clock;
 use promesh_model::{Generation, Labels, Monotonic, Now, PeerId, Timestamp};
 use promesh_replication::framing::KIND_BATCH;
-use promesh_replication::{BatchHeader, Framing, Order, Origin, SourceId};
+use promesh_replication::{BatchHeader, Framing, Order, Origin, SourceId, Vanishing};
 use promesh_scrape::{ScrapeLoop, ScrapeOptions, targets};
 use promesh_tsdb::HeadOptions;
 use promesh_tsdb::fs::FaultyFs;
@@ -106,7 +106,9 @@ async fn measure(scrape_loop: &mut ScrapeLoop, head: &Head, slots: u64) {
         let shard = shard_of(&scrape_loop.target().labels);
         let header = BatchHeader { source: SourceId(u128::MAX / 3), shard, slot, order, sequence };
         let mut payload = Vec::new();
-        framing.encode(&header, &mut result.batch, None, true, head, &mut payload).expect("frames");
+        framing
+            .encode(&header, &mut result.batch, None, Vanishing::MarkedUnlessStamped, head, &mut payload)
+            .expect("frames");
         let mut framed = Vec::new();
         frame::write(&mut framed, KIND_BATCH, &payload);
         samples += result.batch.series.len();

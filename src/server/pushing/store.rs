@@ -9,7 +9,7 @@ use promesh_model::codec::{self, BULK_BYTES_MAX};
 use promesh_model::ingest::{Batch, HistogramSample, IngestError, SeriesIndex};
 use promesh_model::shard::shard_of;
 use promesh_model::{PeerId, ShardId};
-use promesh_replication::{BatchHeader, Framing, SourceId};
+use promesh_replication::{BatchHeader, Framing, SourceId, Vanishing};
 use promesh_tsdb::{Db, SampleIndex};
 use tokio::sync::oneshot;
 
@@ -59,7 +59,7 @@ impl Unconfirmed {
     pub fn payload(&self, db: &Db) -> Option<Vec<u8>> {
         let mut payload = Vec::new();
         let mut batch = self.batch.clone();
-        Framing::new().encode(&self.header, &mut batch, None, false, db, &mut payload).ok()?;
+        Framing::new().encode(&self.header, &mut batch, None, Vanishing::Unmarked, db, &mut payload).ok()?;
         Some(payload)
     }
 }

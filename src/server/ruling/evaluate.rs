@@ -12,7 +12,7 @@ use promesh_model::storage::{Budget, SelectHints, SelectRequest};
 use promesh_model::value::{is_stale, stale_nan};
 use promesh_model::{Labels, Monotonic, ShardId, Timestamp};
 use promesh_promql::{QueryOptions, Value, VectorSample};
-use promesh_replication::SourceId;
+use promesh_replication::{SourceId, Vanishing};
 use promesh_rules::{
     Appended, Coverage, Evaluation, Output, RestoreRequest, RestoredSeries, ResultSample, Sample, SampleValue,
 };
@@ -237,8 +237,13 @@ impl Ruling {
                 }),
             }
         }
-        let own =
-            OwnBatch { source, shard: entry.planned.shard, rank: slot.rank, failed: false, track_vanished: is_whole };
+        let own = OwnBatch {
+            source,
+            shard: entry.planned.shard,
+            rank: slot.rank,
+            failed: false,
+            vanishing: if is_whole { Vanishing::Marked } else { Vanishing::Unmarked },
+        };
         let outcome = self.means.ingest.write_own(own, batch).map_err(|error| error.to_string())?;
         match outcome.rejected.first() {
             None => Ok(()),
