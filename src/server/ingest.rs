@@ -273,7 +273,7 @@ impl Ingest {
         let mut outcome = AppendOutcome::default();
         let slot = batch.slot;
         let mut parts = self.parts(own.source, own.shard, batch);
-        if own.track_vanished {
+        if own.vanishing != Vanishing::Unmarked {
             parts.extend(self.vanished_parts(own.source, slot, &parts));
         }
         for (shard, part) in parts {
