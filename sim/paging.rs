@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use promesh_alerting::message::{Part, decode_records};
 use promesh_alerting::nflog::KeyId;
-use promesh_alerting::{Alerting, ClaimId, Input, Notification, Output, Setup, Timing};
+use promesh_alerting::{AlertKey, Alerting, ClaimId, Input, Notification, Output, Setup, Timing};
 use promesh_config::alertmanager::AlertmanagerConfig;
 use promesh_model::{Monotonic, PeerId, Timestamp};
 use promesh_node::{Peer, PeerInput};
@@ -140,7 +140,8 @@ impl World {
         let synced = &paging.records[peer].synced;
         let records = synced.iter().flat_map(|frame| decode_records(frame).expect("own bytes")).collect();
         let config = Arc::clone(&paging.config);
-        let setup = Setup { me, boot, seed, config, digest: DIGEST, timing: paging.timing, records };
+        let timing = paging.timing;
+        let setup = Setup { me, boot, seed, config, digest: DIGEST, timing, has_seeds: peer != 0, records };
         mind.with_alerting(Alerting::new(setup, now), DIGEST, &zone, now)
     }
 
@@ -165,6 +166,9 @@ impl World {
                     return;
                 }
                 if let Some(to) = self.find(to) {
+                    if self.verbose {
+                        self.print_said(peer, to, &message.parts);
+                    }
                     self.send(peer, to, Wire::Alerting(message));
                 }
                 if is_intent {
@@ -201,6 +205,20 @@ impl World {
         }
     }
 
+    /// What is said about claims and the electorate, as it happens.
+    fn print_said(&self, peer: usize, to: usize, parts: &[Part]) {
+        let at = self.now as f64 / 1e9;
+        let dull = |part: &&Part| {
+            !matches!(
+                part,
+                Part::Beat { .. } | Part::BeatHeard { .. } | Part::Sums { .. } | Part::AckWanted(_) | Part::Acked(_)
+            )
+        };
+        for part in parts.iter().filter(dull) {
+            println!("{at:9.3} s {peer} says to {to}: {part:?}");
+        }
+    }
+
     pub(crate) fn paging_event(&mut self, event: PagingEvent) {
         match event {
             PagingEvent::Persisted { peer, boot, token } if self.is_up(peer, boot) => self.synced(peer, token),
@@ -233,6 +251,16 @@ impl World {
         let knows = self.alerting(peer).and_then(|alerting| alerting.done(key)).is_some_and(|done| done.flush >= flush);
         let paging = self.paging.as_ref().expect("only worlds with alerting get here");
         knows && paging.records[peer].written.is_empty()
+    }
+
+    /// Whether some peer that runs knows that an alert was told as firing.
+    pub(crate) fn knows_as_told(&self, key: KeyId, alert: &PlannedAlert) -> bool {
+        let short = AlertKey::of(&alert.labels()).short();
+        let knows = |peer: usize| {
+            let done = self.alerting(peer).and_then(|alerting| alerting.done(key));
+            done.is_some_and(|done| done.firing.contains(&short))
+        };
+        (0..self.peers.len()).any(knows)
     }
 
     fn electors_of(&self, peer: usize) -> Vec<usize> {

@@ -78,9 +78,11 @@ fn never(world: &World, by_key: &BTreeMap<KeyId, Vec<&Delivery>>, told: &mut Tol
         for key in keys {
             let last = by_key[&key].iter().rev().find(|d| d.firing.contains(&index) || d.resolved.contains(&index));
             let told_firing = last.is_some_and(|last| last.firing.contains(&index));
-            // Who died right after telling, or told alone, may have been the only one to know.
-            if told_firing != alert.episode_at(end).is_some() && last.is_some_and(|last| last.in_doubt || last.degraded)
-            {
+            // Who died right after telling, or told alone, may have been the only one to know; who knows that it was told
+            // as firing owes the end.
+            let owed = told_firing && world.knows_as_told(key, alert);
+            let alone = last.is_some_and(|last| last.in_doubt || last.degraded) && !owed;
+            if told_firing != alert.episode_at(end).is_some() && alone {
                 told.excused += 1;
             } else if told_firing != alert.episode_at(end).is_some() {
                 told.violations.push(format!(

@@ -2,7 +2,9 @@
 //!
 //! Nobody is told that an alert ended which fires all the time, nor that one fires which is over: the time for its end to
 //! be posted, or where a client just falls silent, for its validity and the grace after a start, is left. And what was
-//! told as ended is not told as firing again before it has begun again.
+//! told as ended is not told as firing again before it has begun again. A mesh that was down when an alert began anew still
+//! owes the end of the time before: that it tells this end before it has heard of the new beginning is no false resolve,
+//! since the end is true, and the new firing follows.
 //!
 //! Source: design of the mesh, sections 10, 11 and 16, invariant 8.
 
@@ -24,7 +26,9 @@ pub(crate) fn violations(world: &World) -> Vec<String> {
         let now = (delivery.at / MS) as i64;
         for alert in &delivery.resolved {
             let planned = &paging.alerts[*alert];
-            if planned.fires_throughout(now - POSTED_MS, now) && !delivery.degraded {
+            let known =
+                planned.episode_at(now).is_some_and(|episode| episode == 0 || planned.is_known(episode, delivery.at));
+            if planned.fires_throughout(now - POSTED_MS, now) && known && !delivery.degraded {
                 found.push(format!("false resolve of {}, {:?}: {delivery:?}", planned.labels(), planned.episodes));
             }
         }
@@ -38,7 +42,10 @@ pub(crate) fn violations(world: &World) -> Vec<String> {
             let before = paging.deliveries[..at].iter().rev().find(|d| d.key == delivery.key && mentions(d, *alert));
             if let Some(ended) = before.filter(|before| before.resolved.contains(alert)) {
                 let told = (ended.at / MS) as i64;
-                let begun_again = planned.episodes.iter().any(|(begin, _)| *begin > told - POSTED_MS && *begin <= now);
+                let begun = planned.episodes.iter().enumerate().filter(|(_, (begin, _))| *begin <= now);
+                let begun_again = begun.map(|(episode, (begin, _))| (episode, *begin)).any(|(episode, begin)| {
+                    begin > told - POSTED_MS || episode > 0 && !planned.is_known(episode, ended.at)
+                });
                 if !begun_again && !delivery.degraded && !ended.degraded {
                     found.push(format!(
                         "{} was told as ended and fires again, {:?} after {:?}: {delivery:?} after {ended:?}",

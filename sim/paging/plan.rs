@@ -43,6 +43,11 @@ impl PlannedAlert {
         self.episodes.iter().rposition(|(_, end)| *end <= at)
     }
 
+    /// Whether the mesh had acknowledged by an instant of the world, in ns, that an episode began.
+    pub(crate) fn is_known(&self, episode: usize, at: u64) -> bool {
+        self.acknowledged.get(&(episode, true)).is_some_and(|known| *known <= at)
+    }
+
     /// Whether it fires at any instant of a span.
     pub(crate) fn fires_within(&self, from: i64, to: i64) -> bool {
         self.episodes.iter().any(|(begin, end)| *begin <= to && from < *end)

@@ -53,9 +53,11 @@ pub struct Vote {
 }
 
 impl Vote {
-    /// Whether the notification may be on its way: it was not given back, and nothing as new is known to be sent.
+    /// Whether the notification may be on its way: it was not given back, and nothing as new is known to be sent. What
+    /// was sent by a lesser ballot says nothing about it: its sender may have lost its lease while it waited for the
+    /// receiver's answer, and this one have begun since.
     pub fn is_open(&self, done: Option<&Done>) -> bool {
-        !self.released && done.is_none_or(|done| done.flush < self.flush)
+        !self.released && done.is_none_or(|done| done.flush < self.flush || done.ballot < self.ballot)
     }
 }
 
@@ -66,7 +68,7 @@ pub struct Voter {
     heard: BTreeMap<Session, Monotonic>,
     /// The voter's own session, which lives as long as it does.
     own: Option<Session>,
-    /// When this voter started: until [`SESSION_LAPSE`] later every session counts as live.
+    /// When this voter started or last stood still: until [`SESSION_LAPSE`] later every session counts as live.
     started: Monotonic,
 }
 
@@ -74,6 +76,17 @@ impl Voter {
     /// A voter that starts now with what it accepted in earlier lives.
     pub fn new(own: Session, votes: BTreeMap<KeyId, Vote>, now: Monotonic) -> Voter {
         Voter { votes, heard: BTreeMap::new(), own: Some(own), started: now }
+    }
+
+    /// This voter stood still: the beats that came meanwhile are heard only now, so that for [`SESSION_LAPSE`] every
+    /// session counts as live, as after a start.
+    pub fn woke(&mut self, now: Monotonic) {
+        self.started = now;
+    }
+
+    /// Whether every session counts as live.
+    pub fn trusts_all(&self, now: Monotonic) -> bool {
+        now.since(self.started) < SESSION_LAPSE
     }
 
     /// A session lives.
@@ -86,7 +99,7 @@ impl Voter {
     /// Whether a session may still send.
     pub fn is_live(&self, session: Session, now: Monotonic) -> bool {
         self.own == Some(session)
-            || now.since(self.started) < SESSION_LAPSE
+            || self.trusts_all(now)
             || self.heard.get(&session).is_some_and(|heard| now.since(*heard) < SESSION_LAPSE)
     }
 
@@ -106,15 +119,17 @@ impl Voter {
         Verdict::Accepted
     }
 
-    /// A claimant gives its intent back unsent; says whether that changed anything.
+    /// A claimant gives its intent back unsent, and with it all earlier ones of its life, of which this voter may have
+    /// missed the end; says whether that changed anything, which must then be made durable.
     pub fn release(&mut self, key: KeyId, ballot: Ballot) -> bool {
-        match self.votes.get_mut(&key) {
-            Some(vote) if vote.ballot == ballot && !vote.released => {
-                vote.released = true;
-                true
-            }
-            _ => false,
+        let Some(vote) = self.votes.get_mut(&key) else { return false };
+        let known = self.own == Some(vote.session) || self.heard.contains_key(&vote.session);
+        let earlier = vote.ballot.peer == ballot.peer && vote.ballot.number < ballot.number && known;
+        if vote.released || !(vote.ballot == ballot || earlier) {
+            return false;
         }
+        vote.released = true;
+        true
     }
 
     /// What was accepted for a key.
@@ -196,3 +211,5 @@ impl Beats {
 
 #[cfg(test)]
 mod exhaustive;
+#[cfg(test)]
+mod tests;

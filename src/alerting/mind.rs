@@ -25,6 +25,9 @@ use crate::route::RouteTree;
 use crate::silence::{SilenceBody, SilenceError, SilenceId, SilenceValue};
 pub(crate) use send::Claim;
 
+/// A longer gap between two steps is a pause: timers are never further ahead than a beat.
+const STOOD_STILL: Duration = Duration::from_millis(1500);
+
 /// Names one attempt to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClaimId(pub u64);
@@ -287,6 +290,7 @@ pub struct Alerting {
     me: PeerId,
     session: Session,
     timing: Timing,
+    has_seeds: bool,
     rng: StdRng,
     config: Arc<AlertmanagerConfig>,
     digest: u128,
@@ -336,6 +340,12 @@ pub struct Alerting {
     next_far_beat: Monotonic,
     next_sweep: Monotonic,
     wake: Option<Monotonic>,
+    /// When it last did something: a longer gap than any timer's is a pause.
+    last_step: Monotonic,
+    /// When it last found that it had stood still.
+    woke_at: Option<Monotonic>,
+    /// Claims given back while an elector was not heard: how often it is still to be told so once it is.
+    owed_releases: BTreeMap<(PeerId, KeyId), (Ballot, u8)>,
     counters: Counters,
 }
 
@@ -353,6 +363,9 @@ pub struct Setup {
     pub digest: u128,
     /// How long things take.
     pub timing: Timing,
+    /// Whether others are to be expected: seeds are configured that are not this peer itself. What such a peer tells
+    /// before it has met anybody is marked as degraded, since others may have begun alone beside it.
+    pub has_seeds: bool,
     /// What lies on disk, in the order in which it was persisted.
     pub records: Vec<DiskRecord>,
 }
@@ -364,6 +377,7 @@ impl Alerting {
             me: setup.me,
             session: Session { peer: setup.me, boot: setup.boot },
             timing: setup.timing,
+            has_seeds: setup.has_seeds,
             rng: StdRng::seed_from_u64(setup.seed),
             tree: RouteTree::new(&setup.config),
             inhibitor: Inhibitor::new(&setup.config),
@@ -409,6 +423,9 @@ impl Alerting {
             next_far_beat: now.monotonic,
             next_sweep: now.monotonic + Duration::from_secs(30),
             wake: Some(now.monotonic),
+            last_step: now.monotonic,
+            woke_at: None,
+            owed_releases: BTreeMap::new(),
             counters: Counters::default(),
         };
         alerting.recover(setup.records, now);
@@ -449,6 +466,11 @@ impl Alerting {
 
     /// Something happened. Outputs are drained after every call.
     pub fn handle(&mut self, input: Input, now: Now) {
+        if now.monotonic.since(self.last_step) >= STOOD_STILL {
+            self.voter.woke(now.monotonic);
+            self.woke_at = Some(now.monotonic);
+        }
+        self.last_step = now.monotonic;
         match input {
             Input::View { members, view } => self.viewed(members, view, now),
             Input::Message { from, message } => self.received(from, message, now),

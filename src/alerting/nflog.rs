@@ -61,7 +61,8 @@ pub struct Done {
     pub flush: Timestamp,
     /// By which ballot.
     pub ballot: Ballot,
-    /// When it was sent.
+    /// When it was sent: the instant at which the attempt began, not that of the answer, which a sender that stands
+    /// still may read long after others have told newer things. Later than every telling that its sender knew of.
     pub at: Timestamp,
     /// Alerts told as firing.
     pub firing: BTreeSet<u64>,
@@ -73,9 +74,10 @@ pub struct Done {
 
 impl Lattice for Done {
     fn join(&mut self, other: &Done) -> bool {
-        // Of two that told of one instant without knowing of each other, what was told last is what the receiver knows:
-        // an end that the other told before is owed again, one that it told after is not.
-        let newer = (other.flush, other.at, other.ballot) > (self.flush, self.at, self.ballot);
+        // What was told last is what the receiver knows, whatever instant it was about: of two that told without knowing
+        // of each other, an end that the other told before is owed again, one that it told after is not. A sender dates
+        // its telling after every one that it knows of, so wall clocks decide between strangers only.
+        let newer = (other.at, other.flush, other.ballot) > (self.at, self.flush, self.ballot);
         if newer {
             *self = other.clone();
         }
@@ -221,7 +223,10 @@ mod tests {
         };
         assert_eq!(joined(&ended, &stale), stale);
         assert_eq!(joined(&stale, &ended), stale);
+        // A provisional sender was a flush ahead; the receiver saw the other's telling last.
         ended.flush = Timestamp(1);
+        assert_eq!(joined(&stale, &ended), stale);
+        ended.at = Timestamp(6);
         assert_eq!(joined(&stale, &ended), ended);
     }
 

@@ -60,6 +60,8 @@ pub struct Means<'a> {
     pub external_url: &'a str,
     /// To other peers; `None` while the cluster is off.
     pub transport: Option<Transport>,
+    /// Whether seeds are configured that are not this peer itself.
+    pub has_seeds: bool,
     /// Where they are.
     pub addresses: Addresses,
     /// Where others reach this peer's QUIC endpoint.
@@ -175,6 +177,7 @@ impl Paging {
             config: Arc::clone(&configuration.config),
             digest: configuration.digest,
             timing,
+            has_seeds: means.has_seeds,
             records,
         };
         let external_url = means.external_url.trim_end_matches('/').to_owned();

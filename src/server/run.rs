@@ -454,6 +454,7 @@ impl Peer {
             who: (id, generation),
             external_url: &external_url,
             transport: transport.clone(),
+            has_seeds: !seeds.is_empty(),
             addresses: Arc::clone(&addresses),
             own_address,
             view: view.clone(),

@@ -138,6 +138,7 @@ impl World {
             config: Arc::clone(&self.config),
             digest: 1,
             timing: Timing::default(),
+            has_seeds: false,
             records,
         };
         self.peers[peer] = Some(Alerting::new(setup, self.now()));

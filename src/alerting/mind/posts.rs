@@ -351,12 +351,24 @@ impl Alerting {
     /// Joins a record that another peer sent.
     pub(super) fn keep_done(&mut self, key: KeyId, done: &Done, now: Now) {
         let stale = done.at.after(LOG_RETENTION[usize::from(!done.firing.is_empty())]) < now.wall;
+        let ended = self.voter.vote(key).filter(|vote| !vote.is_open(self.log.get(&key))).map(|vote| vote.ballot);
+        if !stale {
+            self.dispatcher.looked_at(key, done.flush);
+        }
         if stale || !self.log.join(&key, done) {
+            // Others have told newer things since: the intent behind it has come to its end all the same.
+            if self.log.get(&key).is_some_and(|known| known.ballot != done.ballot) {
+                self.released(key, done.ballot);
+            }
             return;
         }
         self.write(DiskRecord::Done(key, done.clone()));
-        self.dispatcher.looked_at(key, done.flush);
+        if let Some(ballot) = ended {
+            // What was told later may have been about an earlier instant; an intent that came to its end stays there.
+            self.released(key, ballot);
+        }
         self.end_what_was_told(key, now);
+        self.abandon_if_moot(key, now);
         self.schedule(key, now);
     }
 
@@ -388,7 +400,9 @@ impl Alerting {
     }
 
     pub(super) fn wait_for_done(&mut self, parts: Vec<Part>, now: Now) {
-        let others = self.other_electors();
+        // To electors that are held for dead as well: one that lives all the same votes.
+        let electors = self.electorate.iter().flat_map(|electorate| electorate.members.iter().copied());
+        let others: Vec<PeerId> = electors.filter(|peer| *peer != self.me).collect();
         self.replicate(Waiter::Nobody, parts, &others, now);
     }
 }

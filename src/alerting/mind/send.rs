@@ -23,6 +23,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 const BUSY_RETRY: Duration = Duration::from_millis(500);
 /// What must be left of a lease for an attempt to begin.
 const LEASE_MIN: Duration = Duration::from_millis(500);
+/// A peer whose last beat is older may not get what it is told.
+const UNHEARD: Duration = Duration::from_millis(1500);
+/// How often a peer that was not heard is told again that an intent was given back.
+const RELEASES_AGAIN: u8 = 3;
 /// The shortest and the longest wait after a failed attempt.
 const BACKOFF: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 
@@ -43,7 +47,16 @@ enum State {
     /// Nothing to do before then.
     Waiting(Monotonic),
     /// An attempt runs.
-    Sending { id: ClaimId, firing: BTreeSet<u64>, resolved: BTreeSet<u64>, lease: Monotonic },
+    Sending { id: ClaimId, told: Told, lease: Monotonic },
+}
+
+/// What an attempt tells.
+#[derive(Clone, Debug)]
+struct Told {
+    /// When it began.
+    at: Timestamp,
+    firing: BTreeSet<u64>,
+    resolved: BTreeSet<u64>,
 }
 
 impl Claim {
@@ -127,7 +140,7 @@ impl Alerting {
             *votes.entry(digest).or_default() += 1;
         }
         let (current, _) = votes.iter().max_by_key(|(digest, count)| (**count, std::cmp::Reverse(**digest)))?;
-        let young = now.monotonic.since(self.started) < crate::claims::SESSION_LAPSE;
+        let young = self.voter.trusts_all(now.monotonic);
         let mut able: Vec<_> = peers
             .into_iter()
             .filter(|peer| peer.alerting_digest == Some(*current) && (young || self.hears(peer.id, now)))
@@ -336,10 +349,48 @@ impl Alerting {
         let ballot = claim.candidacy.ballot();
         claim.candidacy.renew();
         claim.state = State::Waiting(now.monotonic + BUSY_RETRY * (1 + rank));
-        self.voter.release(key, ballot);
+        self.released(key, ballot);
         for peer in voters.members {
             self.say(peer, Part::Release(key, ballot));
         }
+    }
+
+    /// A claimant, perhaps this peer, gave its intent back.
+    pub(super) fn released(&mut self, key: KeyId, ballot: Ballot) {
+        if self.voter.release(key, ballot) {
+            self.write_vote(key);
+        }
+    }
+
+    /// Tells all electors, also those that are held for dead, that an intent was given back. One that is not heard is told
+    /// again when it is: else it would hold others up for as long as this peer lives.
+    fn tell_released(&mut self, key: KeyId, ballot: Ballot, now: Now) {
+        self.released(key, ballot);
+        let electors = self.electorate.iter().flat_map(|electorate| electorate.members.clone());
+        for peer in electors.chain(self.voters(now).members).collect::<BTreeSet<_>>() {
+            if peer == self.me {
+                continue;
+            }
+            self.say(peer, Part::Release(key, ballot));
+            let fresh = |at: &Monotonic| now.monotonic.since(*at) < UNHEARD;
+            if !self.beat_from.get(&peer).is_some_and(fresh) {
+                self.owed_releases.insert((peer, key), (ballot, RELEASES_AGAIN));
+            }
+        }
+    }
+
+    /// A peer is heard: what it may have missed is said again.
+    pub(super) fn release_again(&mut self, peer: PeerId) {
+        let owed = (peer, KeyId(0))..=(peer, KeyId(u128::MAX));
+        let owed: Vec<(KeyId, Ballot)> =
+            self.owed_releases.range(owed).map(|((_, key), (ballot, _))| (*key, *ballot)).collect();
+        for (key, ballot) in owed {
+            self.say(peer, Part::Release(key, ballot));
+            if let Some((_, left)) = self.owed_releases.get_mut(&(peer, key)) {
+                *left -= 1;
+            }
+        }
+        self.owed_releases.retain(|_, (_, left)| *left > 0);
     }
 
     /// A voter may have let this peer's session lapse: what it accepted does not count any more.
@@ -365,32 +416,23 @@ impl Alerting {
         let lease = self.lease(&claim, now).filter(|lease| *lease >= now.monotonic + LEASE_MIN);
         let (Some(lease), Some(slot)) = (lease, self.dispatcher.slot(key).cloned()) else { return };
         let assessment = self.assess(key, &slot, now);
-        let told = self.log.get(&key).is_some_and(|done| done.flush >= claim.flush);
-        if told || !assessment.reason.should_notify() {
+        if self.is_told(key, claim.flush) || !assessment.reason.should_notify() {
             return self.give_up(key, claim.flush, now);
         }
         let Assessment { reason, firing, resolved, alerts } = assessment;
+        let after_last = self.log.get(&key).map(|done| done.at.after(Duration::from_millis(1)));
+        let told = Told { at: after_last.map_or(now.wall, |after| after.max(now.wall)), firing, resolved };
         let alerts: Vec<_> =
             alerts.into_iter().filter(|(_, firing)| *firing || slot.integration.send_resolved).collect();
         if alerts.is_empty() {
             // Nobody is told of the end, but the log must know.
-            return self.log_done(
-                key,
-                &slot,
-                claim.flush,
-                claim.candidacy.ballot(),
-                firing,
-                resolved,
-                BTreeMap::new(),
-                now,
-            );
+            return self.log_done(key, &slot, claim.flush, claim.candidacy.ballot(), told, BTreeMap::new(), now);
         }
-        let notification =
-            self.notification(key, &slot, &claim, reason, &alerts, (&firing, &resolved), voters.degraded, now);
+        let notification = self.notification(key, &slot, &claim, reason, &alerts, &told, voters.degraded, now);
         self.next_claim += 1;
         let id = ClaimId(self.next_claim);
         if let Some(claim) = self.claims.get_mut(&key) {
-            claim.state = State::Sending { id, firing, resolved, lease };
+            claim.state = State::Sending { id, told, lease };
             claim.attempts += 1;
         }
         self.outputs.push_back(Output::Notify { claim: id, notification: Box::new(notification), not_after: lease });
@@ -404,11 +446,11 @@ impl Alerting {
         claim: &Claim,
         reason: NotifyReason,
         alerts: &[(AlertKey, bool)],
-        hashes: (&BTreeSet<u64>, &BTreeSet<u64>),
+        told: &Told,
         degraded: bool,
         now: Now,
     ) -> Notification {
-        let told = alerts.iter().filter_map(|(alert, firing)| {
+        let shown = alerts.iter().filter_map(|(alert, firing)| {
             let value = self.alerts.get(alert)?;
             Some(NotifiedAlert {
                 labels: value.labels.clone(),
@@ -418,8 +460,8 @@ impl Alerting {
                 generator_url: value.notes.value.generator_url.clone(),
             })
         });
-        let mut told: Vec<NotifiedAlert> = told.collect();
-        told.sort_by(|a, b| {
+        let mut shown: Vec<NotifiedAlert> = shown.collect();
+        shown.sort_by(|a, b| {
             let by = |name: &str| a.labels.value(name).cmp(b.labels.value(name));
             by("job").then_with(|| by("instance")).then_with(|| a.labels.cmp(&b.labels))
         });
@@ -430,9 +472,9 @@ impl Alerting {
             now: now.wall,
             group_labels: slot.group.1.clone(),
             route_labels: self.tree.node(slot.group.0).labels.clone(),
-            alerts: told,
+            alerts: shown,
             reason: reason.as_str(),
-            idempotency_key: idempotency_key(key, claim.flush, hashes.0, hashes.1),
+            idempotency_key: idempotency_key(key, claim.flush, &told.firing, &told.resolved),
             degraded,
             data: self.log.get(&key).map(|done| done.data.clone()).unwrap_or_default(),
         }
@@ -441,18 +483,18 @@ impl Alerting {
     /// An attempt ended.
     pub(super) fn notified(&mut self, id: ClaimId, outcome: Outcome, now: Now) {
         let found = self.claims.iter().find_map(|(key, claim)| match &claim.state {
-            State::Sending { id: running, firing, resolved, .. } if *running == id => {
-                Some((*key, claim.flush, claim.candidacy.ballot(), firing.clone(), resolved.clone()))
+            State::Sending { id: running, told, .. } if *running == id => {
+                Some((*key, claim.flush, claim.candidacy.ballot(), told.clone()))
             }
             _ => None,
         });
-        let Some((key, flush, ballot, firing, resolved)) = found else { return };
+        let Some((key, flush, ballot, told)) = found else { return };
         let kind = self.dispatcher.slot(key).map(|slot| slot.key.integration.clone()).unwrap_or_default();
         match outcome {
             Outcome::Sent { data } => {
                 *self.counters.sent.entry(kind).or_default() += 1;
                 match self.dispatcher.slot(key).cloned() {
-                    Some(slot) => self.log_done(key, &slot, flush, ballot, firing, resolved, data, now),
+                    Some(slot) => self.log_done(key, &slot, flush, ballot, told, data, now),
                     None => drop(self.claims.remove(&key)),
                 }
             }
@@ -481,10 +523,7 @@ impl Alerting {
     /// Gives a claim back unsent; the instant needs nothing more.
     fn give_up(&mut self, key: KeyId, flush: Timestamp, now: Now) {
         let Some(claim) = self.claims.remove(&key) else { return };
-        self.voter.release(key, claim.candidacy.ballot());
-        for peer in self.other_electors() {
-            self.say(peer, Part::Release(key, claim.candidacy.ballot()));
-        }
+        self.tell_released(key, claim.candidacy.ballot(), now);
         self.dispatcher.looked_at(key, flush);
         self.schedule(key, now);
     }
@@ -496,12 +535,12 @@ impl Alerting {
         slot: &Slot,
         flush: Timestamp,
         ballot: Ballot,
-        firing: BTreeSet<u64>,
-        resolved: BTreeSet<u64>,
+        told: Told,
         data: BTreeMap<String, String>,
         now: Now,
     ) {
-        let done = Done { key: slot.key.clone(), flush, ballot, at: now.wall, firing, resolved, data };
+        let Told { at, firing, resolved } = told;
+        let done = Done { key: slot.key.clone(), flush, ballot, at, firing, resolved, data };
         self.claims.remove(&key);
         self.keep_done(key, &done, now);
         // The ends first: who learns that they were told must know of them.
@@ -540,10 +579,17 @@ impl Alerting {
         }
     }
 
+    /// Whether somebody has told of an instant or a later one. The log does not always say: of two that told without
+    /// knowing of each other it keeps what was told last, which may have been about an earlier one.
+    fn is_told(&self, key: KeyId, flush: Timestamp) -> bool {
+        self.log.get(&key).is_some_and(|done| done.flush >= flush)
+            || self.dispatcher.slot(key).is_some_and(|slot| slot.looked_at >= flush)
+    }
+
     /// A claim whose notification somebody else has sent, or that is no longer this peer's.
-    fn abandon_if_moot(&mut self, key: KeyId, now: Now) {
+    pub(super) fn abandon_if_moot(&mut self, key: KeyId, now: Now) {
         let Some(claim) = self.claims.get(&key) else { return };
-        let told = self.log.get(&key).is_some_and(|done| done.flush >= claim.flush);
+        let told = self.is_told(key, claim.flush);
         if !claim.is_sending() && (told || self.rank(key, now).is_none()) {
             let flush = claim.flush;
             if told {

@@ -67,7 +67,8 @@ impl Alerting {
         let electorate = self.electorate.clone().unwrap_or_default();
         let away = now.monotonic.since(self.majority_seen);
         if away <= self.timing.notify_hold || electorate.members.is_empty() {
-            return Voters { members: electorate.members, number: electorate.number, degraded: false };
+            let met_nobody = self.has_seeds && electorate.number == 1 && electorate.members == [self.me];
+            return Voters { members: electorate.members, number: electorate.number, degraded: met_nobody };
         }
         Voters { members: self.reachable(), number: electorate.number, degraded: true }
     }
@@ -110,11 +111,12 @@ impl Alerting {
             roots: [self.alerts.root(), self.silences.root(), self.log.root()],
         };
         let electors = self.electorate.iter().flat_map(|electorate| electorate.members.clone()).collect::<Vec<_>>();
-        let others: Vec<PeerId> = self.members.iter().map(|member| member.id).collect();
-        for peer in others {
-            if far || near.contains(&peer) || electors.contains(&peer) {
-                self.say(peer, part.clone());
-            }
+        let far_ones = self.members.iter().map(|member| member.id).filter(|_| far);
+        // To electors that are held for dead as well: were one alive all the same, our session would lapse there while an
+        // attempt runs, and it would let another send.
+        let all: BTreeSet<PeerId> = far_ones.chain(near).chain(electors).collect();
+        for peer in all {
+            self.say(peer, part.clone());
         }
     }
 
@@ -160,6 +162,9 @@ impl Alerting {
                         self.leases_moved(now);
                     }
                 }
+                if heard != Heard::Nothing {
+                    self.release_again(from);
+                }
                 if caught_up {
                     self.caught_up.insert(from)
                 } else {
@@ -169,6 +174,11 @@ impl Alerting {
             Part::Alert(key, value) => drop(self.keep_alert(key, &value, now)),
             Part::Silence(id, value) => self.keep_silence(id, &value),
             Part::Done(key, done) => self.keep_done(key, &done, now),
+            // This peer stood still: what it finds waiting is old, its sender has turned to another elector, and what it
+            // says to fire may have ended since. Who waits for an answer all the same asks again.
+            Part::Forward(_) if self.woke_at.is_some_and(|at| now.monotonic.since(at) < SESSION_LAPSE) => {
+                self.forwarded_just_now.insert(from, 0);
+            }
             Part::Forward(alerts) => {
                 // The request that follows asks for the acknowledgement.
                 self.forwarded_just_now.insert(from, self.next_request + 1);
@@ -180,7 +190,7 @@ impl Alerting {
             Part::Compared(map) => self.note_compared(from, map),
             Part::Intent(intent) => self.judge(from, &intent, now),
             Part::Answer(answer) => self.answered(from, answer, now),
-            Part::Release(key, ballot) => drop(self.voter.release(key, ballot)),
+            Part::Release(key, ballot) => self.released(key, ballot),
             Part::Electorate(electorate) => self.met(from, electorate, now),
             Part::Prepare { number, ballot } => self.prepare(from, number, ballot),
             Part::Promise { number, ballot, accepted } => self.promised(from, number, ballot, accepted, now),
@@ -192,11 +202,14 @@ impl Alerting {
     /// Acknowledges what came before in the message, once it is durable. A forwarded post is acknowledged once another
     /// elector has it too.
     fn ack(&mut self, from: PeerId, request: u64) {
-        if let Some(post) = self.forwarded_just_now.remove(&from)
-            && let Some(waiting) = self.waiting.get_mut(&post)
-        {
-            waiting.whose = Waiter::Forwarded(from, request);
-            return;
+        if let Some(post) = self.forwarded_just_now.remove(&from) {
+            if let Some(waiting) = self.waiting.get_mut(&post) {
+                waiting.whose = Waiter::Forwarded(from, request);
+                return;
+            }
+            if post == 0 {
+                return;
+            }
         }
         self.after_disk.push(Deferred::Send(from, Part::Acked(request)));
     }
