@@ -469,6 +469,8 @@ impl Alerting {
         if now.monotonic.since(self.last_step) >= STOOD_STILL {
             self.voter.woke(now.monotonic);
             self.woke_at = Some(now.monotonic);
+            // Nobody was away but this peer.
+            self.majority_seen = now.monotonic;
         }
         self.last_step = now.monotonic;
         match input {

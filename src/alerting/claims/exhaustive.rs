@@ -142,6 +142,8 @@ enum Step {
     Deliver(Message),
     Claim(usize),
     Ask(usize),
+    /// Who has not accepted is asked while an attempt runs.
+    AskOn(usize),
     /// The others refuse, and show the rival's ballot.
     Refused(usize),
     Beat(usize),
@@ -239,7 +241,12 @@ impl State {
                         steps.push(Step::Issue(index));
                     }
                 }
-                Some((_, Some(sending))) if sending.begun => steps.push(Step::Answered(index)),
+                Some((_, Some(sending))) if sending.begun => {
+                    steps.push(Step::Answered(index));
+                    if peer.rounds < bounds.rounds {
+                        steps.push(Step::AskOn(index));
+                    }
+                }
                 Some((_, Some(sending))) if self.clock() <= sending.lease => steps.push(Step::FirstByte(index)),
                 Some(_) => {}
             }
@@ -287,6 +294,7 @@ impl State {
                 }
                 self.ask(peer, bounds);
             }
+            Step::AskOn(peer) => self.ask(peer, bounds),
             Step::Refused(peer) => {
                 let shown =
                     self.peers.iter().filter_map(|other| other.claim.as_ref()).map(|claim| claim.0.ballot().number);

@@ -46,8 +46,8 @@ enum State {
     Voting,
     /// Nothing to do before then.
     Waiting(Monotonic),
-    /// An attempt runs.
-    Sending { id: ClaimId, told: Told, lease: Monotonic },
+    /// An attempt runs; only those of whom a majority let it begin can prolong its lease.
+    Sending { id: ClaimId, told: Told, lease: Monotonic, voters: Vec<PeerId> },
 }
 
 /// What an attempt tells.
@@ -249,7 +249,11 @@ impl Alerting {
     /// Asks the voters that have not accepted.
     fn ask(&mut self, key: KeyId, now: Now) {
         let voters = self.voters(now);
-        let Some(slot) = self.dispatcher.slot(key).cloned() else { return drop(self.claims.remove(&key)) };
+        let Some(slot) = self.dispatcher.slot(key).cloned() else {
+            // What runs is waited for all the same.
+            self.claims.retain(|other, claim| *other != key || claim.is_sending());
+            return;
+        };
         let assessment = self.assess(key, &slot, now);
         let Some(claim) = self.claims.get_mut(&key) else { return };
         claim.asked_at = now.monotonic;
@@ -401,8 +405,11 @@ impl Alerting {
     }
 
     fn lease(&self, claim: &Claim, now: Now) -> Option<Monotonic> {
-        let voters = self.voters(now);
-        claim.candidacy.lease(&voters.members, &self.beats, self.me, now.monotonic)
+        let members = match &claim.state {
+            State::Sending { voters, .. } => voters.clone(),
+            _ => self.voters(now).members,
+        };
+        claim.candidacy.lease(&members, &self.beats, self.me, now.monotonic)
     }
 
     /// Sends if a majority has accepted, the lease holds, and the newest done still asks for it.
@@ -432,7 +439,7 @@ impl Alerting {
         self.next_claim += 1;
         let id = ClaimId(self.next_claim);
         if let Some(claim) = self.claims.get_mut(&key) {
-            claim.state = State::Sending { id, told, lease };
+            claim.state = State::Sending { id, told, lease, voters: voters.members };
             claim.attempts += 1;
         }
         self.outputs.push_back(Output::Notify { claim: id, notification: Box::new(notification), not_after: lease });
@@ -573,6 +580,8 @@ impl Alerting {
                 }
                 State::Voting if claim.candidacy.is_unanswered() => self.ask(key, now),
                 State::Voting => self.try_send(key, now),
+                // Who did not accept yet, or has started since, is asked on: the attempt outlives the loss of an accepter.
+                State::Sending { .. } if now.monotonic.since(claim.asked_at) >= ASK_AGAIN => self.ask(key, now),
                 _ => {}
             }
             self.abandon_if_moot(key, now);
