@@ -69,6 +69,7 @@ pub fn measure(peers: usize, targets: usize, seconds: u64, seed: u64, verbose: b
             source: SourceId(rng.random()),
             shard: ShardId(rng.random_range(0..SHARD_COUNT as u16)),
             interval_ms: 15_000,
+            phase_ms: None,
             piece: job().id(),
             pinned: false,
         })

@@ -153,6 +153,7 @@ pub fn run(scenario: Scenario, seed: u64, verbose: bool) -> Report {
             source: SourceId(rng.random()),
             shard: ShardId(rng.random_range(0..SHARD_COUNT as u16)),
             interval_ms: intervals[rng.random_range(0..intervals.len())],
+            phase_ms: None,
             piece: job().id(),
             pinned: false,
         })

@@ -158,7 +158,14 @@ pub(crate) fn alerts(end: u64, rng: &mut StdRng) -> (Vec<PlannedAlert>, Vec<Sour
             let rule = rng.random_bool(0.5).then(|| SourceId(rng.random()));
             if let Some(source) = rule {
                 let shard = ShardId(rng.random_range(0..SHARD_COUNT as u16));
-                sources.push(SourceSpec { source, shard, interval_ms: 5000, piece: job().id(), pinned: false });
+                sources.push(SourceSpec {
+                    source,
+                    shard,
+                    interval_ms: 5000,
+                    phase_ms: None,
+                    piece: job().id(),
+                    pinned: false,
+                });
             }
             let ends_silently = rule.is_none() && rng.random_bool(0.3);
             alerts.push(PlannedAlert { group, instance, episodes, rule, ends_silently, acknowledged: BTreeMap::new() });

@@ -41,7 +41,7 @@ pub(crate) fn asked(discovery: &Discovery) -> Asked {
 }
 
 /// Groups written in the configuration.
-pub(crate) fn written(groups: &[StaticGroup]) -> Vec<TargetGroup> {
+pub fn written(groups: &[StaticGroup]) -> Vec<TargetGroup> {
     let group = |(index, group): (usize, &StaticGroup)| {
         let addresses = group.targets.iter().map(String::as_str);
         TargetGroup::of_addresses(&index.to_string(), addresses, &group.labels)

@@ -52,6 +52,7 @@ use promesh_model::labels::METRIC_NAME;
 use promesh_model::{Labels, Secret};
 use serde::{Deserialize, Serialize};
 
+pub use kinds::written;
 pub use manager::{Discovered, Manager};
 pub use share::{Asker, Told};
 pub use stats::{Counters, ProviderStats, Stats};

@@ -1,7 +1,7 @@
 //! When each source is due: slots, alike on every peer.
 //!
 //! A source's slots are `phase + n · interval`; the phase is a hash of the source, so that load is spread and two peers
-//! agree without talking. A slot can be stamped while its scrape begins within half an interval, 7.5 s at most.
+//! agree without talking, or follows from the configuration. A slot can be stamped while its scrape begins within half an interval, 7.5 s at most.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -25,6 +25,8 @@ pub struct SourceSpec {
     pub shard: ShardId,
     /// The time between slots in ms, at least 1.
     pub interval_ms: i64,
+    /// Where in the interval its slots lie, in ms, alike on all peers; by a hash of the source if `None`.
+    pub phase_ms: Option<i64>,
     /// The piece of the configuration it comes from: only a peer with the version that stands starts its slots.
     pub piece: PieceId,
     /// Started by this peer whoever owns the shard: the source is this peer's own, and no other has it.
@@ -33,7 +35,8 @@ pub struct SourceSpec {
 
 impl SourceSpec {
     fn phase_ms(&self) -> i64 {
-        (self.source.0 % self.interval_ms.max(1) as u128) as i64
+        let interval = self.interval_ms.max(1);
+        self.phase_ms.map_or((self.source.0 % interval as u128) as i64, |phase| phase.rem_euclid(interval))
     }
 
     /// The newest slot at or before an instant.
@@ -233,7 +236,7 @@ mod tests {
 
     fn spec(source: u128, interval_ms: i64) -> SourceSpec {
         let (source, shard) = (SourceId(source), ShardId(1));
-        SourceSpec { source, shard, interval_ms, piece: PieceId::default(), pinned: false }
+        SourceSpec { source, shard, interval_ms, phase_ms: None, piece: PieceId::default(), pinned: false }
     }
 
     fn over(spec: SourceSpec, now: i64) -> Schedule {

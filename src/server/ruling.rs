@@ -7,6 +7,7 @@
 mod evaluate;
 mod metrics;
 mod pages;
+mod phase;
 mod plan;
 
 use std::sync::Arc;
@@ -165,7 +166,8 @@ impl Ruling {
         let spec = |source: &SourceId| {
             let planned = &table.entries.get(source)?.planned;
             let (shard, interval_ms) = (planned.shard, planned.interval_ms());
-            Some(SourceSpec { source: *source, shard, interval_ms, piece: planned.piece().id(), pinned: false })
+            let (piece, phase_ms) = (planned.piece().id(), planned.phase_ms);
+            Some(SourceSpec { source: *source, shard, interval_ms, phase_ms, piece, pinned: false })
         };
         table.order.iter().filter_map(spec).collect()
     }

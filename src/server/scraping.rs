@@ -152,6 +152,7 @@ impl Scraping {
             source: *source,
             shard: entry.target.shard,
             interval_ms: promesh_model::time::ms_of(entry.target.interval).max(1),
+            phase_ms: None,
             piece: pieces.get(entry.target.job.job_name.as_str()).copied().unwrap_or_default(),
             pinned: entry.target.pinned,
         };

@@ -163,8 +163,8 @@ impl Ruling {
 
     fn stamp_ms(&self, entry: &Entry) -> i64 {
         let (source, shard, interval_ms) = (entry.planned.source, entry.planned.shard, entry.planned.interval_ms());
-        promesh_node::SourceSpec { source, shard, interval_ms, piece: entry.planned.piece().id(), pinned: false }
-            .stamp_ms()
+        let (piece, phase_ms) = (entry.planned.piece().id(), entry.planned.phase_ms);
+        promesh_node::SourceSpec { source, shard, interval_ms, phase_ms, piece, pinned: false }.stamp_ms()
     }
 
     fn is_past_hold(&self, since: Monotonic, now: Monotonic) -> bool {

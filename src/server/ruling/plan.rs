@@ -6,12 +6,13 @@ use hashbrown::HashMap;
 use promesh_config::rules::{RuleFile, RuleGroup};
 use promesh_config::{ConfigErrors, Problem};
 use promesh_model::shard::shard_of_names;
-use promesh_model::{Labels, ShardId};
+use promesh_model::{Labels, Matcher, ShardId};
 use promesh_node::Piece;
 use promesh_promql::Engine;
 use promesh_replication::SourceId;
 use promesh_rules::{AlertingSpec, GroupSpec, RecordingSpec, RuleSpec, Settings as GroupSettings};
 
+use super::phase::after_scrapes;
 use crate::definitions;
 use crate::options::Options;
 use crate::settings::Settings;
@@ -23,6 +24,8 @@ pub struct Planned {
     pub source: SourceId,
     /// Where it is owned.
     pub shard: ShardId,
+    /// Where in its interval its slots lie, if that follows from what it reads.
+    pub phase_ms: Option<i64>,
     /// What it is.
     pub spec: GroupSpec,
     /// Its file as this peer found it, for people.
@@ -37,6 +40,7 @@ impl Planned {
     /// Whether nothing changed that an evaluation would notice.
     pub fn is_same(&self, other: &Planned) -> bool {
         self.spec == other.spec
+            && self.phase_ms == other.phase_ms
             && self.settings.external_labels == other.settings.external_labels
             && self.settings.query_offset == other.settings.query_offset
     }
@@ -46,8 +50,18 @@ impl Planned {
     }
 
     pub(super) fn interval_ms(&self) -> i64 {
-        promesh_model::time::ms_of(self.spec.interval).max(1)
+        interval_ms(&self.spec)
     }
+}
+
+fn interval_ms(spec: &GroupSpec) -> i64 {
+    promesh_model::time::ms_of(spec.interval).max(1)
+}
+
+/// The matchers of every selector of a group's expressions.
+fn selectors_of(spec: &GroupSpec, engine: &Engine) -> Vec<Vec<Matcher>> {
+    let parsed = spec.rules.iter().filter_map(|rule| engine.parse(rule.expression()).ok());
+    parsed.flat_map(|expr| expr.selectors().into_iter().map(<[_]>::to_vec).collect::<Vec<_>>()).collect()
 }
 
 /// All groups of the settings.
@@ -80,8 +94,10 @@ pub fn plan(
             problems.extend(problems_of(file, group, &parse));
             let spec = group_spec(group, &relative, global.evaluation_interval);
             let source = source_of(&["rules", &relative, &group.name]);
+            let phase_ms = after_scrapes(source, interval_ms(&spec), &selectors_of(&spec, engine), &settings.jobs);
             planned.push(Planned {
                 source,
+                phase_ms,
                 shard: shard_of_names(&[&relative, &group.name]),
                 rule_sources: rule_sources(source, &spec),
                 spec,
@@ -200,6 +216,31 @@ mod tests {
         assert_eq!(one[0].spec.file, "rules.yml");
         assert_eq!(one[0].interval_ms(), 7_000);
         assert_eq!(*one[0].spec.rules[0].labels(), Labels::from_pairs([("a", "x"), ("c", "d")]));
+    }
+
+    #[test]
+    fn a_group_is_evaluated_just_after_the_one_target_it_reads() {
+        let phase = |jobs: &str, expr: &str| {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("prometheus.yml");
+            let text =
+                format!("rule_files: [rules.yml]\nglobal: {{evaluation_interval: 10s}}\nscrape_configs:\n{jobs}");
+            std::fs::write(&path, text).expect("written");
+            let rules = format!("groups: [{{name: g, rules: [{{record: r, expr: '{expr}'}}]}}]");
+            std::fs::write(folder.path().join("rules.yml"), rules).expect("written");
+            let settings = Settings::load(&FileOption { path: path.clone(), is_given: true }, "/").expect("it loads");
+            let options = Options { config_file: FileOption { path, is_given: true }, ..Options::defaults() };
+            plan(&settings, &options, "http://here/", &Engine::default()).expect("it plans")[0].phase_ms
+        };
+        let one = "- {job_name: a, scrape_interval: 5s, static_configs: [{targets: ['a:1']}]}\n";
+        let found = "- {job_name: b, scrape_interval: 5s, file_sd_configs: [{files: [b.json]}]}\n";
+        let other = "- {job_name: c, scrape_interval: 3s, static_configs: [{targets: ['c:1']}]}\n";
+        let alone = phase(one, "x").expect("one target");
+        assert!((0..10_000).contains(&alone));
+        assert_eq!(phase(&format!("{one}{found}"), "x"), None, "who knows what it reads");
+        assert_eq!(phase(&format!("{one}{found}{other}"), "x{job=\"a\"} > 1"), Some(alone));
+        assert_eq!(phase(&format!("{one}{other}"), "x{job=~\"a|c\"}"), None, "two intervals");
+        assert_eq!(phase(other, "x"), None, "no interval of scrapes fits the group's");
     }
 
     #[test]
