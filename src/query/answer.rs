@@ -64,7 +64,7 @@ impl MeshQueryable {
     fn all_here(&self, requests: &[SelectRequest]) -> bool {
         let Some((view, _)) = self.others() else { return true };
         let (start, end) = span(requests);
-        ShardSet::all().difference(&view.own.covering(start, end)).is_empty()
+        ShardSet::all().difference(&view.own.covering_live(start, end)).is_empty()
     }
 
     /// The view and the transport, when there is anybody else to ask.
