@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Peer, exchange, get, mesh_with, one_mesh_at_a_time, pause, wall};
+use crate::support::{Peer, crash_all, exchange, get, mesh_with, one_mesh_at_a_time, pause, wall};
 
 const CONFIG: &str = "global: {scrape_interval: 1s, scrape_timeout: 1s}\n";
 const FLAGS: [&str; 2] = ["--web.enable-pushgateway", "--web.enable-admin-api"];
@@ -93,14 +93,8 @@ fn pushed_groups_are_scraped_once_and_outlive_the_peer_that_took_them() {
     );
 
     // All stop at once, and it is still there.
-    for peer in &mut peers {
-        peer.kill();
-    }
-    for peer in &mut peers {
-        peer.start();
-    }
+    crash_all(&mut peers);
     for peer in &peers {
-        peer.wait_ready();
         let exposed = get(peer.web, "/pushgateway/metrics").1;
         assert!(exposed.contains("took_seconds{instance=\"\",job=\"nightly\"} 10\n"), "{exposed}");
     }

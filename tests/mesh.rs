@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{Exporter, Peer, get, mesh, mesh_with, one_mesh_at_a_time, pause, post, wall};
+use crate::support::{Exporter, Peer, crash_all, get, mesh, mesh_with, one_mesh_at_a_time, pause, post, wall};
 
 type Samples = BTreeMap<String, Vec<(i64, String)>>;
 
@@ -146,14 +146,8 @@ fn all_killed_and_restarted_have_all_but_the_last_second() {
     pause(6_000);
     let before = peers[0].samples("scrapes_total", 6);
     let crashed = now_ms();
-    for peer in &mut peers {
-        peer.kill();
-    }
-    for peer in &mut peers {
-        peer.start();
-    }
+    crash_all(&mut peers);
     for peer in &peers {
-        peer.wait_ready();
         let after = peer.samples("scrapes_total", 120);
         for (name, values) in &before {
             for sample in values.iter().filter(|(at, _)| *at < crashed - 1_000) {

@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::support::{Peer, mesh_with, one_mesh_at_a_time, pause, wall};
+use crate::support::{Peer, crash_all, mesh_with, one_mesh_at_a_time, pause, wall};
 
 fn varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
@@ -191,14 +191,6 @@ fn what_was_pushed_with_instants_before_the_mesh_began_is_answered_also_after_al
     assert_whole(&peers);
     // What was acknowledged half a second ago may be lost with all peers at once, no more.
     pause(1_500);
-    for peer in &mut peers {
-        peer.kill();
-    }
-    for peer in &mut peers {
-        peer.start();
-    }
-    for peer in &peers {
-        peer.wait_ready();
-    }
+    crash_all(&mut peers);
     assert_whole(&peers);
 }

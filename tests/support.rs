@@ -437,3 +437,10 @@ pub fn mesh_with(root: &Path, count: usize, config: &str, flags: &[impl AsRef<st
     }
     peers
 }
+
+/// SIGKILL to all, and all again at once; back when all are ready.
+pub fn crash_all(peers: &mut [Peer]) {
+    peers.iter_mut().for_each(Peer::kill);
+    peers.iter_mut().for_each(Peer::start);
+    peers.iter().for_each(Peer::wait_ready);
+}

@@ -1,0 +1,180 @@
+//! What befalls peers: they start, stop, die, and what lies between them breaks and heals.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use promesh_cluster::{Membership, PeerRecord, PeerState};
+use promesh_model::{Generation, Labels, Timestamp};
+use promesh_node::{Digests, Input, Mesh, MeshConfig, Peer, PeerInput};
+use rand::RngExt;
+
+use super::{EPOCH_MS, Event, MS, RETURN, SYNC_PERIOD, World, address, job};
+use crate::disk::Store;
+use crate::faults::Fault;
+use crate::network::{Healed, IDLE_TIMEOUT_NS};
+use crate::paging::PagingEvent;
+
+impl World {
+    pub(crate) fn start(&mut self, peer: usize) {
+        if self.peers[peer].mind.is_some() {
+            return;
+        }
+        self.peers[peer].boot += 1;
+        let now = self.clock(peer);
+        let boot = self.peers[peer].boot;
+        let mut disk = std::mem::take(&mut self.peers[peer].store.disk);
+        disk.generation = (disk.generation + 1).max(now.wall.ms() as u64);
+        let config = MeshConfig {
+            replication_factor: self.replication_factor,
+            start_hold: Duration::from_secs(10),
+            has_seeds: peer != 0,
+            persisted: disk.members.clone(),
+            possession: disk.possession.clone(),
+            rank_tables: Some(Arc::clone(&self.rank_tables)),
+            newest_sample: disk.log[..disk.synced].iter().map(|header| header.slot).max(),
+        };
+        let record = PeerRecord {
+            id: self.peers[peer].id,
+            generation: Generation(disk.generation),
+            version: 1,
+            state: PeerState::Joining,
+            zone: self.peers[peer].zone.clone(),
+            weight: 4,
+            protocol: (1, 1),
+            web_address: None,
+            root: 0,
+        };
+        let seed = self.rng.random();
+        let membership = Membership::new(record.clone(), address(peer), seed, now);
+        let mesh = Mesh::new(config, record, now);
+        let simulated = &mut self.peers[peer];
+        simulated.store = Store::open(disk);
+        simulated.subscribers.clear();
+        simulated.routes = None;
+        simulated.fetches.clear();
+        simulated.next_wake = u64::MAX;
+        simulated.paused_until = 0;
+        let mind = self.with_alerting(peer, Peer::new(membership, mesh, now));
+        self.peers[peer].mind = Some(mind);
+        let version = self.peers[peer].store.disk.digests.digest(&job()).unwrap_or(1);
+        self.load(peer, version);
+        let sources = Arc::clone(&self.catalog);
+        self.feed(peer, PeerInput::Mesh(Input::Sources(sources)));
+        self.schedule(self.now + SYNC_PERIOD, Event::Sync { peer, boot });
+        self.schedule(self.now + MS, Event::Seek { peer, boot });
+    }
+
+    /// Reads a version of the configuration.
+    pub(super) fn load(&mut self, peer: usize, version: u128) {
+        let now = self.clock(peer).wall;
+        let disk = &mut self.peers[peer].store.disk;
+        // The first version was there long before.
+        let now = if version == 1 { Timestamp(EPOCH_MS) } else { now };
+        disk.digests = Digests::of([(job(), version)], Labels::default(), &disk.digests, now);
+        let digests = disk.digests.clone();
+        self.feed(peer, PeerInput::Mesh(Input::Definitions(digests)));
+    }
+
+    /// The process ends; with it its connections. A clean stop has synced before.
+    pub(super) fn stop(&mut self, peer: usize) {
+        self.peers[peer].store.sync();
+        self.kill(peer);
+    }
+
+    pub(super) fn kill(&mut self, peer: usize) {
+        // Who was cut off until just now, or just came, has told nobody yet what it has not synced.
+        let recent = |fault: &u64| *fault < self.now && *fault + RETURN > self.now;
+        if self.faults_at.iter().any(recent) {
+            let disk = &self.peers[peer].store.disk;
+            self.unfinished.extend(disk.log[disk.synced..].iter().map(|header| (header.source, header.slot)));
+        }
+        self.peers[peer].mind = None;
+        self.peers[peer].boot += 1;
+        for other in &mut self.peers {
+            other.routes = other.routes.take().filter(|_| other.subscribers.remove(&peer).is_none());
+        }
+        self.note_standing(peer);
+        self.paging_killed(peer);
+    }
+
+    pub(crate) fn strike(&mut self, fault: Fault) {
+        self.faults_at.push(self.now);
+        if matches!(fault, Fault::Kill(_) | Fault::Pause(..) | Fault::Cut(..)) {
+            self.losses.insert(self.now);
+        }
+        if self.verbose {
+            println!("{:9.3} s {fault:?}", self.now as f64 / 1e9);
+        }
+        match fault {
+            Fault::Kill(peer) => self.kill(peer),
+            Fault::Start(peer) => self.start(peer),
+            Fault::Pause(peer, lasts) => {
+                self.peers[peer].paused_until = self.peers[peer].paused_until.max(self.now + lasts);
+                self.faults_at.push(self.now + lasts);
+                self.note_standing(peer);
+                if self.paging.is_some() {
+                    self.schedule(self.now + lasts, Event::Paging(PagingEvent::Weigh));
+                }
+                if lasts > IDLE_TIMEOUT_NS {
+                    self.schedule(self.now + lasts, Event::Resumed(peer));
+                }
+            }
+            Fault::Cut(from, to) => self.network.cut(from, to, self.now),
+            Fault::Heal(from, to) => match self.network.heal(from, to, self.now) {
+                Healed::Nothing => {}
+                Healed::Delivered(envelopes) => {
+                    for envelope in envelopes {
+                        self.resend(envelope);
+                    }
+                }
+                Healed::Reset => self.reset(from, to),
+            },
+            Fault::Loss(thousandths) => self.network.loss = f64::from(thousandths) / 1000.0,
+            Fault::Step(peer, ms) => self.peers[peer].skew_ms += ms,
+            Fault::SlowDisk(peer, takes) => self.peers[peer].sync_takes = takes,
+            Fault::FullDisk(peer, full) => self.feed(peer, PeerInput::Mesh(Input::DiskFull(full))),
+            Fault::Reload(peer, version) => self.load(peer, version),
+            Fault::Terminate(peer) => self.feed(peer, PeerInput::Mesh(Input::Leave)),
+        }
+        self.weigh_doubts();
+    }
+
+    /// The connection of two peers ended: what was under way is lost, both hear of it, and connect anew.
+    pub(super) fn reset(&mut self, from: usize, to: usize) {
+        let under_way = |event: &Event| match event {
+            Event::Stream(envelope) => [(from, to), (to, from)].contains(&(envelope.from, envelope.to)),
+            _ => false,
+        };
+        self.pending.retain(|_, event| !under_way(event));
+        for (one, other) in [(from, to), (to, from)] {
+            self.peers[one].subscribers.remove(&other);
+            self.peers[one].routes = None;
+            let lost = Input::StreamLost { from: self.peers[other].id };
+            self.feed(one, PeerInput::Mesh(lost));
+        }
+    }
+
+    /// Puts the peers into so many zones.
+    pub(crate) fn set_zones(&mut self, zones: usize) {
+        for (number, peer) in self.peers.iter_mut().enumerate() {
+            peer.zone = format!("zone-{}", number % zones);
+        }
+    }
+
+    /// Everything works again and every peer runs.
+    pub(crate) fn heal_all(&mut self) {
+        self.network.loss = 0.0;
+        let count = self.peers.len();
+        for from in 0..count {
+            self.peers[from].paused_until = 0;
+            self.peers[from].sync_takes = 0;
+            for to in 0..count {
+                self.strike(Fault::Heal(from, to));
+            }
+        }
+        for peer in 0..count {
+            self.start(peer);
+            self.feed(peer, PeerInput::Mesh(Input::DiskFull(false)));
+        }
+    }
+}
