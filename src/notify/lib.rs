@@ -14,7 +14,6 @@ mod message;
 mod opsgenie;
 mod page;
 mod pagerduty;
-mod sigv4;
 mod slack;
 mod smtp;
 mod sns;

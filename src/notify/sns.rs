@@ -4,12 +4,14 @@
 
 use std::collections::BTreeMap;
 
+use promesh_client::Request;
+use promesh_client::aws::{self, AwsKey};
 use promesh_config::alertmanager::SnsConfig;
+use promesh_model::Secret;
 use url::form_urlencoded;
 
 use crate::call::{Call, url_of};
 use crate::message::{Message, truncated};
-use crate::sigv4::{Signer, Unsigned};
 
 /// SNS takes no longer message to a topic or endpoint.
 const MESSAGE_BYTES_MAX: usize = 256 * 1024;
@@ -28,36 +30,33 @@ pub async fn calls(config: &SnsConfig, message: &Message<'_>) -> Result<Vec<Call
             ));
         }
     }
-    let (access_key, secret_key, token) = credentials(config)?;
+    let key = credentials(config)?;
     let url = endpoint(config, message)?;
-    let host = match url.port() {
-        Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
-        None => url.host_str().unwrap_or_default().to_owned(),
-    };
-    let body = form(config, message);
-    let mut headers = vec![("content-type", FORM), ("host", &*host)];
-    headers.extend(token.as_deref().map(|token| ("x-amz-security-token", token)));
     let region = region_of(config)?;
     let service = if keys.service_name.is_empty() { "sns" } else { &keys.service_name };
-    let signer = Signer { access_key: &access_key, secret_key: &secret_key, region: &region, service };
-    let request = Unsigned { method: "POST", path: url.path(), headers: &headers, body: body.as_bytes() };
-    let (at, authorization) = signer.sign(&request, message.notification.now);
-    let mut call = Call::text(url, FORM, body);
-    call.headers.push(("x-amz-date", at));
-    call.headers.push(("authorization", authorization));
-    call.headers.extend(token.map(|token| ("x-amz-security-token", token)));
+    let mut call = Call::text(url.clone(), FORM, form(config, message));
+    let mut request = Request::post(url, FORM, call.body.clone());
+    aws::sign(&mut request, &key, (&region, service), message.notification.now)?;
+    for name in ["x-amz-date", "x-amz-security-token", "authorization"] {
+        let value = request.headers.get(name).and_then(|value| value.to_str().ok());
+        call.headers.extend(value.map(|value| (name, value.to_owned())));
+    }
     Ok(vec![call])
 }
 
 /// The configured keys, or the environment's.
-fn credentials(config: &SnsConfig) -> Result<(String, String, Option<String>), String> {
+fn credentials(config: &SnsConfig) -> Result<AwsKey, String> {
     let keys = &config.sigv4;
     if !keys.access_key.is_empty() {
-        return Ok((keys.access_key.clone(), keys.secret_key.expose().to_owned(), None));
+        return Ok(AwsKey { id: keys.access_key.clone(), secret: keys.secret_key.clone(), token: Secret::default() });
     }
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     match (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")) {
-        (Some(access), Some(secret)) => Ok((access, secret, variable("AWS_SESSION_TOKEN"))),
+        (Some(id), Some(secret)) => Ok(AwsKey {
+            id,
+            secret: Secret::new(secret),
+            token: variable("AWS_SESSION_TOKEN").map(Secret::new).unwrap_or_default(),
+        }),
         _ => Err("no keys: set sigv4.access_key and sigv4.secret_key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY \
                   in the environment"
             .to_owned()),
