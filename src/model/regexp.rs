@@ -9,6 +9,7 @@ mod plan;
 use std::sync::Arc;
 
 use regex_automata::meta;
+use regex_automata::nfa::thompson::WhichCaptures;
 use regex_automata::util::syntax;
 use thiserror::Error;
 
@@ -77,8 +78,15 @@ impl Regexp {
 }
 
 fn compile(translated: &str) -> Result<meta::Regex, RegexpError> {
+    // A matcher lives for one query and sees some dozens of values: a whole automaton costs more to make than it saves. The
+    // lazy one makes the states it meets.
+    let config = meta::Config::new()
+        .nfa_size_limit(Some(PROGRAM_BYTES_MAX))
+        .dfa(false)
+        .onepass(false)
+        .which_captures(WhichCaptures::None);
     meta::Builder::new()
-        .configure(meta::Config::new().nfa_size_limit(Some(PROGRAM_BYTES_MAX)))
+        .configure(config)
         .syntax(syntax::Config::new().dot_matches_new_line(true).nest_limit(1000))
         .build(&format!("^(?:{translated})$"))
         .map_err(|error| {

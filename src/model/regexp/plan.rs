@@ -7,6 +7,8 @@ use regex_syntax::hir::{Class, Hir, HirKind, Look, Repetition};
 
 /// The most texts that a pattern is spelled out to.
 const LITERALS_MAX: usize = 256;
+/// The most shapes that one alternative is taken apart to.
+const SHAPES_MAX: usize = 32;
 /// The most alternatives of literals alone: people write long lists.
 const ALTERNATIVES_MAX: usize = 1 << 16;
 
@@ -38,6 +40,25 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// After this literal comes anything.
+    fn gap(&mut self, literal: String) {
+        if self.suffix.is_none() {
+            self.prefix = literal;
+            self.suffix = Some(String::new());
+        } else if !literal.is_empty() {
+            self.middles.push(literal);
+        }
+    }
+
+    /// This literal is the last.
+    fn end(mut self, literal: String) -> Shape {
+        match &mut self.suffix {
+            None => self.prefix = literal,
+            Some(suffix) => *suffix = literal,
+        }
+        self
+    }
+
     fn matches(&self, text: &str) -> bool {
         let Some(suffix) = &self.suffix else { return text == self.prefix };
         let Some(mut rest) =
@@ -61,8 +82,8 @@ impl Plan {
             return Some(Plan::Literals(literals.into_iter().collect()));
         }
         let alternatives = match strip(hir).kind() {
-            HirKind::Alternation(parts) => parts.iter().map(shape).collect::<Option<Vec<Shape>>>()?,
-            _ => vec![shape(hir)?],
+            HirKind::Alternation(parts) => parts.iter().map(shapes).collect::<Option<Vec<_>>>()?.concat(),
+            _ => shapes(hir)?,
         };
         Some(Plan::Shapes(alternatives))
     }
@@ -91,9 +112,9 @@ impl Plan {
     pub fn prefix(&self) -> &str {
         match self {
             Plan::Literals(literals) if literals.len() == 1 => &literals[0],
-            Plan::Shapes(shapes) if shapes.len() == 1 => &shapes[0].prefix,
+            Plan::Shapes(shapes) => common_prefix(shapes),
             Plan::Engine { prefix, .. } => prefix,
-            Plan::Literals(_) | Plan::Shapes(_) => "",
+            Plan::Literals(_) => "",
         }
     }
 
@@ -165,7 +186,18 @@ fn covers_all(ranges: &[regex_syntax::hir::ClassUnicodeRange]) -> bool {
     }
 }
 
-fn shape(hir: &Hir) -> Option<Shape> {
+/// What all of them begin with.
+fn common_prefix(shapes: &[Shape]) -> &str {
+    let Some((first, others)) = shapes.split_first() else { return "" };
+    let common = |a: &str, b: &str| a.char_indices().zip(b.chars()).find(|((_, a), b)| a != b).map(|((at, _), _)| at);
+    others.iter().fold(first.prefix.as_str(), |prefix, shape| {
+        let end = common(prefix, &shape.prefix).unwrap_or(prefix.len().min(shape.prefix.len()));
+        &prefix[..end]
+    })
+}
+
+/// The shapes of one alternative: of `a(b|c).*` they are `ab.*` and `ac.*`.
+fn shapes(hir: &Hir) -> Option<Vec<Shape>> {
     let hir = strip(hir);
     let single = std::slice::from_ref(hir);
     let parts = match hir.kind() {
@@ -173,29 +205,27 @@ fn shape(hir: &Hir) -> Option<Shape> {
         HirKind::Empty => &[],
         _ => single,
     };
-    let mut shape = Shape { prefix: String::new(), middles: Vec::new(), suffix: None };
-    let mut run = String::new();
+    // Each with the literal that is being gathered.
+    let mut open = vec![(Shape { prefix: String::new(), middles: Vec::new(), suffix: None }, String::new())];
     for part in parts {
         let part = strip(part);
-        if let Some(text) = literal(part) {
-            run.push_str(text);
-        } else if is_anything(part) {
-            let text = std::mem::take(&mut run);
-            if shape.suffix.is_none() {
-                shape.prefix = text;
-                shape.suffix = Some(String::new());
-            } else if !text.is_empty() {
-                shape.middles.push(text);
-            }
-        } else {
+        if is_anything(part) {
+            open.iter_mut().for_each(|(shape, run)| shape.gap(std::mem::take(run)));
+            continue;
+        }
+        let texts = match literal(part) {
+            Some(text) => BTreeSet::from([text.to_owned()]),
+            None => spell(part, false, false)?,
+        };
+        if open.len() * texts.len() > SHAPES_MAX {
             return None;
         }
+        let longer = |(shape, run): &(Shape, String)| -> Vec<(Shape, String)> {
+            texts.iter().map(|text| (shape.clone(), format!("{run}{text}"))).collect()
+        };
+        open = open.iter().flat_map(longer).collect();
     }
-    match &mut shape.suffix {
-        None => shape.prefix = run,
-        Some(suffix) => *suffix = run,
-    }
-    Some(shape)
+    Some(open.into_iter().map(|(shape, run)| shape.end(run)).collect())
 }
 
 /// All texts that match, if they are few.

@@ -145,3 +145,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn alternatives_between_literals_need_no_engine() {
+    let check = |pattern: &str, prefix: &str, yes: &[&str], no: &[&str]| {
+        let regexp = Regexp::new(pattern).expect(pattern);
+        assert!(matches!(*regexp.plan, Plan::Shapes(_)), "{pattern}");
+        assert_eq!(regexp.prefix(), prefix, "{pattern}");
+        for (texts, expected) in [(yes, true), (no, false)] {
+            for text in texts {
+                assert_eq!(regexp.matches(text), expected, "{pattern} on {text}");
+                assert_eq!(by_engine(pattern, text), expected, "{pattern} on {text}");
+            }
+        }
+    };
+    let paths = "/api/v1/(orders|items)/.*";
+    check(paths, "/api/v1/", &["/api/v1/orders/", "/api/v1/items/7"], &["/api/v1/users/7", "/api/v1/orders", ""]);
+    check("(a|b).*(c|d)?x", "", &["ax", "bcx", "a-dx"], &["cx", "ac"]);
+    check("ä[12].*|äö.*", "ä", &["ä1", "ä2ö", "äö"], &["ä3", "ö"]);
+    check(".*-(eu|us)-.*", "", &["a-eu-1", "-us-"], &["a-ap-1", "eu"]);
+}
