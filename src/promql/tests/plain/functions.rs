@@ -269,7 +269,8 @@ pub fn over_range(
             let median = quantile(0.5, &values);
             quantile(0.5, &values.iter().map(|value| (value - median).abs()).collect::<Vec<_>>())
         }
-        "changes" => pairs().filter(|pair| pair[0] != pair[1]).count() as f64,
+        // From NaN to NaN nothing changes.
+        "changes" => pairs().filter(|p| p[0] != p[1] && !(p[0].is_nan() && p[1].is_nan())).count() as f64,
         "resets" => pairs().filter(|pair| pair[1] < pair[0]).count() as f64,
         "ts_of_first_over_time" => seconds(points.first()),
         "ts_of_last_over_time" => seconds(points.last()),

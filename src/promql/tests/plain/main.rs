@@ -1,6 +1,6 @@
 //! The engine against a plain evaluator: random expressions over random data, at instants and over ranges.
 //!
-//! `PROMESH_CASES=20000 cargo test -p promesh-promql --test plain` looks longer.
+//! `PROMESH_CASES=20000 cargo test -p promesh-promql --test plain` looks longer, each time at others.
 
 mod evaluator;
 mod functions;
@@ -15,6 +15,7 @@ use promesh_promql::parser::{Expr, ValueType};
 use promesh_promql::script::{MemoryStorage, ScriptOptions};
 use promesh_promql::{Engine, EngineOptions, QueryError, QueryOptions, SampleValue, Value};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use evaluator::{Answer, Plain, Refusal, Sample, Series};
 use generate::{STEP, data, expression};
@@ -172,8 +173,11 @@ fn compare(data: &[Series], storage: &MemoryStorage, query: &str) -> Result<bool
 
 #[test]
 fn random_expressions_have_the_plain_answer() {
-    let cases = std::env::var("PROMESH_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(300);
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let longer = std::env::var("PROMESH_CASES").ok().and_then(|text| text.parse().ok());
+    // What lands must not hang on the day's luck: new expressions are for the longer runs.
+    let rng_seed = if longer.is_some() { RngSeed::Random } else { RngSeed::Fixed(1) };
+    let cases = longer.unwrap_or(300);
+    let config = ProptestConfig { cases, rng_seed, failure_persistence: None, ..ProptestConfig::default() };
     let (asked, told) = (Cell::new(0u32), Cell::new(0u32));
     let strategy = (data(), prop::collection::vec(expression(), 4));
     let result = proptest::test_runner::TestRunner::new(config).run(&strategy, |(data, queries)| {
