@@ -207,13 +207,8 @@ impl Possession {
 
     /// The shards of which one span covers `[start, end]` and goes on: what is pushed late for that time comes here too.
     pub fn covering_live(&self, start: Timestamp, end: Timestamp) -> ShardSet {
-        self.open().filter(|extent| extent.from <= start && extent.to > end).fold(
-            ShardSet::default(),
-            |mut all, extent| {
-                all.insert_all(&extent.shards);
-                all
-            },
-        )
+        let covering = self.open().filter(|extent| extent.from <= start && extent.to > end);
+        covering.fold(ShardSet::default(), |all, extent| all.union(&extent.shards))
     }
 
     /// The shards of which anything within `[start, end]` is here.

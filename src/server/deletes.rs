@@ -6,8 +6,8 @@
 //! retention time is over; so two sets merge by joining them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::asking::Question;
 use crate::clock;
+use crate::lines::Lines;
 use crate::run::Peer;
 
 /// How often it is looked who has to be told.
@@ -42,8 +43,12 @@ pub struct Delete {
 
 /// All deletes, here and in a file.
 pub struct Deletes {
-    path: PathBuf,
-    known: Mutex<BTreeMap<String, Delete>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    lines: Lines,
+    known: BTreeMap<String, Delete>,
 }
 
 impl Deletes {
@@ -52,26 +57,9 @@ impl Deletes {
     /// # Errors
     /// When it cannot be read or is not what was written.
     pub fn open(data: &Path) -> io::Result<Deletes> {
-        let path = data.join("records").join("deletes.jsonl");
-        let mut known = BTreeMap::new();
-        match std::fs::read_to_string(&path) {
-            Ok(text) => {
-                for (number, line) in text.lines().enumerate() {
-                    match serde_json::from_str::<Delete>(line) {
-                        Ok(delete) => drop(known.insert(delete.id.clone(), delete)),
-                        // Torn by a crash: it was not acknowledged.
-                        Err(_) if number + 1 == text.lines().count() => {}
-                        Err(error) => {
-                            let why = format!("{}:{}: {error}", path.display(), number + 1);
-                            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-                        }
-                    }
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        Ok(Deletes { path, known: Mutex::new(known) })
+        let (lines, read) = Lines::open::<Delete>(data.join("records").join("deletes.jsonl"))?;
+        let known = read.into_iter().map(|delete| (delete.id.clone(), delete)).collect();
+        Ok(Deletes { state: Mutex::new(State { lines, known }) })
     }
 
     /// Remembers a delete durably; false when it is known already.
@@ -79,28 +67,21 @@ impl Deletes {
     /// # Errors
     /// When the disk refuses, or there are too many.
     pub fn remember(&self, delete: &Delete) -> io::Result<bool> {
-        let mut known = self.known.lock();
+        let State { lines, known } = &mut *self.state.lock();
         if known.contains_key(&delete.id) {
             return Ok(false);
         }
         if known.len() >= DELETES_MAX {
             return Err(io::Error::other(format!("more than {DELETES_MAX} deletes within the retention time")));
         }
-        if let Some(folder) = self.path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&self.path)?;
-        let mut line = serde_json::to_vec(delete).map_err(io::Error::other)?;
-        line.push(b'\n');
-        file.write_all(&line)?;
-        file.sync_data()?;
+        lines.append(std::slice::from_ref(delete))?;
         known.insert(delete.id.clone(), delete.clone());
         Ok(true)
     }
 
     /// Whether a delete is remembered.
     pub fn knows(&self, id: &str) -> bool {
-        self.known.lock().contains_key(id)
+        self.state.lock().known.contains_key(id)
     }
 
     /// Applies all that is remembered once more: what was copied from another peer may be older than its deletes.
@@ -114,7 +95,7 @@ impl Deletes {
 
     /// All deletes asked for since an instant.
     pub fn since(&self, since: Timestamp) -> Vec<Delete> {
-        self.known.lock().values().filter(|delete| delete.cut_off >= since.ms()).cloned().collect()
+        self.state.lock().known.values().filter(|delete| delete.cut_off >= since.ms()).cloned().collect()
     }
 
     /// Forgets deletes from before an instant: their samples are past the retention time.
@@ -122,25 +103,13 @@ impl Deletes {
     /// # Errors
     /// When the disk refuses; they stay then.
     pub fn forget_before(&self, instant: Timestamp) -> io::Result<()> {
-        let mut known = self.known.lock();
-        let kept: BTreeMap<String, Delete> = known
-            .iter()
-            .filter(|(_, delete)| delete.cut_off >= instant.ms())
-            .map(|(id, d)| (id.clone(), d.clone()))
-            .collect();
-        if kept.len() == known.len() {
+        let State { lines, known } = &mut *self.state.lock();
+        let stays = |delete: &&Delete| delete.cut_off >= instant.ms();
+        if known.values().all(|delete| stays(&delete)) {
             return Ok(());
         }
-        let new = self.path.with_extension("new");
-        let mut file = std::fs::File::create(&new)?;
-        for delete in kept.values() {
-            let mut line = serde_json::to_vec(delete).map_err(io::Error::other)?;
-            line.push(b'\n');
-            file.write_all(&line)?;
-        }
-        file.sync_data()?;
-        std::fs::rename(&new, &self.path)?;
-        *known = kept;
+        lines.replace(known.values().filter(stays))?;
+        known.retain(|_, delete| stays(&&*delete));
         Ok(())
     }
 }

@@ -5,9 +5,8 @@
 //! together are one target of a built-in job, so that one peer at a time exposes them, and another goes on when it dies.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use promesh_model::{Generation, Labels, PeerId, Timestamp};
 
 use crate::asking::{Did, Question};
 use crate::clock;
+use crate::lines::Lines;
 use crate::run::Peer;
 use crate::scraping::Scraping;
 
@@ -38,15 +38,12 @@ type Word = (Group, Option<String>);
 
 /// The groups, here and in a file.
 pub struct PushGroups {
-    path: PathBuf,
     state: Mutex<State>,
 }
 
 struct State {
     groups: Groups,
-    /// The file, once there is something to write.
-    file: Option<File>,
-    lines: usize,
+    lines: Lines,
     /// Whether some peer may not have heard all.
     untold: bool,
 }
@@ -57,30 +54,10 @@ impl PushGroups {
     /// # Errors
     /// When it cannot be read or is not what was written.
     pub fn open(data: &Path) -> io::Result<PushGroups> {
-        let path = data.join("records").join("push_groups.jsonl");
-        let (mut groups, mut lines) = (Groups::default(), 0);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => {
-                let whole = text.ends_with('\n');
-                let count = text.lines().count();
-                for (number, line) in text.lines().enumerate() {
-                    match serde_json::from_str::<Group>(line) {
-                        Ok(word) => groups.merge([word]),
-                        // Torn by a crash: it was not acknowledged.
-                        Err(_) if number + 1 == count && !whole => {}
-                        Err(error) => {
-                            let why = format!("{}:{}: {error}", path.display(), number + 1);
-                            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-                        }
-                    }
-                }
-                // A torn end is cut off with the first word that is written.
-                lines = if whole || text.is_empty() { count } else { usize::MAX };
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        Ok(PushGroups { path, state: Mutex::new(State { groups, file: None, lines, untold: false }) })
+        let (lines, words) = Lines::open::<Group>(data.join("records").join("push_groups.jsonl"))?;
+        let mut groups = Groups::default();
+        groups.merge(words);
+        Ok(PushGroups { state: Mutex::new(State { groups, lines, untold: false }) })
     }
 
     /// The same, as what the built-in job scrapes.
@@ -106,8 +83,9 @@ impl PushGroups {
     fn change(&self, word: impl FnOnce(&Groups) -> Word) -> Result<Group, GatewayError> {
         let mut state = self.state.lock();
         let (word, refused) = word(&state.groups);
-        let failed = |error: io::Error| GatewayError::Failed(format!("{}: {error}", self.path.display()));
-        state.write(&self.path, std::slice::from_ref(&word)).map_err(failed)?;
+        if let Err(error) = state.write(std::slice::from_ref(&word)) {
+            return Err(GatewayError::Failed(format!("{}: {error}", state.lines.path().display())));
+        }
         refused.map_or(Ok(word), |why| Err(GatewayError::Refused(why)))
     }
 
@@ -126,7 +104,7 @@ impl PushGroups {
             })
         };
         let news: Vec<Group> = words.into_iter().filter(is_news).collect();
-        state.write(&self.path, &news)
+        state.write(&news)
     }
 
     /// Forgets groups deleted before an instant.
@@ -141,55 +119,25 @@ impl PushGroups {
 
 impl State {
     /// Writes words durably, then takes them in. Now and then the whole file is written anew.
-    fn write(&mut self, path: &Path, words: &[Group]) -> io::Result<()> {
+    fn write(&mut self, words: &[Group]) -> io::Result<()> {
         if words.is_empty() {
             return Ok(());
         }
-        if self.lines > 2 * self.groups.len() + SPARE_LINES {
-            self.write_anew(path)?;
+        if let Some(length) = words.iter().map(length).find(|length| *length > WORD_BYTES_MAX) {
+            return Err(io::Error::other(format!("a push of {length} bytes is too long")));
         }
-        let mut bytes = Vec::new();
-        for word in words {
-            let line = serde_json::to_vec(word).map_err(io::Error::other)?;
-            if line.len() > WORD_BYTES_MAX {
-                return Err(io::Error::other(format!("a push of {} bytes is too long", line.len())));
-            }
-            bytes.extend(line);
-            bytes.push(b'\n');
+        if self.lines.count() > 2 * self.groups.len() + SPARE_LINES {
+            self.lines.replace(self.groups.all())?;
         }
-        if self.file.is_none() {
-            if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder)?;
-            }
-            self.file = Some(File::options().create(true).append(true).open(path)?);
-        }
-        let file = self.file.as_mut().expect("it was just opened");
-        let written = file.write_all(&bytes).and_then(|()| file.sync_data());
-        if let Err(error) = written {
-            // Perhaps a part is there: the next word goes into a new file.
-            self.lines = usize::MAX;
-            return Err(error);
-        }
-        self.lines = self.lines.saturating_add(words.len());
+        self.lines.append(words)?;
         self.groups.merge(words.iter().cloned());
         Ok(())
     }
+}
 
-    fn write_anew(&mut self, path: &Path) -> io::Result<()> {
-        let new = path.with_extension("new");
-        let mut file = io::BufWriter::new(File::create(&new)?);
-        let mut lines = 0;
-        for group in self.groups.all() {
-            serde_json::to_writer(&mut file, group).map_err(io::Error::other)?;
-            file.write_all(b"\n")?;
-            lines += 1;
-        }
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_data()?;
-        std::fs::rename(&new, path)?;
-        self.file = Some(File::options().append(true).open(path)?);
-        self.lines = lines;
-        Ok(())
-    }
+/// How long a word is as text.
+fn length(word: &Group) -> usize {
+    serde_json::to_vec(word).map_or(usize::MAX, |text| text.len())
 }
 
 /// The gateway of a peer, for the API.
@@ -282,12 +230,12 @@ fn pieces(groups: Vec<Group>) -> Vec<Vec<Group>> {
     let mut pieces: Vec<Vec<Group>> = Vec::new();
     let mut bytes = usize::MAX;
     for group in groups {
-        let length = serde_json::to_vec(&group).map_or(0, |text| text.len());
+        let length = length(&group);
         if bytes.saturating_add(length) > PIECE_BYTES {
             pieces.push(Vec::new());
             bytes = 0;
         }
-        bytes += length;
+        bytes = bytes.saturating_add(length);
         pieces.last_mut().expect("one was just begun").push(group);
     }
     pieces

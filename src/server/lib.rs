@@ -22,6 +22,7 @@ mod house;
 mod identity;
 mod ingest;
 mod journal;
+mod lines;
 mod live;
 pub mod logging;
 mod minds;

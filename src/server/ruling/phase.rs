@@ -21,29 +21,38 @@ const TARGETS_MAX: usize = 64;
 /// What a scrape takes until it can be read: a tenth of its interval, within these.
 const SCRAPE_MS: [i64; 2] = [100, 1000];
 
+/// When a job's targets are scraped, as far as the configuration says it.
+pub(super) struct Scrapes<'a> {
+    job: &'a str,
+    /// The identities of its targets, and how often each is scraped.
+    targets: Option<Vec<(u128, i64)>>,
+}
+
+/// Of all jobs: looked at once for all groups.
+pub(super) fn scrapes_of(jobs: &[Arc<ScrapeConfig>]) -> Vec<Scrapes<'_>> {
+    jobs.iter().map(|job| Scrapes { job: &job.job_name, targets: static_targets(job) }).collect()
+}
+
 /// The phase of a group in ms, if one follows from what it reads.
 pub(super) fn after_scrapes(
     group: SourceId,
     interval_ms: i64,
     selectors: &[Vec<Matcher>],
-    jobs: &[Arc<ScrapeConfig>],
+    scrapes: &[Scrapes<'_>],
 ) -> Option<i64> {
-    let reads = |job: &ScrapeConfig| {
+    let reads = |scrapes: &&Scrapes<'_>| {
         selectors.iter().any(|matchers| {
             let mut of_job = matchers.iter().filter(|matcher| matcher.name == "job");
-            of_job.all(|matcher| matcher.matches(&job.job_name))
+            of_job.all(|matcher| matcher.matches(scrapes.job))
         })
     };
     let (mut phases, mut step) = (BTreeSet::new(), None);
-    for job in jobs.iter().filter(|job| reads(job)) {
-        if job.mesh_scope == MeshScope::Everywhere {
-            return None;
-        }
-        for (source, every) in static_targets(job)? {
-            if *step.get_or_insert(every) != every || phases.len() >= TARGETS_MAX {
+    for scrapes in scrapes.iter().filter(reads) {
+        for (source, every) in scrapes.targets.as_ref()? {
+            if *step.get_or_insert(*every) != *every || phases.len() >= TARGETS_MAX {
                 return None;
             }
-            phases.insert((source % every as u128) as i64);
+            phases.insert((source % *every as u128) as i64);
         }
     }
     let step = step.filter(|step| interval_ms % step == 0)?;
@@ -53,8 +62,11 @@ pub(super) fn after_scrapes(
     Some(at + step * (group.0 % spans) as i64)
 }
 
-/// The identities of a job's targets, and how often each is scraped; none unless all are written in the configuration.
+/// None unless all targets are written in the configuration and each is scraped by one peer.
 fn static_targets(job: &Arc<ScrapeConfig>) -> Option<Vec<(u128, i64)>> {
+    if job.mesh_scope == MeshScope::Everywhere {
+        return None;
+    }
     let mut groups: Vec<TargetGroup> = Vec::new();
     for discovery in &job.discovery.0 {
         let Discovery::Static(written) = discovery else { return None };

@@ -12,7 +12,7 @@ use promesh_promql::Engine;
 use promesh_replication::SourceId;
 use promesh_rules::{AlertingSpec, GroupSpec, RecordingSpec, RuleSpec, Settings as GroupSettings};
 
-use super::phase::after_scrapes;
+use super::phase::{after_scrapes, scrapes_of};
 use crate::definitions;
 use crate::options::Options;
 use crate::settings::Settings;
@@ -86,6 +86,7 @@ pub fn plan(
     });
     let mut planned = Vec::new();
     let mut problems = Vec::new();
+    let scrapes = scrapes_of(&settings.jobs);
     let parse = |text: &str| engine.parse(text).err().map(|error| error.to_string());
     for file in &settings.rules {
         // Peers may keep their configuration in different folders, and agree all the same.
@@ -94,7 +95,7 @@ pub fn plan(
             problems.extend(problems_of(file, group, &parse));
             let spec = group_spec(group, &relative, global.evaluation_interval);
             let source = source_of(&["rules", &relative, &group.name]);
-            let phase_ms = after_scrapes(source, interval_ms(&spec), &selectors_of(&spec, engine), &settings.jobs);
+            let phase_ms = after_scrapes(source, interval_ms(&spec), &selectors_of(&spec, engine), &scrapes);
             planned.push(Planned {
                 source,
                 phase_ms,
