@@ -330,11 +330,11 @@ impl Hands {
                     let _ = responder.respond(WHO, &codec::encode(&own)).await;
                 });
             }
-            copy::FETCH => {
+            copy::FETCH | copy::FETCH_ORDERED => {
                 let runtime = Handle::current();
                 tokio::task::spawn_blocking(move || {
                     let view = hands.view.borrow().clone();
-                    copy::serve(hands.ingest.db(), view.as_deref(), &bytes, responder, &runtime);
+                    copy::serve(&hands.ingest, view.as_deref(), kind, &bytes, responder, &runtime);
                 });
             }
             ASK => {
