@@ -131,9 +131,12 @@ fn contests(view: &MeshView) -> Vec<Value> {
 }
 
 fn targets(peer: &Peer, view: &MeshView) -> (usize, usize) {
-    let all = peer.scraping.targets();
-    let acting = all.iter().filter(|(target, _)| view.acting.contains(target.shard)).count();
-    (all.len(), acting)
+    let (mut all, mut acting) = (0, 0);
+    peer.scraping.look(|target, _| {
+        all += 1;
+        acting += usize::from(view.acting.contains(target.shard));
+    });
+    (all, acting)
 }
 
 /// One (job, instance) with more than this part of a peer's series is named.
@@ -143,15 +146,16 @@ const HEAVY: f64 = 0.05;
 /// cannot be split, so an operator should know of them.
 fn heavy(peer: &Peer, view: &MeshView) -> Vec<Value> {
     let all = peer.ingest.db().head().series_count().max(1) as f64;
-    let targets = peer.scraping.targets();
-    let mine = targets.iter().filter(|(target, _)| target.pinned || view.acting.contains(target.shard));
-    let mut series: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for (target, status) in mine {
-        *series.entry((target.labels.value("job"), target.labels.value("instance"))).or_default() += status.series;
-    }
+    let mut series: BTreeMap<(String, String), usize> = BTreeMap::new();
+    peer.scraping.look(|target, status| {
+        if target.pinned || view.acting.contains(target.shard) {
+            let name = |label| target.labels.value(label).to_owned();
+            *series.entry((name("job"), name("instance"))).or_default() += status.series;
+        }
+    });
     let mut heavy: Vec<_> = series.into_iter().filter(|(_, count)| *count as f64 > HEAVY * all).collect();
-    heavy.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), *name));
-    let shown = |((job, instance), count): ((&str, &str), usize)| json!({"job": job, "instance": instance, "series": count, "share": count as f64 / all});
+    heavy.sort_by(|(a, heavier), (b, lighter)| lighter.cmp(heavier).then_with(|| a.cmp(b)));
+    let shown = |((job, instance), count): ((String, String), usize)| json!({"job": job, "instance": instance, "series": count, "share": count as f64 / all});
     heavy.into_iter().map(shown).collect()
 }
 

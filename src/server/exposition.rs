@@ -131,9 +131,10 @@ fn scraping(page: &mut Page, peer: &Peer) {
     let sum = sum_ms as f64 / 1000.0;
     let _ = writeln!(page.0, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}");
     let mut pools: std::collections::BTreeMap<String, f64> = std::collections::BTreeMap::new();
-    for (target, _) in peer.scraping.targets() {
-        *pools.entry(target.pool().to_owned()).or_default() += 1.0;
-    }
+    peer.scraping.look(|target, _| match pools.get_mut(target.pool()) {
+        Some(count) => *count += 1.0,
+        None => drop(pools.insert(target.pool().to_owned(), 1.0)),
+    });
     let pools: Vec<(String, f64)> = pools.into_iter().collect();
     page.labelled(
         "prometheus_target_scrape_pool_targets",

@@ -398,7 +398,7 @@ impl Peer {
 
         let origin = Origin { writer: id, generation };
         let told = minds.clone();
-        let appended = Box::new(move |header| told.tell(Input::Appended(header)));
+        let appended = Box::new(move |header| told.note_appended(header));
         let ingest = Arc::new(Ingest::new(Arc::clone(&db), lanes, origin, appended));
         let extra = options.features.extra_scrape_metrics;
         let scraping = Arc::new(Scraping::new(Arc::clone(&ingest), Arc::clone(&telemetry), extra));
@@ -606,7 +606,9 @@ impl Peer {
     pub fn targets_owned(&self) -> usize {
         let view = self.view.borrow().clone();
         let acting = |shard| view.as_ref().is_some_and(|view| view.acting.contains(shard));
-        self.scraping.targets().iter().filter(|(target, _)| acting(target.shard)).count()
+        let mut owned = 0;
+        self.scraping.look(|target, _| owned += usize::from(acting(target.shard)));
+        owned
     }
 
     /// Where the process stands.
