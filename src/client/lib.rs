@@ -10,10 +10,10 @@ pub mod aws;
 mod body;
 mod connect;
 mod gate;
-mod gunzip;
 mod oauth2;
 mod proxy;
 mod redirect;
+mod signer;
 mod tls;
 
 use std::path::PathBuf;
@@ -34,6 +34,7 @@ use connect::Connector;
 pub use body::{BodyError, LineReader, read_body};
 pub use gate::Gate;
 use gate::GatedBody;
+pub use signer::Signer;
 pub use tls::Tls;
 
 /// What a request is asked with.

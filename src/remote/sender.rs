@@ -6,14 +6,12 @@
 //!
 //! Source: prometheus `storage/remote/queue_manager.go`, `client.go`.
 
-mod signer;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use promesh_client::{ClientError, HttpClient, Request};
+use promesh_client::{ClientError, HttpClient, Request, Signer};
 use promesh_config::prometheus::{QueueConfig, RemoteWriteConfig, WriteMessage};
 use promesh_model::ingest::Metadata;
 use promesh_model::time::Clock;
@@ -22,7 +20,6 @@ use url::Url;
 
 use crate::encode;
 use crate::queue::{Item, Queue, Value};
-use signer::Signer;
 
 /// An answer is read so far: for the log.
 const ANSWER_BYTES_MAX: usize = 1024;
@@ -89,7 +86,8 @@ impl Sender {
     /// # Errors
     /// What cannot be used of its settings.
     pub fn new(config: RemoteWriteConfig, clock: Arc<dyn Clock>) -> Result<Sender, String> {
-        let signer = config.sigv4.as_ref().map(Signer::new).transpose()?;
+        let signer = config.sigv4.as_ref().map(Signer::new).transpose();
+        let signer = signer.map_err(|why| format!("remote_write: {why}"))?;
         for (what, given) in [("azuread", config.azuread.is_some()), ("google_iam", config.google_iam.is_some())] {
             if given {
                 return Err(format!("remote_write: {what} is not built yet"));

@@ -15,7 +15,7 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use promesh_alerting::PostedAlert;
 use promesh_api::backend::Alertmanagers;
-use promesh_client::{HttpClient, Request};
+use promesh_client::{HttpClient, Request, Signer};
 use promesh_config::prometheus::{AlertmanagerConfig, Config, Discovery, content_digest};
 use promesh_discovery::{Discovered, Manager};
 use promesh_model::{Labels, LabelsBuilder, Timestamp, relabel};
@@ -34,6 +34,7 @@ const MANAGERS_MAX: usize = 1_000;
 struct Set {
     config: AlertmanagerConfig,
     client: HttpClient,
+    signer: Option<Signer>,
     digest: u128,
 }
 
@@ -88,15 +89,14 @@ impl Outside {
         let before = self.sets.load_full();
         let mut sets = Vec::new();
         for (number, manager) in config.alerting.alertmanagers.iter().enumerate() {
-            if manager.sigv4.is_some() {
-                return Err(format!("alerting: alertmanagers[{number}]: sigv4 is not built yet"));
-            }
             let digest = content_digest(manager);
             let set = match before.iter().find(|set| set.digest == digest) {
                 Some(known) => Arc::clone(known),
                 None => {
                     let client = HttpClient::new(&manager.http).map_err(|error| format!("alerting: {error}"))?;
-                    Arc::new(Set { config: manager.clone(), client, digest })
+                    let signer = manager.sigv4.as_ref().map(Signer::new).transpose();
+                    let signer = signer.map_err(|why| format!("alerting: alertmanagers[{number}]: {why}"))?;
+                    Arc::new(Set { config: manager.clone(), client, signer, digest })
                 }
             };
             sets.push(set);
@@ -170,13 +170,16 @@ impl Outside {
 
     async fn send(&self, set: Arc<Set>, url: Url, body: Arc<[u8]>, count: u64) -> bool {
         let began = crate::clock::monotonic();
-        let request = Request::post(url.clone(), "application/json", body.to_vec());
-        let answer = set.client.fetch(request, set.config.timeout, ANSWER_BYTES_MAX).await;
+        let mut request = Request::post(url.clone(), "application/json", body.to_vec());
+        let signed = set.signer.as_ref().map_or(Ok(()), |signer| signer.sign(&mut request, crate::clock::wall()));
         let shown = promesh_client::redacted(&url);
-        let failed = match answer {
-            Ok((status, ..)) if status.is_success() => None,
-            Ok((status, ..)) => Some(format!("bad response status {status}")),
-            Err(error) => Some(error.to_string()),
+        let failed = match signed {
+            Err(why) => Some(why),
+            Ok(()) => match set.client.fetch(request, set.config.timeout, ANSWER_BYTES_MAX).await {
+                Ok((status, ..)) if status.is_success() => None,
+                Ok((status, ..)) => Some(format!("bad response status {status}")),
+                Err(error) => Some(error.to_string()),
+            },
         };
         let mut counters = self.counters.lock();
         let counted = counters.entry(shown.clone()).or_default();
@@ -321,7 +324,7 @@ mod tests {
         let text = format!("alerting:\n  alertmanagers:\n  - {text}\n");
         let loaded = promesh_config::prometheus::load_text("p.yml", text.as_bytes(), std::path::Path::new(""), &source);
         let config = loaded.expect("it loads").config.alerting.alertmanagers[0].clone();
-        Set { client: HttpClient::new(&config.http).expect("usable"), digest: 0, config }
+        Set { client: HttpClient::new(&config.http).expect("usable"), signer: None, digest: 0, config }
     }
 
     #[test]

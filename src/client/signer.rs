@@ -1,16 +1,17 @@
-//! `sigv4` of remote write: requests signed for AWS.
+//! `sigv4` of remote write and of Alertmanagers: requests signed for AWS.
 
-use promesh_client::Request;
-use promesh_client::aws::{self, AwsKey};
 use promesh_config::prometheus::SigV4Config;
 use promesh_model::{Secret, Timestamp};
+
+use crate::Request;
+use crate::aws::{self, AwsKey};
 
 /// What Amazon's service for Prometheus is called in a signature.
 const SERVICE: &str = "aps";
 
 /// Who signs, and for what.
 #[derive(Clone, Debug)]
-pub(super) struct Signer {
+pub struct Signer {
     key: AwsKey,
     region: String,
     service: String,
@@ -28,7 +29,7 @@ impl Signer {
     fn with(config: &SigV4Config, environment: &dyn Fn(&str) -> String) -> Result<Signer, String> {
         for (what, given) in [("profile", !config.profile.is_empty()), ("role_arn", !config.role_arn.is_empty())] {
             if given {
-                return Err(format!("remote_write: sigv4: {what} is not built yet: give access_key and secret_key"));
+                return Err(format!("sigv4: {what} is not built yet: give access_key and secret_key"));
             }
         }
         let named = !config.access_key.is_empty();
@@ -43,11 +44,11 @@ impl Signer {
         };
         if key.id.is_empty() || key.secret.is_empty() {
             let why = "neither access_key and secret_key nor AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are given";
-            return Err(format!("remote_write: sigv4: {why}"));
+            return Err(format!("sigv4: {why}"));
         }
         let region = if config.region.is_empty() { environment("AWS_REGION") } else { config.region.clone() };
         if region.is_empty() {
-            return Err("remote_write: sigv4: neither region nor AWS_REGION is given".to_owned());
+            return Err("sigv4: neither region nor AWS_REGION is given".to_owned());
         }
         let service = if config.service_name.is_empty() { SERVICE } else { &config.service_name };
         Ok(Signer { key, region, service: service.to_owned() })
