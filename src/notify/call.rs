@@ -74,6 +74,10 @@ pub async fn send(
     check: Check,
 ) -> Result<BTreeMap<String, String>, CallError> {
     let mut request = Request::post(call.url, call.content_type, call.body);
+    if request.body.is_empty() {
+        // There is nothing whose type could be said.
+        request.headers.remove(header::CONTENT_TYPE);
+    }
     request.method = call.method;
     for (name, value) in call.headers {
         let value = HeaderValue::from_str(&value)

@@ -136,7 +136,7 @@ async fn golden_payloads() {
         {"type":"message","attachments":[{"contentType":"application/vnd.microsoft.card.adaptive","contentUrl":null,"content":{"$schema":"http://adaptivecards.io/schemas/adaptive-card.json","type":"AdaptiveCard","version":"1.2","body":[{"type":"TextBlock","text":"[FIRING:1] Down (node)","weight":"Bolder","size":"Medium","wrap":true,"style":"heading","color":"Attention"},{"type":"TextBlock","text":"t","wrap":true}],"msteams":{"width":"full"}}}]}
         == telegram
         POST https://api.telegram.org/botsecret/sendMessage
-        {"chat_id":"7","text":"&lt;b","disable_web_page_preview":true,"parse_mode":"HTML"}
+        {"chat_id":"7","text":"&lt;b","disable_web_page_preview":"true","parse_mode":"HTML"}
         == webex
         POST https://webexapis.com/v1/messages
         {"markdown":"m","roomId":"r"}

@@ -105,12 +105,13 @@ pub async fn telegram(config: &TelegramConfig, message: &Message<'_>) -> Result<
     let mut body = Map::new();
     body.insert("chat_id".to_owned(), json!(chat));
     body.insert("text".to_owned(), json!(text));
-    body.insert("disable_web_page_preview".to_owned(), json!(true));
+    // Texts, as upstream's client sends every parameter.
+    body.insert("disable_web_page_preview".to_owned(), json!("true"));
     if config.disable_notifications {
-        body.insert("disable_notification".to_owned(), json!(true));
+        body.insert("disable_notification".to_owned(), json!("true"));
     }
     if config.message_thread_id != 0 {
-        body.insert("message_thread_id".to_owned(), json!(config.message_thread_id));
+        body.insert("message_thread_id".to_owned(), json!(config.message_thread_id.to_string()));
     }
     put(&mut body, "parse_mode", config.parse_mode.clone());
     Ok(vec![Call::json(url, &Value::Object(body))])
@@ -252,7 +253,16 @@ pub async fn rocketchat(config: &RocketchatConfig, message: &Message<'_>) -> Res
         attachment.insert("fields".to_owned(), Value::Array(fields));
     }
     let actions = config.actions.iter().map(|action| {
-        json!({ "type": text(&action.r#type), "text": text(&action.text), "url": text(&action.url), "msg": text(&action.msg) })
+        // Upstream sends these four, and its two switches as they are not.
+        let (kind, shown, url, msg) = (text(&action.r#type), text(&action.text), text(&action.url), text(&action.msg));
+        let mut out = Map::new();
+        put(&mut out, "type", kind);
+        put(&mut out, "text", shown);
+        put(&mut out, "url", url);
+        out.insert("is_webview".to_owned(), Value::Bool(false));
+        put(&mut out, "msg", msg);
+        out.insert("msg_in_chat_window".to_owned(), Value::Bool(false));
+        Value::Object(out)
     });
     let actions: Vec<Value> = actions.collect();
     if !actions.is_empty() {

@@ -78,21 +78,36 @@ impl Notifiers {
 
     /// Sends a notification once. `lease` says, when it is asked, whether the first byte may go.
     pub async fn deliver(&self, notification: &Notification, lease: Gate) -> Outcome {
-        let name = &notification.integration;
         let Some(receiver) = self.config.receivers.iter().find(|r| r.name == notification.key.receiver) else {
             return Outcome::Refused {
                 why: format!("receiver {:?} is not configured any more", notification.key.receiver),
             };
         };
         let message = Message::new(notification, &self.template, &self.external_url);
+        let outcome = self.deliver_message(receiver, &message, lease).await;
+        for error in message.errors() {
+            let key = &notification.key;
+            tracing::warn!(
+                receiver = key.receiver,
+                kind = key.integration,
+                group = key.group_key,
+                error,
+                "a template failed: what was sent says so"
+            );
+        }
+        outcome
+    }
+
+    async fn deliver_message(&self, receiver: &Receiver, message: &Message<'_>, lease: Gate) -> Outcome {
+        let name = &message.notification.integration;
         let talk = match name.kind {
-            "email" | "wechat" | "jira" => self.talk(receiver, name.kind, name.index as usize, &message, &lease).await,
+            "email" | "wechat" | "jira" => self.talk(receiver, name.kind, name.index as usize, message, &lease).await,
             _ => None,
         };
         if let Some(outcome) = talk {
             return outcome;
         }
-        match self.calls(receiver, name.kind, name.index as usize, &message).await {
+        match self.calls(receiver, name.kind, name.index as usize, message).await {
             Ok(plan) => self.run(plan, lease).await,
             Err(why) => Outcome::Refused { why: format!("{}: {why}", name.kind) },
         }

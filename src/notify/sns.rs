@@ -17,7 +17,7 @@ use crate::message::{Message, truncated};
 const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// Nor a longer one to a phone.
 const SMS_CHARS_MAX: usize = 1600;
-const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
+const FORM: &str = "application/x-www-form-urlencoded";
 
 /// What to send.
 pub async fn calls(config: &SnsConfig, message: &Message<'_>) -> Result<Vec<Call>, String> {

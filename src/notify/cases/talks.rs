@@ -116,7 +116,7 @@ async fn sns_gets_a_signed_form() {
     expect_test::expect![[r#"
         POST http://sns.local:4566/
         x-amz-date: 20240101T081600Z
-        authorization: AWS4-HMAC-SHA256 Credential=AK/20240101/eu-central-1/sns/aws4_request, SignedHeaders=content-type;host;x-amz-date, Signature=08004e8aadee392a88b84866a0ad6e1f1fc1f949f436cf011d44b2ba567cb787
+        authorization: AWS4-HMAC-SHA256 Credential=AK/20240101/eu-central-1/sns/aws4_request, SignedHeaders=content-type;host;x-amz-date, Signature=0363b34591eabf11566440a15123d7b1949e428750f155546d4b2344fd038a5a
         Action=Publish&Version=2010-03-31&TopicArn=arn%3Ax.fifo&MessageDeduplicationId=00ff&MessageGroupId=af94c9e8f6a3043625e36c6f472fe6be85ac23a9117184ee4cb7b4ad7401a47e&Message=m&Subject=s&MessageAttributes.entry.1.Name=a&MessageAttributes.entry.1.Value.DataType=String&MessageAttributes.entry.1.Value.StringValue=firing"#]]
     .assert_eq(&body);
     let receiver = "  sns_configs: [{topic_arn: t, sigv4: {region: r, access_key: a, secret_key: s, role_arn: x}}]";
