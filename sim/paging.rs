@@ -141,7 +141,8 @@ impl World {
         let records = synced.iter().flat_map(|frame| decode_records(frame).expect("own bytes")).collect();
         let config = Arc::clone(&paging.config);
         let timing = paging.timing;
-        let setup = Setup { me, boot, seed, config, digest: DIGEST, timing, has_seeds: peer != 0, records };
+        let limits = Default::default();
+        let setup = Setup { me, boot, seed, config, digest: DIGEST, timing, limits, has_seeds: peer != 0, records };
         mind.with_alerting(Alerting::new(setup, now), DIGEST, &zone, now)
     }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{Exporter, Peer, escaped, free_port, get, mesh, mesh_with, one_mesh_at_a_time, pause, wall};
+use crate::support::{
+    Exporter, Peer, escaped, free_port, get, mesh, mesh_with, one_mesh_at_a_time, pause, program, wall,
+};
 
 /// A real Prometheus.
 struct Prometheus {
@@ -22,17 +24,6 @@ impl Drop for Prometheus {
 /// Where Prometheus' binary is; the test says that it did not run when there is none.
 fn binary() -> Option<PathBuf> {
     program("prometheus")
-}
-
-fn program(name: &str) -> Option<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/tools/peers.sh");
-    let folder = Command::new(&script).output().ok().filter(|output| output.status.success());
-    let folder = folder.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
-    let found = folder.split(':').map(|folder| Path::new(folder).join(name)).find(|path| path.is_file());
-    if found.is_none() {
-        eprintln!("no real {name} here: this test did not run");
-    }
-    found
 }
 
 impl Prometheus {

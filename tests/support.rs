@@ -2,6 +2,7 @@
 
 pub mod hook;
 pub mod paging;
+pub mod stub;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -436,6 +437,18 @@ pub fn mesh_with(root: &Path, count: usize, config: &str, flags: &[impl AsRef<st
         });
     }
     peers
+}
+
+/// Where a program to compare with is; the test says that it did not run when there is none.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/tools/peers.sh");
+    let folder = Command::new(&script).output().ok().filter(|output| output.status.success());
+    let folder = folder.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    let found = folder.split(':').map(|folder| Path::new(folder).join(name)).find(|path| path.is_file());
+    if found.is_none() {
+        eprintln!("no real {name} here: this test did not run");
+    }
+    found
 }
 
 /// SIGKILL to all, and all again at once; back when all are ready.

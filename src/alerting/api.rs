@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use promesh_config::alertmanager::Receiver;
-use promesh_config::alertmanager::matchers::{MatcherMode, parse};
+use promesh_config::alertmanager::matchers::{MatcherMode, is_label_name, parse_one};
+use promesh_model::labels::quoted;
 use promesh_model::regexp::Regexp;
 use promesh_model::{Labels, MatchOp, Matcher, Now, Timestamp};
 use serde::{Deserialize, Serialize, Serializer};
@@ -39,14 +40,14 @@ pub struct ReceiverView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AlertStatus {
-    /// `active` or `suppressed`.
-    pub state: &'static str,
-    /// Silences.
-    pub silenced_by: Vec<String>,
     /// Fingerprints of alerts.
     pub inhibited_by: Vec<String>,
     /// Time intervals.
     pub muted_by: Vec<String>,
+    /// Silences.
+    pub silenced_by: Vec<String>,
+    /// `active` or `suppressed`.
+    pub state: &'static str,
 }
 
 /// An alert.
@@ -117,7 +118,10 @@ impl AlertFilter {
     ///
     /// # Errors
     /// A text for a 400 answer.
-    pub fn parse<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<AlertFilter, String> {
+    pub fn parse<'a>(
+        parameters: impl IntoIterator<Item = (&'a str, &'a str)>,
+        mode: MatcherMode,
+    ) -> Result<AlertFilter, String> {
         let mut filter = AlertFilter::default();
         for (name, value) in parameters {
             let flag = || is_true(value);
@@ -126,7 +130,7 @@ impl AlertFilter {
                 "silenced" => filter.silenced = flag(),
                 "inhibited" => filter.inhibited = flag(),
                 "muted" => filter.muted = flag(),
-                "filter" => filter.matchers.extend(parse_filter(value)?),
+                "filter" => filter.matchers.push(parse_one(value, mode)?),
                 "receiver" => {
                     let regexp = Regexp::new(value);
                     filter.receiver = Some(regexp.map_err(|e| format!("failed to parse receiver param: {e}"))?);
@@ -156,14 +160,6 @@ fn is_true(text: &str) -> bool {
     matches!(text.as_str(), "true" | "1" | "yes" | "ok" | "y" | "on" | "selected" | "checked" | "t" | "enabled")
 }
 
-fn parse_filter(text: &str) -> Result<Vec<Matcher>, String> {
-    // One matcher: the braces are for lists.
-    if text.starts_with('{') || text.ends_with('}') {
-        return Err(format!("unexpected open or close brace: {text}"));
-    }
-    parse(text, MatcherMode::Fallback)
-}
-
 /// An alert as a client posts it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -189,12 +185,12 @@ pub struct PostableAlert {
 ///
 /// # Errors
 /// When the body is no list of alerts, or an instant in it is none.
-pub fn parse_alerts(body: &[u8]) -> Result<(Vec<PostedAlert>, Vec<String>), String> {
+pub fn parse_alerts(body: &[u8], mode: MatcherMode) -> Result<(Vec<PostedAlert>, Vec<String>), String> {
     let posted: Vec<PostableAlert> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for alert in posted {
         let instants = (instant(alert.starts_at.as_deref())?, instant(alert.ends_at.as_deref())?);
-        match read_alert(&alert, instants) {
+        match read_alert(&alert, instants, mode) {
             Ok(alert) => good.push(alert),
             Err(reason) => bad.push(reason),
         }
@@ -205,13 +201,16 @@ pub fn parse_alerts(body: &[u8]) -> Result<(Vec<PostedAlert>, Vec<String>), Stri
 fn read_alert(
     alert: &PostableAlert,
     (starts_at, ends_at): (Option<Timestamp>, Option<Timestamp>),
+    mode: MatcherMode,
 ) -> Result<PostedAlert, String> {
     let labels: Labels = alert.labels.iter().collect();
     if labels.is_empty() {
         return Err("at least one label pair required".to_owned());
     }
-    if alert.labels.keys().chain(alert.annotations.keys()).any(String::is_empty) {
-        return Err("invalid label set: invalid name \"\"".to_owned());
+    for (names, what) in [(&alert.labels, "label set"), (&alert.annotations, "annotations")] {
+        if let Some(name) = names.keys().find(|name| !is_label_name(name, mode)) {
+            return Err(format!("invalid {what}: invalid name {}", quoted(name)));
+        }
     }
     if let (Some(starts), Some(ends)) = (starts_at, ends_at)
         && ends < starts
@@ -286,15 +285,15 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MatcherView {
+    /// Whether it must match; it must, unless said otherwise.
+    #[serde(default = "yes")]
+    pub is_equal: bool,
+    /// Whether it is an expression.
+    pub is_regex: bool,
     /// The label.
     pub name: String,
     /// The value or expression.
     pub value: String,
-    /// Whether it is an expression.
-    pub is_regex: bool,
-    /// Whether it must match; it must, unless said otherwise.
-    #[serde(default = "yes")]
-    pub is_equal: bool,
 }
 
 fn yes() -> bool {
@@ -562,7 +561,7 @@ impl Alerting {
     pub fn silences_view(&self, filters: &[&str], now: Now) -> Result<Vec<GettableSilence>, String> {
         let mut wanted = Vec::new();
         for filter in filters {
-            wanted.extend(parse_filter(filter)?);
+            wanted.push(parse_one(filter, self.limits().matchers)?);
         }
         let shown = |value: &&SilenceValue| {
             let sets = &value.body.value.matcher_sets;
@@ -666,14 +665,14 @@ mod tests {
     fn bodies_are_checked() {
         let body = br#"[{"labels":{"a":"b"},"startsAt":"2024-01-01T00:00:00Z"},{"labels":{}},
             {"labels":{"a":"b"},"startsAt":"2024-01-01T00:00:01Z","endsAt":"2024-01-01T00:00:00Z"}]"#;
-        let (good, bad) = parse_alerts(body).unwrap();
+        let (good, bad) = parse_alerts(body, MatcherMode::default()).unwrap();
         assert_eq!((good.len(), bad.len()), (1, 2));
         assert_eq!(bad, ["at least one label pair required", "start time must be before end time"]);
         let silence = br#"{"matchers":[{"name":"a","value":"b","isRegex":false}],"startsAt":"2024-01-01T00:00:00Z",
             "endsAt":"2024-01-02T00:00:00Z","createdBy":"x","comment":"y"}"#;
         let (id, body) = parse_silence(silence).unwrap();
-        assert_eq!((id, body.check()), (None, Ok(())));
+        assert_eq!((id, body.check(MatcherMode::default())), (None, Ok(())));
         assert!(parse_silence(b"{}").is_err());
-        assert!(!AlertFilter::parse([("active", "maybe")]).unwrap().active);
+        assert!(!AlertFilter::parse([("active", "maybe")], MatcherMode::default()).unwrap().active);
     }
 }

@@ -25,6 +25,8 @@
 //! What the API serves is in [`api`]: pure functions over the mind. Only electors hold alerts and the log; a peer that
 //! is none ([`Alerting::electorate`]) forwards posts by itself, and its API must ask an elector.
 //!
+//! What an Alertmanager left behind is read by [`inherit`].
+//!
 //! Inside: [`records`] (replicated maps), [`alert`], [`silence`], [`nflog`], [`route`], [`inhibit`], [`dispatch`] (when
 //! groups are due), [`electorate`] (who votes), [`claims`] and [`candidacy`] (who may send), and the mind that joins them.
 
@@ -34,6 +36,7 @@ pub mod candidacy;
 pub mod claims;
 pub mod dispatch;
 pub mod electorate;
+pub mod inherit;
 pub mod inhibit;
 pub mod message;
 mod mind;
@@ -48,5 +51,7 @@ mod cases;
 pub use alert::{AlertKey, PostedAlert};
 pub use electorate::{AlertPeer, Electorate};
 pub use message::AlertMessage;
-pub use mind::{Alerting, ClaimId, Counters, Input, Notification, NotifiedAlert, Outcome, Output, Setup, Timing};
+pub use mind::{
+    Alerting, ClaimId, Counters, Input, Limits, Notification, NotifiedAlert, Outcome, Output, Setup, Timing,
+};
 pub use silence::{SilenceBody, SilenceError, SilenceId};

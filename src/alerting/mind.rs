@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use promesh_config::alertmanager::{AlertmanagerConfig, IntegrationName};
+use promesh_config::alertmanager::{AlertmanagerConfig, IntegrationName, MatcherMode};
 use promesh_model::{Labels, Monotonic, Now, PeerId, Timestamp};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -239,9 +239,24 @@ impl Default for Timing {
     }
 }
 
+/// What a peer takes at most, and how it reads matchers: Alertmanager's flags. Zero is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Silences, ended ones that are still kept among them.
+    pub silences_max: usize,
+    /// Bytes of a silence, as an Alertmanager counts them: those of its record.
+    pub silence_bytes_max: usize,
+    /// Alerts of one name that fire.
+    pub alerts_per_name_max: usize,
+    /// How matchers of the API are read, and which names labels may have.
+    pub matchers: MatcherMode,
+}
+
 /// Figures for the metrics page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
+    /// Alerts left out because too many of their name fire.
+    pub limited: u64,
     /// Notifications sent, by integration kind.
     pub sent: BTreeMap<String, u64>,
     /// Attempts that failed, by integration kind.
@@ -290,6 +305,7 @@ pub struct Alerting {
     me: PeerId,
     session: Session,
     timing: Timing,
+    limits: Limits,
     has_seeds: bool,
     rng: StdRng,
     config: Arc<AlertmanagerConfig>,
@@ -302,6 +318,8 @@ pub struct Alerting {
     /// Alerts that nobody ended run on until here: their sources have had no chance yet.
     grace: Timestamp,
     firing: BTreeSet<AlertKey>,
+    /// Firing alerts by name, where their number is limited.
+    firing_by_name: BTreeMap<String, BTreeSet<AlertKey>>,
     expiries: BTreeSet<(Timestamp, AlertKey)>,
     expiry_of: BTreeMap<AlertKey, Timestamp>,
     pub(crate) dispatcher: Dispatcher,
@@ -363,6 +381,8 @@ pub struct Setup {
     pub digest: u128,
     /// How long things take.
     pub timing: Timing,
+    /// What it takes at most.
+    pub limits: Limits,
     /// Whether others are to be expected: seeds are configured that are not this peer itself. What such a peer tells
     /// before it has met anybody is marked as degraded, since others may have begun alone beside it.
     pub has_seeds: bool,
@@ -377,6 +397,7 @@ impl Alerting {
             me: setup.me,
             session: Session { peer: setup.me, boot: setup.boot },
             timing: setup.timing,
+            limits: setup.limits,
             has_seeds: setup.has_seeds,
             rng: StdRng::seed_from_u64(setup.seed),
             tree: RouteTree::new(&setup.config),
@@ -388,6 +409,7 @@ impl Alerting {
             log: Map::default(),
             grace: now.wall.after(setup.timing.source_grace),
             firing: BTreeSet::new(),
+            firing_by_name: BTreeMap::new(),
             expiries: BTreeSet::new(),
             expiry_of: BTreeMap::new(),
             dispatcher: Dispatcher::default(),
@@ -528,6 +550,11 @@ impl Alerting {
         &self.counters
     }
 
+    /// What it takes at most.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// The configuration in use.
     pub fn config(&self) -> &Arc<AlertmanagerConfig> {
         &self.config
@@ -557,6 +584,7 @@ impl Alerting {
         self.claims.retain(|_, claim| claim.is_sending());
         self.dispatcher = Dispatcher::default();
         self.firing.clear();
+        self.firing_by_name.clear();
         self.regroup(now);
     }
 

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use promesh_model::{PeerId, Timestamp};
+use promesh_model::{Labels, PeerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::alert::AlertKey;
+use crate::inherit;
 use crate::records::Lattice;
 
 /// What a notification is about and where it goes. Twins are groups of equal key and receiver from several routes.
@@ -52,6 +54,9 @@ pub struct Ballot {
     pub peer: PeerId,
 }
 
+/// Of what an Alertmanager sent: less than every ballot of ours, and by no peer.
+pub const INHERITED: Ballot = Ballot { number: 0, peer: PeerId(0) };
+
 /// A notification that was sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
@@ -70,6 +75,13 @@ pub struct Done {
     pub resolved: BTreeSet<u64>,
     /// What the receiver gave back and wants again: Slack's message, for one.
     pub data: BTreeMap<String, String>,
+}
+
+impl Done {
+    /// What this entry calls an alert. Entries that an Alertmanager wrote know alerts by its hash.
+    pub fn hash(&self, key: AlertKey, labels: &Labels) -> u64 {
+        if self.ballot == INHERITED { inherit::hash(labels) } else { key.short() }
+    }
 }
 
 impl Lattice for Done {

@@ -113,6 +113,15 @@ impl RouteTree {
         }
     }
 
+    /// How many nodes send groups of this key to this receiver: upstream's log has one entry for all of them.
+    pub fn twins(&self, group_key: &str, receiver: &str) -> u32 {
+        let of_key = |node: &&RouteNode| {
+            let labels = group_key.strip_prefix(node.key.as_str());
+            node.receiver == receiver && labels.is_some_and(|labels| labels.starts_with(":{"))
+        };
+        self.nodes.iter().filter(of_key).count() as u32
+    }
+
     /// A node.
     pub fn node(&self, index: usize) -> &RouteNode {
         &self.nodes[index]

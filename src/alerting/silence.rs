@@ -1,6 +1,8 @@
 //! Silences as replicated records.
 
-use promesh_config::alertmanager::Matchers;
+use promesh_config::alertmanager::matchers::is_label_name;
+use promesh_config::alertmanager::{MatcherMode, Matchers};
+use promesh_model::labels::quoted;
 use promesh_model::{Labels, Matcher, Timestamp};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -122,6 +124,9 @@ pub enum SilenceError {
     /// It says something that makes no sense.
     #[error("invalid silence: {0}")]
     Invalid(String),
+    /// It is too large, or one too many: the text is all that is said.
+    #[error("{0}")]
+    Limit(String),
     /// There is none of that name.
     #[error("silence not found")]
     NotFound,
@@ -132,14 +137,16 @@ impl SilenceBody {
     ///
     /// # Errors
     /// `Invalid`, in upstream's words.
-    pub fn check(&self) -> Result<(), SilenceError> {
+    pub fn check(&self, mode: MatcherMode) -> Result<(), SilenceError> {
         let invalid = |reason: &str| Err(SilenceError::Invalid(reason.to_owned()));
         if self.matcher_sets.is_empty() || self.matcher_sets.iter().any(Vec::is_empty) {
             return invalid("at least one matcher required");
         }
         for (number, set) in self.matcher_sets.iter().enumerate() {
-            if let Some(index) = set.iter().position(|matcher| matcher.name.is_empty()) {
-                return invalid(&format!("invalid label matcher {index} in set {number}: invalid label name \"\""));
+            if let Some((index, bad)) = set.iter().enumerate().find(|(_, matcher)| !is_label_name(&matcher.name, mode))
+            {
+                let name = quoted(&bad.name);
+                return invalid(&format!("invalid label matcher {index} in set {number}: invalid label name {name}"));
             }
             if set.iter().all(|matcher| matcher.matches("")) {
                 let text = format!("matcher set {number}: at least one matcher must not match the empty string");

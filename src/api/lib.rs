@@ -10,6 +10,7 @@
 mod admin;
 mod asked;
 pub mod backend;
+mod bounds;
 mod cors;
 mod error;
 mod extras;

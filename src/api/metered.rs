@@ -12,6 +12,7 @@ use axum::response::Response;
 use http_body::Body as _;
 use parking_lot::RwLock;
 
+use crate::bounds::Bounded;
 use crate::router::Api;
 
 /// Upstream's bounds, in seconds.
@@ -70,6 +71,8 @@ struct Counted {
 /// What is counted of all handlers.
 #[derive(Debug, Default)]
 pub struct HttpMeter {
+    /// What [`crate::bounds`] counts.
+    pub bounded: Bounded,
     handlers: RwLock<BTreeMap<String, Arc<Counted>>>,
 }
 

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use promesh_alerting::api::{GettableSilence, ReceiverView};
 use promesh_alerting::{PostedAlert, SilenceBody, SilenceError, SilenceId};
+use promesh_config::alertmanager::MatcherMode;
 use promesh_model::Now;
 use serde_json::Value;
 use thiserror::Error;
@@ -36,6 +37,9 @@ pub enum AlertList {
 pub trait Pager: Send + Sync + 'static {
     /// The present.
     fn now(&self) -> Now;
+
+    /// How matchers are read, and which names labels may have.
+    fn matcher_mode(&self) -> MatcherMode;
 
     /// What `/status` says.
     async fn status(&self) -> Value;

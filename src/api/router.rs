@@ -19,8 +19,8 @@ use crate::backend::Backend;
 use crate::metered::HttpMeter;
 use crate::respond::{no_content, text};
 use crate::{
-    admin, cors, extras, federate, gateway, lifecycle, listing, metered, operate, otlp, pages, query, remote_read,
-    remote_write, rules, search, status, targets, v2,
+    admin, bounds, cors, extras, federate, gateway, lifecycle, listing, metered, operate, otlp, pages, query,
+    remote_read, remote_write, rules, search, status, targets, v2,
 };
 
 /// What flags say about the API.
@@ -38,6 +38,12 @@ pub struct ApiOptions {
     pub enable_lifecycle: bool,
     /// Whether the peer stands for an Alertmanager, and answers as one where the two differ.
     pub alerting_only: bool,
+    /// `GET`s at once; 0 for no limit.
+    pub get_concurrency: usize,
+    /// How long a request may take until its answer begins; zero for no limit.
+    pub timeout: Duration,
+    /// The same, as Go prints it.
+    pub timeout_shown: String,
     /// `/api/v1/admin`.
     pub enable_admin_api: bool,
     /// `/api/v1/write`.
@@ -67,6 +73,9 @@ impl Default for ApiOptions {
             cors_origin: Regex::new("^(?s:.*)$").expect("a valid expression"),
             enable_lifecycle: false,
             alerting_only: false,
+            get_concurrency: 0,
+            timeout: Duration::ZERO,
+            timeout_shown: String::new(),
             enable_admin_api: false,
             enable_remote_write_receiver: false,
             enable_otlp_receiver: false,
@@ -116,7 +125,10 @@ pub fn router(backend: Arc<dyn Backend>, options: ApiOptions) -> Router {
     let api = Api(Arc::new(shared));
     let counted = middleware::from_fn_with_state(api.clone(), metered::count);
     let routes = ungated(&api).merge(gated(&api)).merge(pages::routes()).layer(counted);
-    let routes = routes.fallback(not_found).with_state(api.clone());
+    let mut routes = routes.fallback(not_found).with_state(api.clone());
+    if api.options.get_concurrency > 0 || !api.options.timeout.is_zero() {
+        routes = routes.layer(middleware::from_fn_with_state(api.clone(), bounds::bound));
+    }
     let routes = routes.layer(CompressionLayer::new().quality(CompressionLevel::Fastest));
     if prefix == "/" {
         routes

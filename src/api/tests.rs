@@ -1,5 +1,6 @@
 //! The whole router over a fixture, against answers recorded from a real Prometheus.
 
+mod bounds;
 mod fixture;
 mod pages;
 mod push;

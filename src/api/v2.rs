@@ -94,7 +94,9 @@ fn unprocessable(code: u16, message: &str) -> Response {
 
 fn failed(error: &PagerError) -> Response {
     let status = match error {
-        PagerError::Bad(_) | PagerError::Silence(SilenceError::Invalid(_)) => StatusCode::BAD_REQUEST,
+        PagerError::Bad(_) | PagerError::Silence(SilenceError::Invalid(_) | SilenceError::Limit(_)) => {
+            StatusCode::BAD_REQUEST
+        }
         PagerError::Silence(SilenceError::NotFound) => StatusCode::NOT_FOUND,
         PagerError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
@@ -163,7 +165,7 @@ async fn post_alerts(State(pager): Ask, headers: HeaderMap, body: Bytes) -> Resp
     if let Some((index, url)) = bad_generator(&posted) {
         return unprocessable(WRONG_TYPE, &format!("{index}.generatorURL in body must be of type uri: {url:?}"));
     }
-    let (good, bad) = match parse_alerts(&body) {
+    let (good, bad) = match parse_alerts(&body, pager.matcher_mode()) {
         Ok(parsed) => parsed,
         Err(error) => return unreadable("alerts", &error),
     };

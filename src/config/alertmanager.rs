@@ -195,8 +195,17 @@ impl AlertmanagerConfig {
 /// # Errors
 /// Everything wrong with it.
 pub fn load(file: &str, text: &[u8], dir: &Path) -> Result<AlertmanagerConfig, ConfigErrors> {
+    load_in(file, text, dir, MatcherMode::default())
+}
+
+/// As [`load`], with matchers read in the mode that the process was started in.
+///
+/// # Errors
+/// Everything wrong with it.
+pub fn load_in(file: &str, text: &[u8], dir: &Path, mode: MatcherMode) -> Result<AlertmanagerConfig, ConfigErrors> {
     let node = yaml::parse(file, text).map_err(|problem| ConfigErrors(vec![problem]))?;
     let mut reader = Reader::new(file, text, dir);
+    reader.matcher_mode = mode;
     let config = AlertmanagerConfig::read(&node, &mut reader);
     if config.route.is_none() && reader.problem_count() == 0 {
         reader.problem(Node::new(yaml::Kind::Null).at, "no route provided in config");

@@ -4,11 +4,24 @@
 //! Source: prometheus/common `config/http_config.go`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use promesh_model::Secret;
 
 use crate::section;
-use crate::yaml::{FilePath, Node, Reader, Show, Yaml};
+use crate::yaml::{self, ConfigErrors, FilePath, Node, Reader, Show, Yaml};
+
+/// Loads a file of HTTP client settings. Relative paths in it mean `dir`.
+///
+/// # Errors
+/// Everything wrong with it.
+pub fn load_http_config(file: &str, text: &[u8], dir: &Path) -> Result<HttpClientConfig, ConfigErrors> {
+    let node = yaml::parse(file, text).map_err(|problem| ConfigErrors(vec![problem]))?;
+    let mut reader = Reader::new(file, text, dir);
+    let config = HttpClientConfig::read(&node, &mut reader);
+    let problems = reader.into_problems();
+    if problems.is_empty() { Ok(config) } else { Err(ConfigErrors(problems)) }
+}
 
 section! {
     /// How an HTTP client speaks. After reading, `bearer_token` and its file have become `authorization`.
@@ -532,7 +545,7 @@ mod tests {
         let shown = if problems.is_empty() {
             yaml::print(&http.show(Show::Masked))
         } else {
-            yaml::ConfigErrors(problems).to_string()
+            ConfigErrors(problems).to_string()
         };
         expected.assert_eq(&shown);
     }

@@ -195,30 +195,24 @@ impl Peer {
 
     /// How the targets fared that this peer scraped.
     pub fn own_target_news(&self) -> Vec<TargetNews> {
-        let mut news = Vec::new();
-        self.scraping.look(|target, status| {
-            news.extend(status.at.map(|at| TargetNews {
+        let news = |(target, status): (promesh_scrape::Target, crate::scraping::ScrapeStatus)| {
+            Some(TargetNews {
                 labels: target.labels.clone(),
                 pool: target.pool().to_owned(),
-                at: at.ms(),
+                at: status.at?.ms(),
                 duration: status.duration.as_secs_f64(),
-                error: status.error.clone(),
-            }));
-        });
-        news
+                error: status.error,
+            })
+        };
+        self.scraping.targets().into_iter().filter_map(news).collect()
     }
 
     /// Metadata of the targets that this peer scraped.
     pub fn own_metadata(&self) -> Vec<MetadataNews> {
-        let mut news = Vec::new();
-        self.scraping.look(|target, status| {
-            news.extend(status.at.map(|at| MetadataNews {
-                labels: target.labels.clone(),
-                at: at.ms(),
-                families: status.metadata.clone(),
-            }));
-        });
-        news
+        let news = |(target, status): (promesh_scrape::Target, crate::scraping::ScrapeStatus)| {
+            Some(MetadataNews { labels: target.labels.clone(), at: status.at?.ms(), families: status.metadata })
+        };
+        self.scraping.targets().into_iter().filter_map(news).collect()
     }
 
     /// Exemplars that lie here.

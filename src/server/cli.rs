@@ -5,6 +5,7 @@ mod cluster;
 mod debug;
 mod http;
 mod man;
+mod manager;
 mod progress;
 mod promql;
 mod push;
@@ -83,6 +84,8 @@ pub fn command() -> Command {
         .subcommand(relabel::command())
         .subcommand(push::command())
         .subcommand(debug::command())
+        .subcommands(manager::commands())
+        .subcommand(check::alertmanager::command("check-config").hide(true))
         .subcommand(Command::new("man").about("Print the manual page"))
         .subcommand(completions());
     add_flags(command)
@@ -105,6 +108,8 @@ fn run_command(name: &str, matches: &ArgMatches) -> u8 {
         "relabel" => relabel::run(matches),
         "push" => push::run(matches),
         "debug" => debug::run(matches),
+        "alerts" | "silences" | "config" | "template" => manager::run(name, matches),
+        "check-config" => check::alertmanager::run(matches),
         "man" => {
             // A closed pipe is nobody's problem.
             let _ = io::stdout().write_all(man::page(&command()).as_bytes());

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use promesh_alerting::Limits;
 use regex::Regex;
 use thiserror::Error;
 use url::Url;
@@ -97,6 +98,10 @@ pub struct WebOptions {
     pub remote_write_messages: Vec<String>,
     /// TLS, users, headers, request rate; nothing: none of it.
     pub config_file: Option<PathBuf>,
+    /// GET requests at once; 0 for no limit.
+    pub get_concurrency: usize,
+    /// How long a request may take; zero for no limit.
+    pub timeout: Duration,
     /// Title of the pages.
     pub page_title: String,
     /// Origins that CORS admits.
@@ -187,6 +192,8 @@ pub struct AlertmanagerOptions {
     pub batch_size: usize,
     /// Send what waits before stopping.
     pub drain_on_shutdown: bool,
+    /// What is taken at most, and how matchers are read. Only `promesh alertmanager` has flags for it.
+    pub limits: Limits,
 }
 
 /// Everything a peer was told on its command line.
@@ -375,6 +382,8 @@ fn web(values: &Values, features: &Features) -> Result<WebOptions, OptionsError>
         remote_write_messages: remote_write_messages(values)?,
         config_file: Some(values.text("web.config.file")).filter(|path| !path.is_empty()).map(PathBuf::from),
         page_title: values.text("web.page-title").to_owned(),
+        get_concurrency: 0,
+        timeout: Duration::ZERO,
         cors_origin: Regex::new(&format!("^(?s:{cors})$")).map_err(cors_error)?,
     })
 }
@@ -471,5 +480,6 @@ fn alertmanager(values: &Values) -> Result<AlertmanagerOptions, OptionsError> {
         queue_capacity: values.number("alertmanager.notification-queue-capacity")?,
         batch_size: values.number::<usize>("alertmanager.notification-batch-size")?.max(1),
         drain_on_shutdown: values.switch("alertmanager.drain-notification-queue-on-shutdown"),
+        limits: Limits::default(),
     })
 }

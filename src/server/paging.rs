@@ -7,6 +7,7 @@ mod ask;
 mod configuration;
 mod deliveries;
 mod figures;
+mod inherit;
 mod links;
 mod members;
 mod mind;
@@ -23,8 +24,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use promesh_alerting::route::RouteTree;
 use promesh_alerting::{
-    AlertMessage, AlertPeer, Alerting, Input, Output, PostedAlert, Setup, SilenceError, SilenceId, Timing,
+    AlertMessage, AlertPeer, Alerting, Input, Limits, Output, PostedAlert, Setup, SilenceError, SilenceId, Timing,
 };
 use promesh_model::{Generation, Now, PeerId, Timestamp};
 use promesh_node::MeshView;
@@ -113,6 +115,7 @@ pub struct Paging {
     answers: Arc<Answers>,
     next_token: AtomicU64,
     received: Received,
+    limits: Limits,
     figures: Arc<MindFigures>,
 }
 
@@ -159,10 +162,12 @@ impl Paging {
         now: Now,
     ) -> Result<(Arc<Paging>, Vec<JoinHandle<()>>), String> {
         let (me, generation) = means.who;
-        let (log, records) = RecordLog::open(means.data).map_err(|error| format!("the record log: {error}"))?;
+        let (mut log, mut records) = RecordLog::open(means.data).map_err(|error| format!("the record log: {error}"))?;
         if !records.is_empty() {
             tracing::info!(records = records.len(), bytes = log.bytes(), "record log read");
         }
+        let tree = RouteTree::new(&configuration.config);
+        records.extend(inherit::take_over(means.data, &mut log, &tree, now.wall)?);
         let cluster = means.options.cluster.as_ref();
         let defaults = Timing::default();
         let timing = Timing {
@@ -177,6 +182,7 @@ impl Paging {
             config: Arc::clone(&configuration.config),
             digest: configuration.digest,
             timing,
+            limits: means.options.alertmanager.limits,
             has_seeds: means.has_seeds,
             records,
         };
@@ -212,6 +218,7 @@ impl Paging {
             answers,
             next_token: AtomicU64::new(0),
             received: Received::default(),
+            limits: means.options.alertmanager.limits,
             figures,
         });
         tokio::spawn(Arc::clone(&paging).follow());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use promesh_api::{ApiOptions, Guard, Router, ServeOptions};
 use promesh_cluster::PeerState;
 use promesh_node::MeshView;
+use promesh_template::clock::duration_text;
 use promesh_tsdb::ReplayProgress;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -123,6 +124,9 @@ fn api_options(options: &Options) -> ApiOptions {
         cors_origin: web.cors_origin.clone(),
         enable_lifecycle: web.enable_lifecycle,
         alerting_only: options.alerting_only,
+        get_concurrency: web.get_concurrency,
+        timeout: web.timeout,
+        timeout_shown: duration_text(i64::try_from(web.timeout.as_nanos()).unwrap_or(i64::MAX)),
         enable_admin_api: web.enable_admin_api,
         enable_remote_write_receiver: web.enable_remote_write_receiver,
         enable_otlp_receiver: web.enable_otlp_receiver,

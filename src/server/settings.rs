@@ -156,7 +156,10 @@ pub fn load(options: &Options) -> Result<(Settings, Configuration), String> {
         Settings::load(&options.config_file, &options.web.route_prefix)
             .and_then(|settings| settings.with_gateway(options.web.enable_pushgateway))
     };
-    match (settings, Configuration::load(&options.alertmanager.config_file, &Disk)) {
+    match (
+        settings,
+        Configuration::load(&options.alertmanager.config_file, &Disk, options.alertmanager.limits.matchers),
+    ) {
         (Ok(settings), Ok(delivery)) => Ok((settings, delivery)),
         (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
         (Err(one), Err(other)) => Err(format!("{one}\n{other}")),

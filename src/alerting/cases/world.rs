@@ -132,6 +132,7 @@ impl World {
         let records =
             self.disks[peer].synced.iter().flat_map(|frame| decode_records(frame).expect("own bytes")).collect();
         let setup = Setup {
+            limits: crate::Limits::default(),
             me: PeerId(peer as u128 + 1),
             boot: self.lives[peer],
             seed: self.rng.random(),

@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use promesh_model::{Now, PeerId, Timestamp};
+use promesh_model::{Labels, Now, PeerId, Timestamp};
 
 use super::{Alerting, Deferred, Output, Waiter, Waiting};
 use crate::alert::{AlertKey, AlertValue, Notes, PostedAlert, Span};
+use crate::inherit;
 use crate::message::{DiskRecord, Part};
 use crate::nflog::{Done, KeyId};
 use crate::silence::{SilenceBody, SilenceError, SilenceId, SilenceState, SilenceValue};
 
+/// The label that holds an alert's name.
+const ALERT_NAME: &str = "alertname";
 /// Ended alerts that are owed to nobody are kept so long.
 const ENDED_RETENTION: Duration = Duration::from_secs(15 * 60);
 /// Ended alerts that are owed, but silenced, are kept so long.
@@ -64,6 +67,10 @@ impl Alerting {
     pub(super) fn accept_post(&mut self, whose: Waiter, alerts: Vec<PostedAlert>, now: Now) {
         let mut parts = Vec::new();
         for alert in alerts {
+            if self.is_one_too_many(&alert, now) {
+                self.counters.limited += 1;
+                continue;
+            }
             if let Some((key, delta)) = self.delta_of(alert, now) {
                 self.keep_alert(key, &delta, now);
                 parts.push(Part::Alert(key, delta));
@@ -71,6 +78,33 @@ impl Alerting {
         }
         let others = self.other_electors();
         self.replicate(whose, parts, &others, now);
+    }
+
+    fn note_name(&mut self, key: AlertKey, labels: &Labels, fires: bool) {
+        if self.limits.alerts_per_name_max == 0 {
+            return;
+        }
+        let name = labels.value(ALERT_NAME);
+        if fires {
+            self.firing_by_name.entry(name.to_owned()).or_default().insert(key);
+        } else if let Some(keys) = self.firing_by_name.get_mut(name) {
+            keys.remove(&key);
+            if keys.is_empty() {
+                self.firing_by_name.remove(name);
+            }
+        }
+    }
+
+    /// Whether so many of its name fire already that a new one is left out.
+    fn is_one_too_many(&self, alert: &PostedAlert, now: Now) -> bool {
+        let most = self.limits.alerts_per_name_max;
+        let ends = alert.ends_at.is_some_and(|end| end <= now.wall);
+        most > 0
+            && !ends
+            && self
+                .firing_by_name
+                .get(alert.labels.value(ALERT_NAME))
+                .is_some_and(|keys| keys.len() >= most && !keys.contains(&AlertKey::of(&alert.labels)))
     }
 
     /// Sends parts to peers, and waits until they and this one have them.
@@ -172,8 +206,10 @@ impl Alerting {
         }
         if fires && self.firing.insert(key) {
             self.inhibitor.note(key, &labels, true);
+            self.note_name(key, &labels, true);
         } else if !fires && self.firing.remove(&key) {
             self.inhibitor.note(key, &labels, false);
+            self.note_name(key, &labels, false);
         }
         for slot in self.dispatcher.insert(&self.tree, key, &labels) {
             self.schedule(slot, now);
@@ -196,7 +232,7 @@ impl Alerting {
         mut body: SilenceBody,
         now: Now,
     ) -> Result<(SilenceId, SilenceValue), SilenceError> {
-        body.check()?;
+        body.check(self.limits.matchers)?;
         body.updated_at = now.wall;
         let known = match id {
             Some(id) => Some((id, self.silences.get(&id).cloned().ok_or(SilenceError::NotFound)?)),
@@ -204,9 +240,11 @@ impl Alerting {
         };
         if let Some((id, mut value)) = known {
             if value.body.value.may_become(&body, value.state(now.wall), now.wall) {
+                self.check_size(id, &body)?;
                 value.body.write(body, self.me);
                 return Ok((id, value));
             }
+            self.check_count()?;
             // Another silence in its place: this one ends.
             if value.state(now.wall) != SilenceState::Expired {
                 value.expired_at = Some(now.wall);
@@ -217,11 +255,34 @@ impl Alerting {
         if body.ends_at <= now.wall {
             return Err(SilenceError::Invalid("end time must be in the future".to_owned()));
         }
+        self.check_count()?;
         // What begins in the past begins now.
         body.starts_at = body.starts_at.max(now.wall);
+        let id = SilenceId(uuid::Builder::from_random_bytes(self.random_id().to_be_bytes()).into_uuid().as_u128());
+        self.check_size(id, &body)?;
         let mut value = SilenceValue::default();
         value.body.write(body, self.me);
-        Ok((SilenceId(uuid::Builder::from_random_bytes(self.random_id().to_be_bytes()).into_uuid().as_u128()), value))
+        Ok((id, value))
+    }
+
+    fn check_count(&self) -> Result<(), SilenceError> {
+        let (count, most) = (self.silences.len(), self.limits.silences_max);
+        if most == 0 || count < most {
+            return Ok(());
+        }
+        Err(SilenceError::Limit(format!("exceeded maximum number of silences: {count} (limit: {most})")))
+    }
+
+    fn check_size(&self, id: SilenceId, body: &SilenceBody) -> Result<(), SilenceError> {
+        let most = self.limits.silence_bytes_max;
+        if most == 0 {
+            return Ok(());
+        }
+        let bytes = inherit::silence_bytes(id, body, SILENCE_RETENTION);
+        if bytes <= most {
+            return Ok(());
+        }
+        Err(SilenceError::Limit(format!("silence exceeded maximum size: {bytes} bytes (limit: {most} bytes)")))
     }
 
     pub(super) fn expire_silence(&mut self, token: u64, id: SilenceId, now: Now) {
@@ -305,7 +366,7 @@ impl Alerting {
         let ended = |value: &AlertValue, after: Duration| {
             !value.may_fire(now.wall, self.grace) && value.ends_at().after(after) < now.wall
         };
-        let over: Vec<(AlertKey, promesh_model::Labels)> = self
+        let over: Vec<(AlertKey, Labels)> = self
             .alerts
             .iter()
             .filter(|(key, value)| {
@@ -344,7 +405,8 @@ impl Alerting {
         self.tree.matching(&value.labels).into_iter().any(|node| {
             let id = (node, self.tree.node(node).group_labels(&value.labels));
             let slots = self.dispatcher.group(&id).map_or(&[][..], |group| &group.slots);
-            slots.iter().any(|slot| self.log.get(slot).is_some_and(|done| done.firing.contains(&key.short())))
+            let told = |done: &Done| done.firing.contains(&done.hash(key, &value.labels));
+            slots.iter().any(|slot| self.log.get(slot).is_some_and(told))
         })
     }
 
@@ -378,10 +440,14 @@ impl Alerting {
     pub(super) fn end_what_was_told(&mut self, key: KeyId, now: Now) {
         let (Some(done), Some(slot)) = (self.log.get(&key), self.dispatcher.slot(key)) else { return };
         let Some(group) = self.dispatcher.group(&slot.group) else { return };
-        let told = group.alerts.iter().filter(|alert| done.resolved.contains(&alert.short()));
-        let deltas: Vec<(AlertKey, AlertValue)> = told
+        let deltas: Vec<(AlertKey, AlertValue)> = group
+            .alerts
+            .iter()
             .filter_map(|alert| {
                 let value = self.alerts.get(alert)?;
+                if !done.resolved.contains(&done.hash(*alert, &value.labels)) {
+                    return None;
+                }
                 // Clocks differ by less; what was born later is another span.
                 let old = |span: &Span| !span.explicit && span.born.after(CLOCK_SLACK) <= done.at;
                 let ended = value.spans.iter().filter(|(_, span)| old(span));

@@ -164,6 +164,7 @@ impl Alerting {
             resolved: BTreeSet::new(),
             alerts: Vec::new(),
         };
+        let (mut known_firing, mut known_resolved) = (BTreeSet::new(), BTreeSet::new());
         if self.is_muted(slot.group.0, now.wall) {
             return assessment;
         }
@@ -172,10 +173,12 @@ impl Alerting {
             let Some(value) = self.alerts.get(&alert) else { continue };
             let firing = value.is_firing(now.wall, self.grace);
             let short = alert.short();
-            let told_firing = last.is_some_and(|last| last.firing.contains(&short));
+            // As the last telling calls it.
+            let known = last.map_or(short, |last| last.hash(alert, &value.labels));
+            let told_firing = last.is_some_and(|last| last.firing.contains(&known));
             let ended = value.ends_at();
             let new_end = born.is_some_and(|born| ended >= born)
-                && last.is_none_or(|last| ended > last.at && !last.resolved.contains(&short));
+                && last.is_none_or(|last| ended > last.at && !last.resolved.contains(&known));
             if !(firing || told_firing || new_end) || value.spans.keys().all(|start| *start > now.wall) {
                 continue;
             }
@@ -183,16 +186,18 @@ impl Alerting {
                 continue;
             }
             if firing {
-                assessment.firing.insert(short)
+                assessment.firing.insert(short);
+                known_firing.insert(known);
             } else {
-                assessment.resolved.insert(short)
-            };
+                assessment.resolved.insert(short);
+                known_resolved.insert(known);
+            }
             assessment.alerts.push((alert, firing));
         }
         assessment.reason = needs_update(
             last,
-            &assessment.firing,
-            &assessment.resolved,
+            &known_firing,
+            &known_resolved,
             slot.integration.send_resolved,
             node.repeat_interval,
             now.wall,

@@ -2,7 +2,7 @@
 //!
 //! Source: alertmanager matcher/parse, matcher/compat, pkg/labels.
 
-use promesh_model::labels::quoted;
+use promesh_model::labels::{is_classic_label_name, quoted};
 use promesh_model::{MatchOp, Matcher};
 
 use crate::yaml::{Kind, Node, Reader, Show, Yaml};
@@ -83,6 +83,41 @@ pub fn parse(text: &str, mode: MatcherMode) -> Result<Vec<Matcher>, String> {
     }
 }
 
+/// Reads exactly one matcher, as the API's filters and command lines hold: braces are for lists.
+///
+/// # Errors
+/// As [`parse`], and for none or more than one.
+pub fn parse_one(text: &str, mode: MatcherMode) -> Result<Matcher, String> {
+    let utf8 = || {
+        if text.starts_with('{') || text.ends_with('}') {
+            return Err(format!("unexpected open or close brace: {text}"));
+        }
+        let mut matchers = parse_utf8(text)?;
+        match (matchers.pop(), matchers.len()) {
+            (None, _) => Err("no matchers".to_owned()),
+            (Some(matcher), 0) => Ok(matcher),
+            (Some(_), others) => Err(format!("expected 1 matcher, found {}", others + 1)),
+        }
+    };
+    match mode {
+        MatcherMode::Utf8Strict => utf8(),
+        MatcherMode::Classic => classic_matcher(text),
+        MatcherMode::Fallback if text.starts_with('{') || text.ends_with('}') => utf8(),
+        MatcherMode::Fallback => match (utf8(), classic_matcher(text)) {
+            (Ok(utf8), Err(_)) => Ok(utf8),
+            (_, classic) => classic,
+        },
+    }
+}
+
+/// Whether a label may have this name.
+pub fn is_label_name(name: &str, mode: MatcherMode) -> bool {
+    match mode {
+        MatcherMode::Classic => is_classic_label_name(name),
+        _ => !name.is_empty(),
+    }
+}
+
 fn build(op: MatchOp, name: String, value: String) -> Result<Matcher, String> {
     Matcher::new(op, name, value).map_err(|error| format!("failed to create matcher: {error}"))
 }
@@ -111,6 +146,9 @@ fn parse_utf8(text: &str) -> Result<Vec<Matcher>, String> {
         }
     }
     lexer.skip_space();
+    if !braced && !matches!(lexer.peek(), None | Some('}')) {
+        return Err(lexer.unexpected("expected a comma or close brace"));
+    }
     match (braced, lexer.take_if('}')) {
         (true, false) if lexer.peek().is_none() => {
             return Err(format!("0:{}: end of input: expected close brace", lexer.at));
@@ -156,6 +194,8 @@ impl Lexer<'_> {
 
     fn unexpected(&self, wanted: &str) -> String {
         match self.peek() {
+            // Signs that begin nothing.
+            Some(c @ ('\\' | '\'' | '`')) => format!("{}:{}: {c}: invalid input: {wanted}", self.at, self.at + 1),
             Some(c) => format!("{}:{}: unexpected {c}: {wanted}", self.at, self.at + 1),
             None => format!("end of input: {wanted}"),
         }
@@ -312,7 +352,7 @@ impl Yaml for Matchers {
         }
         for element in node.elements() {
             let Some(text) = reader.scalar(element, "string") else { continue };
-            match parse(text, MatcherMode::Fallback) {
+            match parse(text, reader.matcher_mode) {
                 Ok(parsed) => matchers.extend(parsed),
                 Err(reason) => reader.problem(element.at, reason),
             }
@@ -348,7 +388,7 @@ mod tests {
             ("\"a b\"=\"ü\"", "{\"a b\"=\"ü\"}", "error: bad matcher format: \"a b\"=\"ü\""),
             ("füß=x", "{füß=\"x\"}", "error: bad matcher format: füß=x"),
             ("foo=~[a", "error: failed to create matcher: error parsing regexp: ", "error: error parsing regexp: "),
-            ("foo=a b", "error: 6:7: unexpected b: expected end of input", "{foo=\"a b\"}"),
+            ("foo=a b", "error: 6:7: unexpected b: expected a comma or close brace", "{foo=\"a b\"}"),
             ("foo=", "error: end of input: expected label value", "{foo=\"\"}"),
             ("{foo=bar", "error: 0:8: end of input: expected close brace", "{foo=\"bar\"}"),
             (
@@ -368,6 +408,26 @@ mod tests {
             };
             check(MatcherMode::Utf8Strict, utf8);
             check(MatcherMode::Classic, classic);
+        }
+        let one = |text: &str, mode| match parse_one(text, mode) {
+            Ok(matcher) => matcher_text(&matcher),
+            Err(reason) => format!("error: {reason}"),
+        };
+        for (text, utf8, classic, fallback) in [
+            ("a=b", "a=\"b\"", "a=\"b\"", "a=\"b\""),
+            ("a=b,c=d", "error: expected 1 matcher, found 2", "a=\"b,c=d\"", "a=\"b,c=d\""),
+            (
+                "{a=b}",
+                "error: unexpected open or close brace: {a=b}",
+                "error: bad matcher format: {a=b}",
+                "error: unexpected open or close brace: {a=b}",
+            ),
+            ("ü=x", "ü=\"x\"", "error: bad matcher format: ü=x", "ü=\"x\""),
+            ("", "error: no matchers", "error: bad matcher format: ", "error: bad matcher format: "),
+        ] {
+            assert_eq!(one(text, MatcherMode::Utf8Strict), utf8);
+            assert_eq!(one(text, MatcherMode::Classic), classic);
+            assert_eq!(one(text, MatcherMode::Fallback), fallback);
         }
         assert_eq!(shown("foo=a b", MatcherMode::Fallback), "{foo=\"a b\"}");
         assert_eq!(shown("füß=x", MatcherMode::Fallback), "{füß=\"x\"}");

@@ -6,9 +6,9 @@ use std::time::Duration;
 use promesh_model::labels::is_classic_label_name;
 use promesh_model::{Labels, MatchOp, Matcher};
 
-use super::matchers::Matchers;
+use super::matchers::{Matchers, is_label_name};
 use crate::section;
-use crate::yaml::{Node, Reader, Show, Yaml};
+use crate::yaml::{Node, Position, Reader, Show, Yaml};
 use promesh_model::labels::quoted;
 
 section! {
@@ -111,11 +111,14 @@ fn check_route(route: &mut Route, node: &Node, reader: &mut Reader<'_>) {
     check_names(route.r#match.keys(), node, "match", reader);
     let at = node.at_key("group_by");
     let names = route.group_by.as_deref().unwrap_or(&[]);
-    if names.iter().any(String::is_empty) {
-        reader.problem(at, "invalid label name \"\" in group_by list");
-    }
+    check_label_names(names.iter().filter(|name| *name != "..."), at, "group_by", reader);
     if names.len() > 1 && names.iter().any(|name| name == "...") && names.iter().any(|name| name != "...") {
         reader.problem(at, "cannot have wildcard group_by (`...`) and other labels at the same time");
+    }
+    let labels: Vec<String> = route.labels.iter().map(|(name, _)| name.to_owned()).collect();
+    let mode = reader.matcher_mode;
+    for name in labels.iter().filter(|name| !is_label_name(name, mode)) {
+        reader.problem(node.at_key("labels"), format!("invalid label name {} in route labels", quoted(name)));
     }
     let mut seen = BTreeSet::new();
     for name in names.iter().filter(|name| *name != "...") {
@@ -133,8 +136,15 @@ fn check_route(route: &mut Route, node: &Node, reader: &mut Reader<'_>) {
 fn check_inhibit(rule: &mut InhibitRule, node: &Node, reader: &mut Reader<'_>) {
     check_names(rule.source_match.keys(), node, "source_match", reader);
     check_names(rule.target_match.keys(), node, "target_match", reader);
-    if rule.equal.iter().any(String::is_empty) {
-        reader.problem(node.at_key("equal"), "invalid label name \"\" in equal list");
+    check_label_names(rule.equal.iter(), node.at_key("equal"), "equal", reader);
+}
+
+/// Names that UTF-8 labels may have, unless the classic mode is on.
+fn check_label_names<'a>(names: impl Iterator<Item = &'a String>, at: Position, list: &str, reader: &mut Reader<'_>) {
+    for name in names {
+        if !is_label_name(name, reader.matcher_mode) {
+            reader.problem(at, format!("invalid label name {} in {list} list", quoted(name)));
+        }
     }
 }
 

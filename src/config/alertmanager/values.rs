@@ -7,6 +7,9 @@ use promesh_model::{Secret, duration};
 use crate::http::HttpUrl;
 use crate::yaml::{Kind, Node, Reader, Show, Yaml};
 
+/// What a secret is shown as.
+const MASKED: &str = "<secret>";
+
 /// A span in Go's notation: `10s`, `1m30s`, `1.5h`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GoDuration(pub Duration);
@@ -86,8 +89,9 @@ impl Yaml for SecretTemplateUrl {
 }
 
 fn check_url(node: &Node, text: &str, reader: &mut Reader<'_>) {
+    // What the API shows in a secret's place is a URL nowhere else, and a configuration from there may be read again.
     // The value stays out of the message.
-    if !text.is_empty() {
+    if !text.is_empty() && text != MASKED {
         match HttpUrl::parse(text) {
             Err(reason) => reader.problem(node.at, reason),
             Ok(url) if !matches!(url.url().scheme(), "http" | "https") => {

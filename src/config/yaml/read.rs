@@ -7,6 +7,7 @@ use std::time::Duration;
 use promesh_model::{Labels, Secret, duration};
 
 use super::{Key, Kind, Node, Position, Problem, snippet};
+use crate::alertmanager::MatcherMode;
 
 /// How a value is turned back into a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct Reader<'a> {
     source: &'a str,
     dir: &'a Path,
     problems: Vec<Problem>,
+    /// How matchers of Alertmanager's files are read, which a flag of the process says.
+    pub matcher_mode: MatcherMode,
 }
 
 impl<'a> Reader<'a> {
@@ -53,7 +56,7 @@ impl<'a> Reader<'a> {
     /// A reader of a file. Relative paths in it mean `dir`.
     pub fn new(file: &'a str, source: &'a [u8], dir: &'a Path) -> Reader<'a> {
         let source = std::str::from_utf8(source).unwrap_or("").trim_start_matches('\u{feff}');
-        Reader { file, source, dir, problems: Vec::new() }
+        Reader { file, source, dir, problems: Vec::new(), matcher_mode: MatcherMode::default() }
     }
 
     /// Says that something is wrong.

@@ -1,5 +1,6 @@
 //! `promesh check …`: promtool's checks of files, with its exit codes.
 
+pub(super) mod alertmanager;
 mod discovery;
 mod lint;
 mod metrics;
@@ -59,12 +60,14 @@ pub(super) fn command() -> Command {
             ),
         )
         .subcommand(Command::new("rules").about("Check rule files").args(lint::arguments()).arg(files()))
+        .subcommand(alertmanager::command("alertmanager"))
         .subcommand(discovery::command())
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Done {
     let (name, matches) = matches.subcommand().expect("clap demands one");
     match name {
+        "alertmanager" => return alertmanager::run(matches),
         "service-discovery" => return discovery::run(matches),
         "metrics" => return metrics::run(matches.get_flag("extended")),
         "healthy" | "ready" => {

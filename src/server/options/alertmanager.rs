@@ -1,7 +1,12 @@
 //! `promesh alertmanager`: Alertmanager's own flags, in terms of a peer's.
 
+use std::time;
+
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
+use promesh_alerting::Limits;
+use promesh_config::alertmanager::MatcherMode;
+use promesh_model::duration;
 
 use super::flags::{Fate, Flag, Kind};
 use super::values::{bad_value, negation};
@@ -32,11 +37,11 @@ const FLAGS: &[Flag] = &[
     same("storage.path", Text, "data/", "Folder of all data."),
     moot("data.retention", Duration, "120h", "ended silences and the notification log are kept for 120h"),
     moot("data.maintenance-interval", Duration, "15m", "records are synced before they are acknowledged"),
-    moot("silences.max-silences", Integer, "0", "silences are not limited in number"),
-    moot("silences.max-silence-size-bytes", Integer, "0", "a silence is limited by the size of a request"),
+    same("silences.max-silences", Integer, "0", "Most silences, ended ones that are kept among them; 0: no limit."),
+    same("silences.max-silence-size-bytes", Integer, "0", "Most bytes of a silence; 0: no limit."),
     moot("log.silences", Switch, "false", "silences are logged as requests are"),
     moot("alerts.gc-interval", Duration, "30m", "ended alerts are looked for every 30s"),
-    moot("alerts.per-alertname-limit", Integer, "0", "alerts are not limited in number"),
+    same("alerts.per-alertname-limit", Integer, "0", "Most firing alerts of one name; 0: no limit."),
     moot("dispatch.maintenance-interval", Duration, "30s", "groups end with their last alert"),
     moot("dispatch.start-delay", Duration, "0s", "groups that were told before the start are known"),
     refused("web.systemd-socket", Switch, "sockets of systemd are not taken"),
@@ -44,8 +49,8 @@ const FLAGS: &[Flag] = &[
     same("web.config.file", Text, "", "Configuration file for TLS and authentication."),
     same("web.external-url", Text, "", "URL under which this peer is reached from outside."),
     same("web.route-prefix", Text, "", "Prefix of the routes inside. Defaults to the path of --web.external-url."),
-    moot("web.get-concurrency", Integer, "0", "requests are bounded by connections"),
-    moot("web.timeout", Text, "0", "requests are bounded by themselves"),
+    same("web.get-concurrency", Integer, "0", "GET requests at once; 0: the number of cores, at least 8."),
+    same("web.timeout", Text, "0s", "How long a request may take; 0: no limit."),
     moot("web.ui-path", Text, "", "the pages are part of the binary"),
     moot("auto-gomemlimit.ratio", Float, "0.9", GO_RUNTIME),
     same("cluster.listen-address", Text, "127.0.0.1:9094", "UDP address where others reach this peer; empty: no mesh."),
@@ -74,7 +79,8 @@ const FLAGS: &[Flag] = &[
 ];
 
 /// Features that are as if switched on, or change nothing here.
-const FEATURES: [&str; 5] = [
+const FEATURES: [&str; 6] = [
+    "event-recorder",
     "receiver-name-in-metrics",
     "alert-names-in-metrics",
     "auto-gomemlimit",
@@ -96,6 +102,7 @@ impl Options {
     pub fn of_alertmanager(matches: &ArgMatches) -> Result<Options, OptionsError> {
         let mut arguments = vec!["promesh".to_owned()];
         let mut warnings = Vec::new();
+        let mut own = Own::default();
         for flag in FLAGS {
             let given = written(flag, matches);
             let values: Vec<String> = match &given {
@@ -104,7 +111,10 @@ impl Options {
                 None => vec![flag.default.to_owned()],
             };
             match flag.fate {
-                Fate::Obeyed if flag.name == "enable-feature" => warnings.extend(features(&values)?),
+                Fate::Obeyed if flag.name == "enable-feature" => {
+                    warnings.extend(features(&values, &mut own.limits.matchers)?);
+                }
+                Fate::Obeyed if own.takes(flag.name, values.last().map_or("", String::as_str))? => {}
                 Fate::Obeyed => {
                     let name = name_of_peer(flag.name);
                     arguments.extend(values.iter().map(|value| format!("--{name}={value}")));
@@ -119,8 +129,42 @@ impl Options {
         arguments.push("--web.enable-lifecycle".to_owned());
         let mut options = Options::parse(arguments)?;
         options.alerting_only = true;
+        options.alertmanager.limits = own.limits;
+        options.web.timeout = own.timeout;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        options.web.get_concurrency = if own.get_concurrency > 0 { own.get_concurrency } else { cores.max(8) };
         options.warnings.extend(warnings);
         Ok(options)
+    }
+}
+
+/// What a peer has no flag for.
+#[derive(Default)]
+struct Own {
+    limits: Limits,
+    get_concurrency: usize,
+    timeout: time::Duration,
+}
+
+impl Own {
+    /// Whether it is one of these.
+    fn takes(&mut self, name: &'static str, text: &str) -> Result<bool, OptionsError> {
+        if name == "web.timeout" {
+            let nanos = duration::parse_go(text).map_err(|error| bad_value(name, error))?;
+            self.timeout = time::Duration::from_nanos(u64::try_from(nanos).unwrap_or(0));
+            return Ok(true);
+        }
+        let number = match name {
+            "silences.max-silences" => &mut self.limits.silences_max,
+            "silences.max-silence-size-bytes" => &mut self.limits.silence_bytes_max,
+            "alerts.per-alertname-limit" => &mut self.limits.alerts_per_name_max,
+            "web.get-concurrency" => &mut self.get_concurrency,
+            _ => return Ok(false),
+        };
+        // Less than nothing is no limit, as upstream.
+        let given: i64 = text.parse().map_err(|error| bad_value(name, format!("{text:?}: {error}")))?;
+        *number = usize::try_from(given).unwrap_or(0);
+        Ok(true)
     }
 }
 
@@ -143,12 +187,17 @@ fn name_of_peer(name: &'static str) -> &'static str {
 }
 
 /// WARNs for features that are not known.
-fn features(lists: &[String]) -> Result<Vec<String>, OptionsError> {
+fn features(lists: &[String], mode: &mut MatcherMode) -> Result<Vec<String>, OptionsError> {
     let mut warnings = Vec::new();
     for feature in lists.iter().flat_map(|list| list.split(',')).filter(|feature| !feature.is_empty()) {
         match feature {
             "classic-mode" | "utf8-strict-mode" => {
-                return Err(bad_value("enable-feature", format!("{feature}: matchers are always read in both ways")));
+                let asked = if feature == "classic-mode" { MatcherMode::Classic } else { MatcherMode::Utf8Strict };
+                if *mode != MatcherMode::Fallback && *mode != asked {
+                    let why = "cannot have both classic-mode and utf8-strict-mode";
+                    return Err(bad_value("enable-feature", why));
+                }
+                *mode = asked;
             }
             known if FEATURES.contains(&known) => warnings.push(format!("feature {known} has no effect here")),
             unknown => return Err(bad_value("enable-feature", format!("unknown option {unknown:?}"))),
@@ -193,6 +242,24 @@ mod tests {
     }
 
     #[test]
+    fn limits_and_modes_are_alertmanagers() {
+        let given = options(&[
+            "--silences.max-silences=3",
+            "--silences.max-silence-size-bytes=-1",
+            "--alerts.per-alertname-limit=5",
+            "--web.get-concurrency=2",
+            "--web.timeout=1m30s",
+            "--enable-feature=classic-mode",
+        ]);
+        let given = given.expect("they are good");
+        let limits =
+            Limits { silences_max: 3, silence_bytes_max: 0, alerts_per_name_max: 5, matchers: MatcherMode::Classic };
+        assert_eq!(given.alertmanager.limits, limits);
+        assert_eq!((given.web.get_concurrency, given.web.timeout), (2, time::Duration::from_secs(90)));
+        assert!(options(&[]).expect("they are good").web.get_concurrency >= 8);
+    }
+
+    #[test]
     fn without_flags_it_listens_where_alertmanager_does() {
         let options = options(&[]).expect("they are good");
         assert_eq!(options.web.listen[0].to_string(), "0.0.0.0:9093");
@@ -203,7 +270,13 @@ mod tests {
 
     #[test]
     fn what_would_not_be_obeyed_is_refused() {
-        for wrong in ["--enable-feature=classic-mode", "--enable-feature=no-such", "--web.systemd-socket"] {
+        for wrong in [
+            "--enable-feature=classic-mode,utf8-strict-mode",
+            "--enable-feature=no-such",
+            "--web.systemd-socket",
+            "--silences.max-silences=many",
+            "--web.timeout=soon",
+        ] {
             assert_eq!(options(&[wrong]).map(drop).map_err(|error| error.exit_code), Err(2), "{wrong}");
         }
         assert!(options(&["--cluster.listen-address=0.0.0.0:9094"]).is_err(), "no secret");

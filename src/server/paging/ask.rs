@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use promesh_alerting::Alerting;
 use promesh_alerting::api::AlertFilter;
 use promesh_api::pager::{AlertList, PagerError};
+use promesh_config::alertmanager::MatcherMode;
 use promesh_model::codec::{self, BULK_BYTES_MAX, RPC_BYTES_MAX};
 use promesh_model::{Now, PeerId};
 use promesh_transport::{Class, Responder, Transport};
@@ -31,7 +32,7 @@ pub type Query = Vec<(String, String)>;
 /// # Errors
 /// `Bad` for a parameter that makes no sense.
 pub fn list(mind: &Alerting, now: Now, list: AlertList, query: &Query) -> Result<Bytes, PagerError> {
-    let filter = filter(query)?;
+    let filter = filter(query, mind.limits().matchers)?;
     let mut json = match list {
         AlertList::Alerts => serde_json::to_vec(&mind.alerts_view(&filter, now)),
         AlertList::Groups => serde_json::to_vec(&mind.groups_view(&filter, now)),
@@ -45,14 +46,14 @@ pub fn list(mind: &Alerting, now: Now, list: AlertList, query: &Query) -> Result
 ///
 /// # Errors
 /// `Bad` for one that makes no sense.
-pub fn filter(query: &Query) -> Result<AlertFilter, PagerError> {
-    AlertFilter::parse(query.iter().map(|(name, value)| (name.as_str(), value.as_str()))).map_err(PagerError::Bad)
+pub fn filter(query: &Query, mode: MatcherMode) -> Result<AlertFilter, PagerError> {
+    AlertFilter::parse(query.iter().map(|(name, value)| (name.as_str(), value.as_str())), mode).map_err(PagerError::Bad)
 }
 
 impl Paging {
     /// The list from an elector that answers; this peer's own if it is one.
     pub(super) async fn list(&self, wanted: AlertList, query: Query) -> Result<Bytes, PagerError> {
-        filter(&query)?;
+        filter(&query, self.limits.matchers)?;
         let me = self.me;
         let asked = query.clone();
         let own = self.to.look(move |mind, now| match mind.electorate() {

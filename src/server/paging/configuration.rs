@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use promesh_config::Source;
-use promesh_config::alertmanager::{self, AlertmanagerConfig};
+use promesh_config::alertmanager::{self, AlertmanagerConfig, MatcherMode};
 use promesh_template::Template;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -35,20 +35,21 @@ impl Configuration {
     ///
     /// # Errors
     /// Everything wrong with it, each with file, line and column.
-    pub fn load(file: &FileOption, source: &dyn Source) -> Result<Configuration, String> {
+    pub fn load(file: &FileOption, source: &dyn Source, mode: MatcherMode) -> Result<Configuration, String> {
         let path = &file.path;
         if !file.is_given && source.glob(&path.to_string_lossy()).is_ok_and(|found| found.is_empty()) {
-            let mut nobody = Configuration::parse(Path::new("(built in)"), NOBODY.as_bytes(), source)?;
+            let mut nobody = Configuration::parse(Path::new("(built in)"), NOBODY.as_bytes(), source, mode)?;
             nobody.is_given = false;
             return Ok(nobody);
         }
         let text = source.read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Configuration::parse(path, &text, source)
+        Configuration::parse(path, &text, source, mode)
     }
 
-    fn parse(path: &Path, text: &[u8], source: &dyn Source) -> Result<Configuration, String> {
+    fn parse(path: &Path, text: &[u8], source: &dyn Source, mode: MatcherMode) -> Result<Configuration, String> {
         let folder = path.parent().unwrap_or(Path::new(""));
-        let config = alertmanager::load(&path.to_string_lossy(), text, folder).map_err(|errors| errors.to_string())?;
+        let config = alertmanager::load_in(&path.to_string_lossy(), text, folder, mode);
+        let config = config.map_err(|errors| errors.to_string())?;
         let mut template = Template::alertmanager();
         let mut bytes = config.digest().to_le_bytes().to_vec();
         for pattern in &config.templates {
@@ -88,7 +89,7 @@ mod tests {
     fn load(files: &[(&str, &str)], is_given: bool) -> Result<Configuration, String> {
         let files = files.iter().map(|(path, text)| ((*path).into(), text.as_bytes().to_vec()));
         let file = FileOption { path: "etc/alertmanager.yml".into(), is_given };
-        Configuration::load(&file, &MemorySource(files.collect()))
+        Configuration::load(&file, &MemorySource(files.collect()), MatcherMode::default())
     }
 
     const FILE: &str = "templates: ['*.tmpl']\nroute: {receiver: a}\nreceivers: [{name: a}]\n";

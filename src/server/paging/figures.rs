@@ -22,6 +22,7 @@ struct Mind {
     degraded: bool,
     busy: u64,
     expired: u64,
+    limited: u64,
 }
 
 fn look(mind: &Alerting, now: Now, me: promesh_model::PeerId) -> Mind {
@@ -38,6 +39,7 @@ fn look(mind: &Alerting, now: Now, me: promesh_model::PeerId) -> Mind {
         degraded: mind.is_degraded(now),
         busy: counters.busy,
         expired: counters.expired,
+        limited: counters.limited,
     }
 }
 
@@ -60,6 +62,11 @@ impl Paging {
         };
         let alerts = by(&["active", "suppressed"], &mind.alerts);
         page.labelled("alertmanager_alerts", "gauge", "Firing alerts that this peer holds.", "state", &alerts);
+        let help = "Current limit on number of alerts per alert name; 0 is none.";
+        let most = self.limits.alerts_per_name_max as f64;
+        page.value("alertmanager_alerts_per_alert_limit", "gauge", help, most);
+        let help = "Alerts that were left out because too many of their name fire.";
+        page.value("alertmanager_alerts_limited_total", "counter", help, mind.limited as f64);
         let silences = by(&["active", "expired", "pending"], &mind.silences);
         page.labelled("alertmanager_silences", "gauge", "Silences by state.", "state", &silences);
         let groups = mind.groups as f64;

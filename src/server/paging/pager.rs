@@ -9,6 +9,7 @@ use promesh_alerting::api::{ConfigView, GettableSilence, ReceiverView, VersionIn
 use promesh_alerting::{Electorate, Input, PostedAlert, SilenceBody, SilenceError, SilenceId};
 use promesh_api::Pager;
 use promesh_api::pager::{AlertList, PagerError};
+use promesh_config::alertmanager::MatcherMode;
 use promesh_model::Now;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -27,6 +28,10 @@ fn unavailable(why: &str) -> PagerError {
 impl Pager for Paging {
     fn now(&self) -> Now {
         clock::now()
+    }
+
+    fn matcher_mode(&self) -> MatcherMode {
+        self.limits.matchers
     }
 
     async fn status(&self) -> Value {

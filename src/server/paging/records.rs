@@ -12,7 +12,7 @@ use promesh_model::codec::BULK_BYTES_MAX;
 use promesh_model::frame;
 
 /// The folder below the data directory.
-const FOLDER: &str = "records";
+pub const FOLDER: &str = "records";
 const FILE: &str = "alerting.log";
 /// Records in one frame of a snapshot: a record is far below the 16 MiB of a frame, a thousand of them usually are.
 const SNAPSHOT_RECORDS: usize = 256;
