@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use promesh_model::shard::ShardSet;
 use promesh_model::{PeerId, Timestamp};
 use promesh_node::{Digests, Possession};
-use promesh_replication::{BatchHeader, Disposition, Ledger, SourceId};
+use promesh_replication::{BatchHeader, Disposition, Ledger, SourceId, Standing};
 
 /// What survives a crash.
 #[derive(Clone, Debug, Default)]
@@ -72,11 +72,18 @@ impl Store {
         self.sync_began = self.disk.log.len();
     }
 
-    /// Takes a batch out of a copy: its samples, where there are none yet.
+    /// Takes a batch out of a copy; of two for one slot the better stands, as far as slots are remembered.
     pub(crate) fn copy(&mut self, header: BatchHeader) {
-        if let Entry::Vacant(free) = self.kept.entry((header.source, header.slot)) {
-            free.insert(header);
-            self.disk.log.push(header);
+        match self.ledger.compare(header.source, header.shard, header.slot, header.order) {
+            Standing::Better => self.append(header),
+            Standing::Worse => {}
+            Standing::Unknown | Standing::Same => {
+                self.ledger.note_copied(header.source, header.shard, header.slot, header.order);
+                if let Entry::Vacant(free) = self.kept.entry((header.source, header.slot)) {
+                    free.insert(header);
+                    self.disk.log.push(header);
+                }
+            }
         }
     }
 

@@ -474,7 +474,6 @@ impl World {
                 self.send(to, from, Wire::Fetched { token, batches, whole_from });
             }
             Wire::Fetched { token, batches, whole_from } => {
-                // Copies are samples: who wrote them is not said, and what is here already stays.
                 batches.into_iter().for_each(|header| self.peers[to].store.copy(header));
                 if self.peers[to].fetches.remove(&token).is_some() {
                     self.peers[to].store.sync();

@@ -22,7 +22,7 @@ const QUERIES: [&str; 12] = [
 ];
 
 /// A remote write body of one instant: a counter that is reset at times and a level, for a few hosts.
-fn body(step: u32, at: i64) -> Vec<u8> {
+pub fn body(step: u32, at: i64) -> Vec<u8> {
     let varint = |mut rest: u64| {
         let mut out = Vec::new();
         while rest >= 0x80 {

@@ -80,10 +80,7 @@ fn a_peer_whose_udp_is_blocked_is_shown_unreachable_and_both_sides_go_on() {
     assert_same_everywhere(&peers, "scrapes_total", seconds, began);
 }
 
-// Known to fail on a busy machine, about one run in ten: holders keep different samples of a slot that two peers scraped, since
-// a copy does not say whose batch is the better one.
 #[test]
-#[ignore = "holders can differ in a slot scraped twice: run by name until copies carry the order of batches"]
 fn a_process_that_stands_still_costs_no_slot_and_does_not_scrape_twice() {
     let _alone = one_mesh_at_a_time();
     let root = tempfile::tempdir().expect("a folder");
@@ -196,5 +193,7 @@ fn an_operator_drains_removes_and_sends_away() {
     assert_eq!(cluster(&peers[0], &["leave", &second]).0, Some(0));
     assert_eq!(peers[1].wait_end(), Some(0));
     let (code, text) = cluster(&peers[0], &["rebalance"]);
-    assert!(code == Some(1) && text.contains("not built"), "{text}");
+    assert!(code == Some(0) && text.lines().count() == 1, "{text}");
+    let (code, text) = cluster(&peers[0], &["capacity"]);
+    assert!(code == Some(0) && text.contains("of 1 peers none may be lost"), "{text}");
 }

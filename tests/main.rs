@@ -8,6 +8,7 @@ mod exporters;
 mod faults;
 mod gateway;
 mod golden;
+mod history;
 mod hostile;
 mod manager;
 mod mesh;

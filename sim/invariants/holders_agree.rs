@@ -10,7 +10,7 @@ use promesh_replication::BatchHeader;
 
 use crate::world::{EPOCH_MS, MS, SECOND, World};
 
-const NEAR: u64 = 60 * SECOND;
+const NEAR: u64 = 20 * SECOND;
 /// While the peers of a new mesh find each other, each scrapes what it believes to be its own.
 const BEGINNING: u64 = 10 * SECOND;
 

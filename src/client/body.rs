@@ -1,10 +1,11 @@
 //! Reading bodies: gzip undone on the way, never more than the cap.
 
 use bytes::Buf;
-use flate2::{Decompress, FlushDecompress, Status};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+
+use crate::gunzip::Gunzip;
 
 /// Why a body could not be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,9 +24,6 @@ pub enum BodyError {
     Encoding(String),
 }
 
-/// How much room the decoder gets at a time.
-const STEP_BYTES: usize = 64 << 10;
-
 /// Appends a body to `out`, undone of gzip. Returns how many bytes came over the wire.
 ///
 /// # Errors
@@ -39,7 +37,7 @@ pub async fn read_body(
     let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes().to_ascii_lowercase());
     let mut gzip = match encoding.as_deref() {
         None | Some(b"" | b"identity") => None,
-        Some(b"gzip" | b"x-gzip") => Some(Gzip::new()),
+        Some(b"gzip" | b"x-gzip") => Some(Gunzip::new()),
         Some(other) => return Err(BodyError::Encoding(String::from_utf8_lossy(other).into_owned())),
     };
     let limit = out.len().saturating_add(bytes_max);
@@ -60,7 +58,7 @@ pub async fn read_body(
         }
     }
     match gzip {
-        Some(gzip) if !gzip.done => Err(BodyError::Gzip("unexpected end".to_owned())),
+        Some(gzip) if !gzip.is_whole() => Err(BodyError::Gzip("unexpected end".to_owned())),
         _ => Ok(wire_bytes),
     }
 }
@@ -110,59 +108,5 @@ impl LineReader {
                 }
             }
         }
-    }
-}
-
-struct Gzip {
-    state: Decompress,
-    done: bool,
-}
-
-impl Gzip {
-    fn new() -> Gzip {
-        Gzip { state: Decompress::new_gzip(15), done: false }
-    }
-
-    fn feed(&mut self, mut data: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), BodyError> {
-        while !data.is_empty() {
-            if self.done {
-                // A further member follows the first.
-                self.state = Decompress::new_gzip(15);
-                self.done = false;
-            }
-            if out.len() == out.capacity() {
-                out.reserve(STEP_BYTES);
-            }
-            let before = self.state.total_in();
-            let status = self
-                .state
-                .decompress_vec(data, out, FlushDecompress::None)
-                .map_err(|error| BodyError::Gzip(error.to_string()))?;
-            data = &data[(self.state.total_in() - before) as usize..];
-            if out.len() > limit {
-                return Err(BodyError::TooLarge);
-            }
-            self.done = status == Status::StreamEnd;
-        }
-        // What is decoded and did not fit yet.
-        while !self.done {
-            if out.len() == out.capacity() {
-                out.reserve(STEP_BYTES);
-            }
-            let before = out.len();
-            let status = self
-                .state
-                .decompress_vec(&[], out, FlushDecompress::None)
-                .or_else(|error| if out.len() == before { Ok(Status::BufError) } else { Err(error) })
-                .map_err(|error| BodyError::Gzip(error.to_string()))?;
-            if out.len() > limit {
-                return Err(BodyError::TooLarge);
-            }
-            self.done = status == Status::StreamEnd;
-            if out.len() == before {
-                break;
-            }
-        }
-        Ok(())
     }
 }

@@ -10,6 +10,7 @@ pub mod aws;
 mod body;
 mod connect;
 mod gate;
+mod gunzip;
 mod oauth2;
 mod proxy;
 mod redirect;

@@ -7,6 +7,7 @@
 
 mod alerting;
 mod clock_offset;
+mod history;
 mod mesh;
 mod messages;
 mod ownership;
@@ -18,6 +19,7 @@ mod view;
 
 pub use alerting::alert_members;
 pub use clock_offset::ClockOffsets;
+pub use history::{HistoryPlan, HistoryRules, plan_history, under_replicated_history};
 pub use mesh::{Change, Input, Mesh, MeshConfig, Output};
 pub use messages::MeshMessage;
 pub use peer::{Peer, PeerInput, PeerOutput};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod definitions;
+mod history;
 mod members;
 mod pace;
 mod review;
@@ -95,6 +96,22 @@ pub enum Input {
         token: u64,
         /// Since when what came is all there is; `None` if it failed.
         whole_from: Option<Timestamp>,
+    },
+    /// A span of sealed history of some shards is here whole: copied, or found to be what others have.
+    Held {
+        /// Which.
+        shards: ShardSet,
+        /// The first instant.
+        from: Timestamp,
+        /// The first instant after it.
+        to: Timestamp,
+    },
+    /// A span of history cannot be vouched for any more: a block of it is damaged.
+    Damaged {
+        /// The first instant.
+        from: Timestamp,
+        /// The first instant after it.
+        to: Timestamp,
     },
     /// The connection to a peer ended: what it streamed to us since it was last heard may not have arrived.
     StreamLost {
@@ -315,6 +332,8 @@ impl Mesh {
             Input::Sources(catalog) => self.schedule.set_sources(catalog, now.wall),
             Input::Message { from, message } => self.hear(from, message, now),
             Input::Fetched { token, whole_from } => self.note_fetched(token, whole_from, now),
+            Input::Held { shards, from, to } => self.note_history(&shards, from, to, now),
+            Input::Damaged { from, to } => self.lose_history(from, to, now),
             Input::StreamLost { from } => self.note_stream_lost(from, now),
             Input::Leave => self.begin_leaving(now),
             Input::DiskFull(full) => self.disk_full = full,

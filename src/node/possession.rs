@@ -172,6 +172,42 @@ impl Possession {
         self.tidy();
     }
 
+    /// Everything within `[from, to)` of some shards is here from now on: joined with the spans beside it.
+    pub fn hold(&mut self, shards: &ShardSet, from: Timestamp, to: Timestamp) {
+        let mut fresh = vec![Extent { from, to, shards: shards.clone() }];
+        let mut joined = Vec::new();
+        while let Some(mut one) = fresh.pop() {
+            for extent in self.extents_mut().iter_mut().filter(|extent| extent.from <= one.to && extent.to >= one.from)
+            {
+                let both = extent.shards.intersection(&one.shards);
+                if !both.is_empty() {
+                    extent.shards.remove_all(&both);
+                    one.shards.remove_all(&both);
+                    let (from, to) = (extent.from.min(one.from), extent.to.max(one.to));
+                    fresh.push(Extent { from, to, shards: both });
+                }
+            }
+            joined.push(one);
+        }
+        self.extents_mut().extend(joined);
+        self.tidy();
+    }
+
+    /// Nothing within `[from, to)` is here for certain any more: a block of it is damaged.
+    pub fn lose(&mut self, from: Timestamp, to: Timestamp) {
+        let mut rest = Vec::new();
+        for extent in self.extents_mut().drain(..) {
+            let Extent { from: begins, to: ends, shards } = extent;
+            rest.push(Extent { from: begins, to: ends.min(from), shards: shards.clone() });
+            if ends > to {
+                // Of a span that has an end, what lies after the hole begins anew.
+                rest.push(Extent { from: begins.max(to), to: ends, shards });
+            }
+        }
+        *self.extents_mut() = rest;
+        self.tidy();
+    }
+
     /// Forgets what retention dropped.
     pub fn drop_before(&mut self, oldest: Timestamp) {
         self.extents_mut().retain(|extent| extent.to > oldest);
@@ -242,5 +278,28 @@ mod tests {
         assert!(possession.covers(ShardId(2), at(5), at(99)));
         assert_eq!(possession.touching(at(0), at(7)).len(), 2);
         assert_eq!(possession.extents().len(), 2);
+    }
+
+    #[test]
+    fn a_copied_span_joins_those_beside_it_and_a_damaged_one_parts_them() {
+        let at = Timestamp;
+        let mut possession = Possession::default();
+        possession.begin(&set(&[1, 2]), at(10));
+        possession.end(&set(&[1, 2]), at(40));
+        possession.begin(&set(&[1, 3]), at(60));
+        possession.hold(&set(&[1, 2, 3, 4]), at(40), at(60));
+        let covers = |possession: &Possession, from, to| possession.covering(at(from), at(to));
+        assert_eq!(covers(&possession, 10, 99), set(&[1]));
+        assert_eq!(covers(&possession, 10, 59), set(&[1, 2]));
+        assert_eq!(covers(&possession, 40, 99), set(&[1, 3]));
+        assert_eq!(covers(&possession, 40, 59), set(&[1, 2, 3, 4]));
+        assert_eq!(possession.open_shards(), set(&[1, 3]));
+        possession.lose(at(20), at(50));
+        assert_eq!(covers(&possession, 10, 19), set(&[1, 2]));
+        assert_eq!(covers(&possession, 10, 20), set(&[]));
+        assert_eq!(covers(&possession, 50, 59), set(&[1, 2, 3, 4]));
+        assert_eq!(covers(&possession, 50, 99), set(&[1, 3]));
+        possession.hold(&set(&[1]), at(20), at(50));
+        assert_eq!(covers(&possession, 10, 99), set(&[1]));
     }
 }

@@ -7,4 +7,4 @@ pub mod framing;
 pub mod ledger;
 
 pub use framing::{BatchHeader, Decoded, Framing, FramingError, Order, Origin, SourceId, Vanishing};
-pub use ledger::{Disposition, Ledger};
+pub use ledger::{Disposition, Ledger, SlotOrders, Standing};

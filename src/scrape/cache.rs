@@ -63,7 +63,9 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(crate) struct LineCache {
     before: Vec<Entry>,
+    /// Empty as long as the present lines are the first `cursor` of the previous ones.
     now: Vec<Entry>,
+    has_left: bool,
     cursor: usize,
     moved: HashMap<SeriesKey, u32>,
 }
@@ -75,9 +77,16 @@ impl LineCache {
     /// A scrape begins.
     pub(crate) fn begin(&mut self) {
         self.now.clear();
-        // The usual case by far: as many lines as before.
-        self.now.reserve_exact(self.before.len());
+        self.has_left = false;
         self.cursor = 0;
+    }
+
+    /// From here on the lines are not those of the scrape before: the usual case, in which they are, copies nothing.
+    #[cold]
+    fn leave(&mut self) {
+        self.has_left = true;
+        self.now.reserve_exact(self.before.len());
+        self.now.extend_from_slice(&self.before[..self.cursor]);
     }
 
     /// What the next line is expected to be.
@@ -91,7 +100,9 @@ impl LineCache {
     pub(crate) fn take_hinted(&mut self) -> Line {
         let entry = self.before[self.cursor];
         self.cursor += 1;
-        self.now.push(entry);
+        if self.has_left {
+            self.now.push(entry);
+        }
         Line::unpack(entry.packed)
     }
 
@@ -99,8 +110,13 @@ impl LineCache {
     pub(crate) fn take(&mut self, key: SeriesKey) -> Option<Line> {
         let index = self.find(key)?;
         let entry = self.before[index];
+        if index != self.cursor && !self.has_left {
+            self.leave();
+        }
         self.cursor = index + 1;
-        self.now.push(entry);
+        if self.has_left {
+            self.now.push(entry);
+        }
         Some(Line::unpack(entry.packed))
     }
 
@@ -118,11 +134,17 @@ impl LineCache {
 
     /// A line that was not there before.
     pub(crate) fn add(&mut self, key: SeriesKey, line: Line) {
+        if !self.has_left {
+            self.leave();
+        }
         self.now.push(Entry { hash: key.hash, packed: line.pack(), bytes: key.bytes });
     }
 
     /// Marks lines that give a series which another line gave already, by their place among the lines that gave one.
     pub(crate) fn mark_repeated(&mut self, is_repeated: impl Fn(usize) -> bool) {
+        if !self.has_left {
+            self.leave();
+        }
         let mut place = 0;
         for entry in &mut self.now {
             if let Line::Series(series) = Line::unpack(entry.packed) {
@@ -136,7 +158,11 @@ impl LineCache {
 
     /// The scrape succeeded: its lines are the previous ones from now on.
     pub(crate) fn finish(&mut self) {
-        std::mem::swap(&mut self.before, &mut self.now);
+        if self.has_left {
+            std::mem::swap(&mut self.before, &mut self.now);
+        } else {
+            self.before.truncate(self.cursor);
+        }
         self.drop_scratch();
     }
 

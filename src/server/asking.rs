@@ -195,24 +195,30 @@ impl Peer {
 
     /// How the targets fared that this peer scraped.
     pub fn own_target_news(&self) -> Vec<TargetNews> {
-        let news = |(target, status): (promesh_scrape::Target, crate::scraping::ScrapeStatus)| {
-            Some(TargetNews {
+        let mut news = Vec::new();
+        self.scraping.look(|target, status| {
+            news.extend(status.at.map(|at| TargetNews {
                 labels: target.labels.clone(),
                 pool: target.pool().to_owned(),
-                at: status.at?.ms(),
+                at: at.ms(),
                 duration: status.duration.as_secs_f64(),
-                error: status.error,
-            })
-        };
-        self.scraping.targets().into_iter().filter_map(news).collect()
+                error: status.error.clone(),
+            }));
+        });
+        news
     }
 
     /// Metadata of the targets that this peer scraped.
     pub fn own_metadata(&self) -> Vec<MetadataNews> {
-        let news = |(target, status): (promesh_scrape::Target, crate::scraping::ScrapeStatus)| {
-            Some(MetadataNews { labels: target.labels.clone(), at: status.at?.ms(), families: status.metadata })
-        };
-        self.scraping.targets().into_iter().filter_map(news).collect()
+        let mut news = Vec::new();
+        self.scraping.look(|target, status| {
+            news.extend(status.at.map(|at| MetadataNews {
+                labels: target.labels.clone(),
+                at: at.ms(),
+                families: status.metadata.clone(),
+            }));
+        });
+        news
     }
 
     /// Exemplars that lie here.

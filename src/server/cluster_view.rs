@@ -1,7 +1,9 @@
 //! What `/api/v1/cluster` says.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use promesh_cluster::PeerState;
 use promesh_model::shard::ShardSet;
 use promesh_model::{PeerId, SHARD_COUNT, Timestamp};
 use promesh_node::{Contest, Digests, MeshView, PeerInfo};
@@ -42,10 +44,64 @@ pub fn json(peer: &Peer, facts: &BTreeMap<String, BTreeMap<String, String>>) -> 
         "members": members,
         "shards": {"total": SHARD_COUNT, "underReplicated": view.under_replicated(), "unowned": unowned},
         "targets": {"total": total, "owned": acting, "unscraped": view.unscraped},
-        "copies": {"windowsLeft": view.fetching.len(), "shardsLeft": view.fetching.iter().map(|(_, n)| n).sum::<usize>()},
+        "copies": copies(peer, &view),
+        "capacity": capacity(&view, peer.options.cluster.as_ref().map_or("", |cluster| cluster.zone.as_str())),
         "splitSlots": peer.ingest.split_slots(),
         "heavyTargets": heavy(peer, &view),
         "lastChanges": changes,
+    })
+}
+
+/// What this peer is copying, and how much is left.
+fn copies(peer: &Peer, view: &MeshView) -> Value {
+    let figures = &peer.history.figures;
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    json!({
+        "bytesLeft": figures.bytes_left(),
+        "windowsLeft": load(&figures.windows_left),
+        "etaSeconds": figures.seconds_left(),
+        "openCopies": view.fetching.len(),
+        "shardsLeft": view.fetching.iter().map(|(_, shards)| shards).sum::<usize>(),
+        "bytesDone": load(&figures.bytes),
+        "windowsDone": load(&figures.windows),
+        "failures": load(&figures.failures),
+        "underReplicatedHistory": load(&figures.under_replicated),
+    })
+}
+
+/// What the mesh can lose without losing samples: so many peers, whichever they are, and which whole zones.
+fn capacity(view: &MeshView, own_zone: &str) -> Value {
+    let living: Vec<(&str, &str, ShardSet)> = view
+        .peers
+        .iter()
+        .filter(|peer| peer.alive && !peer.silent)
+        .filter_map(|peer| Some((peer, view.possession.get(&peer.id)?)))
+        .map(|(peer, held)| (peer.zone.as_str(), peer.state.map_or("joining", PeerState::as_str), held.open_shards()))
+        .chain([(own_zone, view.state.as_str(), view.own.open_shards())])
+        .collect();
+    let mut copies = vec![0usize; SHARD_COUNT];
+    for (_, _, held) in &living {
+        held.iter().for_each(|shard| copies[usize::from(shard.0)] += 1);
+    }
+    let mut zones: BTreeMap<&str, (usize, ShardSet)> = BTreeMap::new();
+    for (zone, ..) in &living {
+        zones.entry(zone).or_insert_with(|| (0, ShardSet::all())).0 += 1;
+    }
+    // A shard that is held outside of a zone outlives it.
+    for (zone, (_, alone)) in &mut zones {
+        let outside = living.iter().filter(|(other, ..)| other != zone);
+        outside.for_each(|(_, _, held)| alone.remove_all(held));
+    }
+    let zones = zones.into_iter().map(|(zone, (peers, alone))| {
+        json!({"zone": zone, "peers": peers, "shardsOnlyThere": alone.len(), "mayBeLost": alone.is_empty()})
+    });
+    let fewest = copies.iter().copied().min().unwrap_or(0);
+    json!({
+        "peers": living.len(),
+        "copiesFewest": fewest,
+        "peersMayBeLost": fewest.saturating_sub(1).min(living.len().saturating_sub(1)),
+        "zones": zones.collect::<Vec<_>>(),
+        "standingBack": living.iter().filter(|(_, state, _)| ["full", "skewed"].contains(state)).count(),
     })
 }
 
@@ -75,9 +131,12 @@ fn contests(view: &MeshView) -> Vec<Value> {
 }
 
 fn targets(peer: &Peer, view: &MeshView) -> (usize, usize) {
-    let all = peer.scraping.targets();
-    let acting = all.iter().filter(|(target, _)| view.acting.contains(target.shard)).count();
-    (all.len(), acting)
+    let (mut all, mut acting) = (0, 0);
+    peer.scraping.look(|target, _| {
+        all += 1;
+        acting += usize::from(view.acting.contains(target.shard));
+    });
+    (all, acting)
 }
 
 /// One (job, instance) with more than this part of a peer's series is named.
@@ -87,15 +146,16 @@ const HEAVY: f64 = 0.05;
 /// cannot be split, so an operator should know of them.
 fn heavy(peer: &Peer, view: &MeshView) -> Vec<Value> {
     let all = peer.ingest.db().head().series_count().max(1) as f64;
-    let targets = peer.scraping.targets();
-    let mine = targets.iter().filter(|(target, _)| target.pinned || view.acting.contains(target.shard));
-    let mut series: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for (target, status) in mine {
-        *series.entry((target.labels.value("job"), target.labels.value("instance"))).or_default() += status.series;
-    }
+    let mut series: BTreeMap<(String, String), usize> = BTreeMap::new();
+    peer.scraping.look(|target, status| {
+        if target.pinned || view.acting.contains(target.shard) {
+            let name = |label| target.labels.value(label).to_owned();
+            *series.entry((name("job"), name("instance"))).or_default() += status.series;
+        }
+    });
     let mut heavy: Vec<_> = series.into_iter().filter(|(_, count)| *count as f64 > HEAVY * all).collect();
-    heavy.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), *name));
-    let shown = |((job, instance), count): ((&str, &str), usize)| json!({"job": job, "instance": instance, "series": count, "share": count as f64 / all});
+    heavy.sort_by(|(a, heavier), (b, lighter)| lighter.cmp(heavier).then_with(|| a.cmp(b)));
+    let shown = |((job, instance), count): ((String, String), usize)| json!({"job": job, "instance": instance, "series": count, "share": count as f64 / all});
     heavy.into_iter().map(shown).collect()
 }
 
@@ -187,13 +247,13 @@ const STATES: [&str; 10] =
 fn state(other: &PeerInfo, is_open: bool) -> &'static str {
     if !other.alive && is_open {
         "unreachable"
-    } else if !other.alive && other.state == Some(promesh_cluster::PeerState::Leaving) {
+    } else if !other.alive && other.state == Some(PeerState::Leaving) {
         "left"
     } else if !other.alive {
         "down"
     } else if other.suspect || other.silent {
         "suspect"
     } else {
-        other.state.map_or("joining", promesh_cluster::PeerState::as_str)
+        other.state.map_or("joining", PeerState::as_str)
     }
 }

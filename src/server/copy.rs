@@ -1,4 +1,9 @@
 //! Copies between peers: chunks of the open window, a few hundred series a frame, compressed.
+//!
+//! Ahead of the chunks the donor says which batches fill the newest slots, and with each chunk whose batches it belongs to
+//! (`orders`). A donor of an older build does not know that request and is asked for plain chunks.
+
+mod orders;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,23 +15,31 @@ use promesh_model::labels::Labels;
 use promesh_model::shard::ShardSet;
 use promesh_model::{Monotonic, Timestamp};
 use promesh_node::MeshView;
-use promesh_transport::{Class, Responder, Transport};
+use promesh_transport::{Class, FrameSender, Responder, Transport};
+use promesh_tsdb::HeadChunk;
 use promesh_tsdb::chunk::{self, Encoding};
 use promesh_tsdb::head::series::Value;
-use promesh_tsdb::{Db, HeadChunk};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use thiserror::Error;
 use tokio::runtime::Handle;
 
+use self::orders::Contest;
 use crate::clock;
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, Remembered};
 use crate::telemetry::Telemetry;
 
 /// "Send me the chunks of these shards."
 pub const FETCH: u8 = 36;
+/// The same, and say whose batches fill the newest slots.
+pub const FETCH_ORDERED: u8 = 74;
 const CHUNKS: u8 = 37;
 const END: u8 = 38;
+/// The newest slots of sources, and the batches that fill them.
+const SOURCES: u8 = 75;
+const ORDERED_CHUNKS: u8 = 76;
+/// "I do not know that request."
+const REFUSED: u8 = 0xff;
 const FRAME_BYTES: usize = 512 << 10;
 /// Nothing for so long: the copy has failed.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -57,41 +70,99 @@ struct WireChunk {
     bytes: Vec<u8>,
 }
 
-/// Answers [`FETCH`]: chunks with samples at or after the instant asked for, then since when they are all there is.
-/// Runs on a thread that may block.
-pub fn serve(db: &Db, view: Option<&MeshView>, payload: &Bytes, responder: Responder, runtime: &Handle) {
+/// A chunk, and the place of its source among those named before, from 1; 0 for none.
+#[derive(Serialize, Deserialize)]
+struct OrderedChunk {
+    labels: Labels,
+    encoding: u8,
+    bytes: Vec<u8>,
+    source: u32,
+}
+
+/// Sends pieces of a copy from a thread that may block.
+pub struct Sending<'a, T> {
+    /// Where they go.
+    pub frames: FrameSender,
+    runtime: &'a Handle,
+    kind: u8,
+    piece: Vec<T>,
+    bytes: usize,
+}
+
+impl<'a, T: Serialize> Sending<'a, T> {
+    /// Pieces of one kind.
+    pub fn new(frames: FrameSender, runtime: &'a Handle, kind: u8) -> Sending<'a, T> {
+        Sending { frames, runtime, kind, piece: Vec::new(), bytes: 0 }
+    }
+
+    /// Takes one that is about so large, and sends the piece when it is full. Whether the other side still listens.
+    pub fn push(&mut self, one: T, bytes: usize) -> bool {
+        self.piece.push(one);
+        self.bytes += bytes;
+        self.bytes < FRAME_BYTES || self.flush()
+    }
+
+    /// Sends what is left.
+    pub fn flush(&mut self) -> bool {
+        if self.piece.is_empty() {
+            return true;
+        }
+        self.bytes = 0;
+        let plain = codec::encode(&std::mem::take(&mut self.piece));
+        let packed = zstd::bulk::compress(&plain, 1).unwrap_or_default();
+        let payload = codec::encode(&(plain.len() as u64, packed));
+        self.runtime.block_on(self.frames.send(self.kind, &payload)).is_ok()
+    }
+}
+
+/// Answers [`FETCH`] and [`FETCH_ORDERED`]: chunks with samples at or after the instant asked for, then since when they are
+/// all there is. Runs on a thread that may block.
+pub fn serve(
+    ingest: &Ingest,
+    view: Option<&MeshView>,
+    kind: u8,
+    payload: &Bytes,
+    responder: Responder,
+    runtime: &Handle,
+) {
     let frames = {
         let _inside = runtime.enter();
         responder.stream()
     };
     let Ok(wanted) = codec::decode::<Wanted, RPC_BYTES_MAX>(payload) else { return };
-    let mut piece: Vec<WireChunk> = Vec::new();
-    let mut bytes = 0;
+    let since = wanted.since.map_or(Timestamp::MIN, Timestamp);
+    let head = ingest.db().head();
     let in_shards = |shard| wanted.shards.contains(shard);
-    let send = |piece: &mut Vec<WireChunk>| {
-        let plain = codec::encode(&std::mem::take(piece));
-        let packed = zstd::bulk::compress(&plain, 1).unwrap_or_default();
-        let payload = codec::encode(&(plain.len() as u64, packed));
-        runtime.block_on(frames.send(CHUNKS, &payload)).is_ok()
+    let mut chunks = head.export_open(&in_shards).filter(|(_, chunk)| Timestamp(chunk.max) >= since);
+    let bytes_of = |chunk: &HeadChunk| chunk.bytes.len() + chunk.labels.as_packed().len() + 16;
+    let whole = if kind == FETCH_ORDERED {
+        let Remembered { sources, series: known } = ingest.remembered(&wanted.shards, since);
+        let mut named = Sending::new(frames.clone(), runtime, SOURCES);
+        let all_named = sources.into_iter().all(|orders| {
+            let bytes = orders.slots.len() * 40 + 32;
+            named.push(orders, bytes)
+        });
+        let mut sending = Sending::new(frames.clone(), runtime, ORDERED_CHUNKS);
+        all_named
+            && named.flush()
+            && chunks.all(|(series, chunk)| {
+                let source = known.get(&series).map_or(0, |place| place + 1);
+                let (bytes, encoding) = (bytes_of(&chunk), chunk.encoding as u8);
+                sending.push(OrderedChunk { labels: chunk.labels, encoding, bytes: chunk.bytes, source }, bytes)
+            })
+            && sending.flush()
+    } else {
+        let mut sending = Sending::new(frames.clone(), runtime, CHUNKS);
+        chunks.all(|(_, chunk)| {
+            let (bytes, encoding) = (bytes_of(&chunk), chunk.encoding as u8);
+            sending.push(WireChunk { labels: chunk.labels, encoding, bytes: chunk.bytes }, bytes)
+        }) && sending.flush()
     };
-    for HeadChunk { labels, encoding, max, bytes: content, .. } in db.head().export_open(&in_shards) {
-        if wanted.since.is_some_and(|since| max < since) {
-            continue;
-        }
-        bytes += content.len() + labels.as_packed().len() + 16;
-        piece.push(WireChunk { labels, encoding: encoding as u8, bytes: content });
-        if bytes >= FRAME_BYTES {
-            bytes = 0;
-            if !send(&mut piece) {
-                return;
-            }
-        }
-    }
-    if !piece.is_empty() && !send(&mut piece) {
+    if !whole {
         return;
     }
     let whole_from = match (view.and_then(|view| view.own.whole_from(&wanted.shards)), wanted.since) {
-        (Some(held_from), _) => held_from.max(db.head().min_time()),
+        (Some(held_from), _) => held_from.max(head.min_time()),
         // A part of the log is worth having from anybody; the open window only from one that holds it whole.
         (None, Some(since)) => Timestamp(since),
         (None, None) => return,
@@ -111,51 +182,107 @@ pub async fn fetch(
     ingest: &Arc<Ingest>,
     telemetry: &Telemetry,
 ) -> Result<Timestamp, CopyError> {
+    let asked = codec::encode(&Wanted { shards, since: since.map(Timestamp::ms) });
+    match fetch_as(FETCH_ORDERED, transport, from, &asked, ingest, telemetry).await? {
+        Some(whole_from) => Ok(whole_from),
+        None => {
+            let whole_from = fetch_as(FETCH, transport, from, &asked, ingest, telemetry).await?;
+            whole_from.ok_or_else(|| CopyError::Donor("it refuses to be copied from".to_owned()))
+        }
+    }
+}
+
+/// `None` when the donor does not know the request.
+async fn fetch_as(
+    kind: u8,
+    transport: &Transport,
+    from: SocketAddr,
+    asked: &[u8],
+    ingest: &Arc<Ingest>,
+    telemetry: &Telemetry,
+) -> Result<Option<Timestamp>, CopyError> {
     let donor = |error: String| CopyError::Donor(error);
     let began: Monotonic = clock::monotonic();
-    let asked = codec::encode(&Wanted { shards, since: since.map(Timestamp::ms) });
-    let asking = transport.request_stream(from, Class::Bulk, FETCH, &asked, PATIENCE);
+    let asking = transport.request_stream(from, Class::Bulk, kind, asked, PATIENCE);
     let mut frames = asking.await.map_err(|error| donor(error.to_string()))?;
     let mut total = 0;
+    let mut contest = Contest::default();
     loop {
         let frame = tokio::time::timeout(PATIENCE, frames.recv()).await;
         let frame = frame.map_err(|_| donor("nothing came in time".to_owned()))?;
         let (kind, payload) =
             frame.map_err(|error| donor(error.to_string()))?.ok_or_else(|| donor("it broke off".to_owned()))?;
         match kind {
-            CHUNKS => {
+            CHUNKS | SOURCES | ORDERED_CHUNKS => {
                 total += payload.len();
                 telemetry.copied_bytes.fetch_add(payload.len() as u64, std::sync::atomic::Ordering::Relaxed);
                 let ingest = Arc::clone(ingest);
-                let stored = tokio::task::spawn_blocking(move || store(&ingest, &payload)).await;
-                stored.map_err(|error| donor(error.to_string()))??;
+                let stored = tokio::task::spawn_blocking(move || {
+                    let mut contest = contest;
+                    take(kind, &payload, &mut contest, &ingest).map(|()| contest)
+                });
+                contest = stored.await.map_err(|error| donor(error.to_string()))??;
             }
             END => {
+                let whole_from = codec::decode::<Timestamp, RPC_BYTES_MAX>(&payload);
+                let whole_from = whole_from.map_err(|error| donor(error.to_string()))?;
+                let ingest = Arc::clone(ingest);
+                let settled = tokio::task::spawn_blocking(move || contest.settle(&ingest)).await;
+                let replaced = settled.map_err(|error| donor(error.to_string()))??;
                 let took = clock::monotonic().since(began);
-                tracing::debug!(%from, bytes = total, ?took, "copied chunks");
-                return codec::decode::<Timestamp, RPC_BYTES_MAX>(&payload).map_err(|error| donor(error.to_string()));
+                tracing::debug!(%from, bytes = total, replaced, ?took, "copied chunks");
+                return Ok(Some(whole_from));
             }
+            REFUSED if total == 0 => return Ok(None),
             other => return Err(donor(format!("a frame of kind {other}"))),
         }
     }
 }
 
-fn store(ingest: &Ingest, payload: &[u8]) -> Result<(), CopyError> {
-    let malformed = |what: &str| CopyError::Donor(format!("malformed chunks: {what}"));
-    let (length, packed) =
-        codec::decode::<(u64, Vec<u8>), BULK_BYTES_MAX>(payload).map_err(|error| malformed(&error.to_string()))?;
+fn malformed(what: impl std::fmt::Display) -> CopyError {
+    CopyError::Donor(format!("malformed chunks: {what}"))
+}
+
+/// Reads a piece of a copy.
+///
+/// # Errors
+/// `Donor` when it is not what [`Sending`] makes.
+pub fn unpack<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<Vec<T>, CopyError> {
+    let (length, packed) = codec::decode::<(u64, Vec<u8>), BULK_BYTES_MAX>(payload).map_err(malformed)?;
     if length > BULK_BYTES_MAX as u64 {
         return Err(malformed("too long"));
     }
-    let plain = zstd::bulk::decompress(&packed, length as usize).map_err(|error| malformed(&error.to_string()))?;
-    let chunks = codec::decode::<Vec<WireChunk>, BULK_BYTES_MAX>(&plain).map_err(|e| malformed(&e.to_string()))?;
+    let plain = zstd::bulk::decompress(&packed, length as usize).map_err(malformed)?;
+    codec::decode::<Vec<T>, BULK_BYTES_MAX>(&plain).map_err(malformed)
+}
+
+fn take(kind: u8, payload: &[u8], contest: &mut Contest, ingest: &Ingest) -> Result<(), CopyError> {
+    match kind {
+        SOURCES => contest.add(unpack(payload)?, ingest).map_err(malformed),
+        ORDERED_CHUNKS => store(ingest, unpack(payload)?, contest),
+        _ => {
+            let unordered =
+                |WireChunk { labels, encoding, bytes }: WireChunk| OrderedChunk { labels, encoding, bytes, source: 0 };
+            store(ingest, unpack(payload)?.into_iter().map(unordered).collect(), contest)
+        }
+    }
+}
+
+fn store(ingest: &Ingest, chunks: Vec<OrderedChunk>, contest: &mut Contest) -> Result<(), CopyError> {
     let mut batch = Batch::default();
-    for WireChunk { labels, encoding, bytes } in chunks {
-        let encoding = Encoding::from_byte(encoding).map_err(|error| malformed(&error.to_string()))?;
+    for OrderedChunk { labels, encoding, bytes, source } in chunks {
+        let encoding = Encoding::from_byte(encoding).map_err(malformed)?;
+        let source = (source as usize).checked_sub(1);
+        if source.is_some_and(|source| !contest.has(source)) {
+            return Err(malformed("a source that was not named"));
+        }
         let series = ingest.db().resolve(&labels).map_err(crate::ingest::StoreError::from)?;
         let decoded = chunk::for_each_value(encoding, &bytes, |at, value| {
-            let at = Timestamp(at);
-            match value() {
+            let (at, value) = (Timestamp(at), value());
+            if source.is_some_and(|source| !contest.is_plain(source, series, at, &value)) {
+                return true;
+            }
+            match value {
                 Value::Float(bits) => {
                     batch.timestamps.push((batch.series.len() as u32, at));
                     batch.series.push(series);
@@ -169,7 +296,7 @@ fn store(ingest: &Ingest, payload: &[u8]) -> Result<(), CopyError> {
             batch.slot = batch.slot.max(at);
             true
         });
-        decoded.map_err(|error| malformed(&error.to_string()))?;
+        decoded.map_err(malformed)?;
         if batch.series.len() + batch.histograms.len() >= BATCH_SAMPLES {
             ingest.write_copied(std::mem::take(&mut batch))?;
         }

@@ -66,6 +66,7 @@ pub async fn metrics(peer: &Peer) -> String {
     peer.outside.metrics(&mut page);
     peer.sending.metrics(&mut page);
     mesh(&mut page, peer);
+    history(&mut page, peer);
     watch(&mut page, peer);
     pushes(&mut page, peer);
     process(&mut page, peer);
@@ -140,9 +141,10 @@ fn scraping(page: &mut Page, peer: &Peer) {
     let sum = sum_ms as f64 / 1000.0;
     let _ = writeln!(page.0, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}");
     let mut pools: std::collections::BTreeMap<String, f64> = std::collections::BTreeMap::new();
-    for (target, _) in peer.scraping.targets() {
-        *pools.entry(target.pool().to_owned()).or_default() += 1.0;
-    }
+    peer.scraping.look(|target, _| match pools.get_mut(target.pool()) {
+        Some(count) => *count += 1.0,
+        None => drop(pools.insert(target.pool().to_owned(), 1.0)),
+    });
     let pools: Vec<(String, f64)> = pools.into_iter().collect();
     page.labelled(
         "prometheus_target_scrape_pool_targets",
@@ -352,6 +354,32 @@ fn mesh(page: &mut Page, peer: &Peer) {
         let name = "promesh_transport_received_bytes_total";
         page.labelled(name, "counter", "Bytes of frames and datagrams received from peers.", "class", &received);
     }
+}
+
+/// Copying and comparing sealed history.
+fn history(page: &mut Page, peer: &Peer) {
+    let figures = &peer.history.figures;
+    let counters = [
+        ("promesh_history_copied_bytes_total", "Bytes of sealed windows copied from other peers.", &figures.bytes),
+        ("promesh_history_copied_windows_total", "Sealed windows copied whole.", &figures.windows),
+        ("promesh_history_copied_series_total", "Series of sealed windows that were copied.", &figures.series),
+        (
+            "promesh_history_copy_failures_total",
+            "Copies of windows that failed and were tried again.",
+            &figures.failures,
+        ),
+        ("promesh_history_compared_total", "Comparisons of a sealed window with another peer.", &figures.compared),
+        ("promesh_history_differed_total", "Comparisons that found something missing here.", &figures.differed),
+        ("promesh_history_damaged_blocks_total", "Blocks found damaged and set aside.", &figures.damaged),
+    ];
+    for (name, help, counter) in counters {
+        page.value(name, "counter", help, counter.load(Ordering::Relaxed) as f64);
+    }
+    let left = figures.windows_left.load(Ordering::Relaxed) as f64;
+    page.value("promesh_history_windows_left", "gauge", "Sealed windows that this peer still has to copy.", left);
+    let under = figures.under_replicated.load(Ordering::Relaxed) as f64;
+    let help = "Shards of sealed windows with fewer living copies than wanted.";
+    page.value("promesh_history_under_replicated", "gauge", help, under);
 }
 
 fn process(page: &mut Page, peer: &Peer) {

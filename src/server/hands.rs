@@ -24,6 +24,7 @@ use crate::asking;
 use crate::copy;
 use crate::deletes::Deletes;
 use crate::discovering::FOLLOW;
+use crate::history::{self, History};
 use crate::identity::{KnownMember, PeerFolder};
 use crate::ingest::{Ingest, StoreError};
 use crate::journal::Journal;
@@ -82,6 +83,8 @@ pub struct Hands {
     pub sending: Arc<Sending>,
     /// What was deleted.
     pub deletes: Arc<Deletes>,
+    /// Sealed history.
+    pub history: Arc<History>,
     /// The whole, once it is made: for questions about all of it.
     pub peer: OnceLock<Weak<Peer>>,
     /// The newest view, for readers.
@@ -330,11 +333,11 @@ impl Hands {
                     let _ = responder.respond(WHO, &codec::encode(&own)).await;
                 });
             }
-            copy::FETCH => {
+            copy::FETCH | copy::FETCH_ORDERED => {
                 let runtime = Handle::current();
                 tokio::task::spawn_blocking(move || {
                     let view = hands.view.borrow().clone();
-                    copy::serve(hands.ingest.db(), view.as_deref(), &bytes, responder, &runtime);
+                    copy::serve(&hands.ingest, view.as_deref(), kind, &bytes, responder, &runtime);
                 });
             }
             ASK => {
@@ -359,6 +362,9 @@ impl Hands {
             }
             kind if operate::KINDS.contains(&kind) => {
                 tokio::spawn(operate::relay(hands.orders.clone(), kind, bytes, responder));
+            }
+            kind if history::KINDS.contains(&kind) => {
+                tokio::spawn(async move { Arc::clone(&hands.history).answer(kind, bytes, responder).await });
             }
             kind if promesh_query::KINDS.contains(&kind) => {
                 let runtime = Handle::current();
@@ -506,8 +512,19 @@ mod tests {
     /// The first arm that knows a kind takes it: two alike, and one never sees its requests.
     #[test]
     fn every_kind_of_request_has_one_meaning() {
-        let single = [EXCHANGE, WHO, copy::FETCH, ASK, pushing::PUSH, pushing::COPY, asking::ASK, FOLLOW, RULES];
-        let kinds = single.iter().chain(&operate::KINDS).chain(&promesh_query::KINDS);
+        let single = [
+            EXCHANGE,
+            WHO,
+            copy::FETCH,
+            copy::FETCH_ORDERED,
+            ASK,
+            pushing::PUSH,
+            pushing::COPY,
+            asking::ASK,
+            FOLLOW,
+            RULES,
+        ];
+        let kinds = single.iter().chain(&operate::KINDS).chain(&promesh_query::KINDS).chain(&history::KINDS);
         let mut seen = BTreeSet::new();
         for kind in kinds {
             assert!(seen.insert(*kind), "kind {kind} has two meanings");

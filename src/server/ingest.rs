@@ -4,6 +4,8 @@
 //! and to judge their slots. Own batches are framed once, for the log and for all holders. Received ones are framed anew
 //! for our log, because a segment of the log must read from its own start and ours begins elsewhere than the writer's.
 
+mod copied;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +15,7 @@ use promesh_model::frame;
 use promesh_model::ingest::{Batch, IngestError, SeriesIndex, SeriesRef};
 use promesh_model::shard::{ShardSet, shard_of};
 use promesh_model::{PeerId, ShardId, Timestamp};
-use promesh_replication::framing::{self, KIND_BATCH, KIND_COPY, KIND_PUSH};
+use promesh_replication::framing::{self, KIND_BATCH, KIND_COPY, KIND_PUSH, KIND_SETTLED};
 use promesh_replication::{BatchHeader, Decoded, Disposition, Framing, Ledger, Order, Origin, SourceId, Vanishing};
 use promesh_transport::FrameSender;
 use promesh_tsdb::{
@@ -22,6 +24,7 @@ use promesh_tsdb::{
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+pub use self::copied::Remembered;
 use crate::pushing::acks::Acks;
 
 const LANES: usize = 32;
@@ -124,12 +127,14 @@ impl ReplayDecoder for LogDecoder {
             let pushed = lane.relay.decode(payload, index).map_err(|error| error.to_string())?;
             return Ok(Some(Replayed::Late(pushed.batch)));
         }
-        if kind != KIND_BATCH {
+        if kind != KIND_BATCH && kind != KIND_SETTLED {
             return Ok(None);
         }
         let (header, _) = framing::peek(payload).map_err(|error| error.to_string())?;
         let mut lane = self.0.of(header.source).lock();
-        let decoded = lane.relay.decode(payload, index).map_err(|error| error.to_string())?;
+        let mut alone = Framing::new();
+        let framing = if kind == KIND_SETTLED { &mut alone } else { &mut lane.relay };
+        let decoded = framing.decode(payload, index).map_err(|error| error.to_string())?;
         let disposition = lane.ledger.admit(&header);
         let batch = decoded.batch;
         Ok(match disposition {
@@ -461,22 +466,6 @@ impl Ingest {
             self.record(&mut lane, how, &header, &mut batch, |lane, batch| intake(disposition, lane, &header, batch))?;
         drop(lane);
         (self.appended)(header);
-        Ok(written.outcome)
-    }
-
-    /// Stores samples copied from another peer: whatever of them is new, wherever it belongs.
-    ///
-    /// # Errors
-    /// As [`StoreError`] says.
-    pub fn write_copied(&self, mut batch: Batch) -> Result<AppendOutcome, StoreError> {
-        // A source of its own, so that copies disturb nobody's dictionary; never streamed on.
-        let source = SourceId(u128::from(self.origin.generation.0));
-        let order = Order { failed: false, rank: u8::MAX, origin: self.origin };
-        let mut lane = self.lanes.of(source).lock();
-        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
-        let header = BatchHeader { source, shard: ShardId(0), slot: batch.slot, order, sequence };
-        let how = Framed::plain(KIND_COPY, Book::None);
-        let (written, _) = self.record(&mut lane, how, &header, &mut batch, |_, batch| OwnedIntake::Late(batch))?;
         Ok(written.outcome)
     }
 

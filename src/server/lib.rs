@@ -18,6 +18,7 @@ mod failure_log;
 pub mod files;
 mod gateway;
 mod hands;
+mod history;
 mod house;
 mod identity;
 mod ingest;

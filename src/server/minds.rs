@@ -6,9 +6,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use promesh_cluster::{Membership, MembershipInput, MembershipOutput, Snapshot};
 use promesh_model::{Monotonic, PeerId};
 use promesh_node::{Input, Mesh, Output};
+use promesh_replication::BatchHeader;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use tokio::sync::{mpsc, oneshot};
@@ -47,12 +49,20 @@ pub struct Minds {
     pub membership: Sender<ToMembership>,
     /// To the mesh.
     pub mesh: Sender<ToMesh>,
+    /// Headers of batches that were stored, until the mesh next wakes for something: it takes note of them before anything
+    /// else, so that they need not wake it.
+    appended: Arc<Mutex<Vec<BatchHeader>>>,
 }
 
 impl Minds {
     /// Tells the mesh. A mind that has ended hears nothing.
     pub fn tell(&self, input: Input) {
         let _ = self.mesh.send(ToMesh::Input(input));
+    }
+
+    /// Tells the mesh of a batch that was stored.
+    pub fn note_appended(&self, header: BatchHeader) {
+        self.appended.lock().push(header);
     }
 
     /// Tells membership.
@@ -86,15 +96,15 @@ pub fn start(
     let (to_membership, membership_inbox) = channel();
     let (to_mesh, mesh_inbox) = channel();
     let (tasks, hands) = mpsc::unbounded_channel();
-    let minds = Minds { membership: to_membership, mesh: to_mesh };
+    let minds = Minds { membership: to_membership, mesh: to_mesh, appended: Arc::default() };
     let mut threads = Vec::new();
     if let Some(machine) = membership {
         let (minds, tasks) = (minds.clone(), tasks.clone());
         let body = move || run_membership(machine, &membership_inbox, &minds, &tasks, &addresses);
         threads.push(spawn("membership", body));
     }
-    let to_records = minds.membership.clone();
-    threads.push(spawn("mesh", move || run_mesh(mesh, &mesh_inbox, &to_records, &tasks, &telemetry)));
+    let (to_records, appended) = (minds.membership.clone(), Arc::clone(&minds.appended));
+    threads.push(spawn("mesh", move || run_mesh(mesh, &mesh_inbox, &appended, &to_records, &tasks, &telemetry)));
     (minds, hands, threads)
 }
 
@@ -149,10 +159,12 @@ fn run_membership(
 fn run_mesh(
     mut machine: Mesh,
     inbox: &Receiver<ToMesh>,
+    appended: &Mutex<Vec<BatchHeader>>,
     records: &Sender<ToMembership>,
     tasks: &mpsc::UnboundedSender<Task>,
     telemetry: &Telemetry,
 ) {
+    let mut noted = Vec::new();
     loop {
         while let Some(output) = machine.poll_output() {
             match output {
@@ -172,6 +184,10 @@ fn run_mesh(
             Ok(None) => Input::Timeout,
         };
         let now = clock::now();
+        std::mem::swap(&mut noted, &mut *appended.lock());
+        for header in noted.drain(..) {
+            machine.handle(Input::Appended(header), now);
+        }
         machine.handle(input, now);
         let took = clock::monotonic().since(now.monotonic);
         telemetry.handled(took);

@@ -19,8 +19,10 @@ use crate::run::Peer;
 
 /// "Do this", an [`Order`]. Answered with what came of it.
 const ORDER: u8 = 27;
+/// "Copy the sealed history of the shards that you rank for." Nothing more is said.
+const REBALANCE: u8 = 82;
 /// The request kinds that are orders.
-pub const KINDS: [u8; 1] = [ORDER];
+pub const KINDS: [u8; 2] = [ORDER, REBALANCE];
 /// A snapshot takes a while.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Orders of other peers that may wait.
@@ -44,6 +46,7 @@ type Outcome = Result<String, String>;
 
 /// An order of another peer, on its way to whoever carries it out.
 pub struct Relayed {
+    kind: u8,
     payload: Bytes,
     answer: oneshot::Sender<Outcome>,
 }
@@ -52,7 +55,7 @@ pub struct Relayed {
 pub async fn relay(orders: mpsc::Sender<Relayed>, kind: u8, payload: Bytes, responder: Responder) {
     let (answer, answered) = oneshot::channel();
     let stopping = || Err("it is stopping".to_owned());
-    let outcome = match orders.send(Relayed { payload, answer }).await {
+    let outcome = match orders.send(Relayed { kind, payload, answer }).await {
         Ok(()) => answered.await.unwrap_or_else(|_| stopping()),
         Err(_) => stopping(),
     };
@@ -61,13 +64,20 @@ pub async fn relay(orders: mpsc::Sender<Relayed>, kind: u8, payload: Bytes, resp
 
 /// Carries out orders of other peers, one after the other.
 pub async fn obey(peer: Arc<Peer>, mut orders: mpsc::Receiver<Relayed>) {
-    while let Some(Relayed { payload, answer }) = orders.recv().await {
+    while let Some(Relayed { kind, payload, answer }) = orders.recv().await {
         let outcome = match codec::decode::<Order, RPC_BYTES_MAX>(&payload) {
+            _ if kind == REBALANCE => rebalance(&peer),
             Ok(order) => carry_out(&peer, order).await,
             Err(error) => Err(format!("an order that is not known here: {error}")),
         };
         let _ = answer.send(outcome);
     }
+}
+
+fn rebalance(peer: &Peer) -> Outcome {
+    tracing::info!("an operator asks for the history of all shards that rank here");
+    peer.history.rebalance();
+    Ok("it copies the sealed history of its shards: `promesh cluster status` says how far it is".to_owned())
 }
 
 async fn carry_out(peer: &Arc<Peer>, order: Order) -> Outcome {
@@ -111,7 +121,11 @@ pub async fn operate(peer: &Arc<Peer>, order: ClusterOrder, whom: &str) -> Resul
         ClusterOrder::Undrain => (Order::Drain(false), false),
         ClusterOrder::Remove => (Order::Remove(named(peer, whom)?), true),
         ClusterOrder::Snapshot => (Order::Snapshot, true),
-        ClusterOrder::Rebalance => return Err("copying sealed history to new holders is not built yet".to_owned()),
+        ClusterOrder::Rebalance => {
+            let own = (peer.id.to_string(), rebalance(peer));
+            let others = ask(peer, living(peer), REBALANCE, Bytes::new()).await;
+            return told(others.into_iter().chain([own]).collect());
+        }
     };
     let target = if of_all || whom.is_empty() { None } else { Some(named(peer, whom)?) };
     let own = target.is_none_or(|target| target == peer.id);
@@ -120,10 +134,15 @@ pub async fn operate(peer: &Arc<Peer>, order: ClusterOrder, whom: &str) -> Resul
     if own {
         outcomes.push((peer.id.to_string(), carry_out(peer, order).await));
     }
-    outcomes.extend(ask(peer, others, codec::encode(&order).into()).await);
+    outcomes.extend(ask(peer, others, ORDER, codec::encode(&order).into()).await);
     if outcomes.is_empty() {
         return Err(format!("{whom} is not alive"));
     }
+    told(outcomes)
+}
+
+/// What came of it, peer by peer, or who did not do it, and why.
+fn told(outcomes: Vec<(String, Outcome)>) -> Result<Value, String> {
     let failed = |(who, outcome): &(String, Outcome)| Some(format!("{who}: {}", outcome.as_ref().err()?));
     let failures: Vec<String> = outcomes.iter().filter_map(failed).collect();
     if !failures.is_empty() {
@@ -160,21 +179,21 @@ fn living(peer: &Peer) -> Vec<(PeerId, SocketAddr)> {
 }
 
 /// Asks peers at once; says what came of it, by peer.
-async fn ask(peer: &Peer, whom: Vec<(PeerId, SocketAddr)>, payload: Bytes) -> Vec<(String, Outcome)> {
+async fn ask(peer: &Peer, whom: Vec<(PeerId, SocketAddr)>, kind: u8, payload: Bytes) -> Vec<(String, Outcome)> {
     let Some(transport) = &peer.transport else { return Vec::new() };
     let mut asking = JoinSet::new();
     for (id, address) in whom {
         let (transport, payload) = (transport.clone(), payload.clone());
-        asking.spawn(async move { (format!("{id} ({address})"), ask_one(&transport, address, &payload).await) });
+        asking.spawn(async move { (format!("{id} ({address})"), ask_one(&transport, address, kind, &payload).await) });
     }
     let mut outcomes = asking.join_all().await;
     outcomes.sort_by(|(a, _), (b, _)| a.cmp(b));
     outcomes
 }
 
-async fn ask_one(transport: &Transport, address: SocketAddr, payload: &[u8]) -> Outcome {
-    match transport.request(address, Class::Control, ORDER, payload, TIMEOUT).await {
-        Ok((answered, bytes)) if answered == ORDER => {
+async fn ask_one(transport: &Transport, address: SocketAddr, kind: u8, payload: &[u8]) -> Outcome {
+    match transport.request(address, Class::Control, kind, payload, TIMEOUT).await {
+        Ok((answered, bytes)) if answered == kind => {
             codec::decode::<Outcome, RPC_BYTES_MAX>(&bytes).unwrap_or_else(|error| Err(error.to_string()))
         }
         Ok((answered, _)) => Err(format!("an answer of kind {answered}")),

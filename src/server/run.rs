@@ -18,7 +18,7 @@ use promesh_promql::Engine;
 use promesh_query::{Holder, MeshParts, MeshQueryable, PartCounters};
 use promesh_replication::Origin;
 use promesh_transport::{PeerKey, TlsIdentity, Transport, TransportEvent, TransportOptions};
-use promesh_tsdb::{Db, DbOptions, ReplayDecoder, ReplayProgress};
+use promesh_tsdb::{Db, DbOptions, ReplayDecoder, ReplayProgress, SetAside};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::clock;
@@ -27,6 +27,7 @@ use crate::deletes::Deletes;
 use crate::facts::Facts;
 use crate::gateway::PushGroups;
 use crate::hands::Hands;
+use crate::history::{History, HistoryMeans};
 use crate::house::peer_addresses;
 use crate::identity::PeerFolder;
 use crate::ingest::{Ingest, Lanes, LogDecoder};
@@ -115,7 +116,7 @@ async fn live(options: Options) -> Result<(), StartError> {
     let progress = Arc::new(ReplayProgress::default());
     let mut serving = Serving::start(&options, guard.as_ref(), &progress).await?;
     let lanes = Arc::new(Lanes::default());
-    let (db, folder) = open(&options, &lanes, progress).await?;
+    let (db, set_aside, folder) = open(&options, &lanes, progress).await?;
     let (id, generation) = folder.next_life(clock::wall()).map_err(context("this peer's identity"))?;
     let cluster = match &options.cluster {
         Some(cluster) => Some(join(cluster, id, &folder).await?),
@@ -125,7 +126,7 @@ async fn live(options: Options) -> Result<(), StartError> {
     let peer = Arc::new(Peer::start(
         options,
         (settings, delivery),
-        db,
+        (db, set_aside),
         lanes,
         folder,
         (id, generation),
@@ -174,7 +175,7 @@ async fn open(
     options: &Options,
     lanes: &Arc<Lanes>,
     progress: Arc<ReplayProgress>,
-) -> Result<(Arc<Db>, PeerFolder), StartError> {
+) -> Result<(Arc<Db>, Vec<SetAside>, PeerFolder), StartError> {
     let path = options.storage.path.clone();
     let lanes = Arc::clone(lanes);
     let storage = &options.storage;
@@ -205,7 +206,7 @@ async fn open(
         tracing::warn!(frames = replay.undecodable, error, "frames of the log could not be read back");
     }
     let folder = PeerFolder::open(db.dir()).map_err(context("this peer's folder"))?;
-    Ok((Arc::new(db), folder))
+    Ok((Arc::new(db), report.set_aside, folder))
 }
 
 /// How often somebody who waits for the log hears how far it is.
@@ -291,6 +292,8 @@ pub struct Peer {
     pub otlp_deltas: Arc<Mutex<promesh_otlp::DeltaState>>,
     /// What was deleted.
     pub deletes: Arc<Deletes>,
+    /// Sealed history.
+    pub history: Arc<History>,
     /// Requests of the HTTP side.
     pub http_meter: Arc<promesh_api::metered::HttpMeter>,
     /// Groups that batch jobs pushed.
@@ -351,7 +354,7 @@ impl Peer {
     fn start(
         options: Arc<Options>,
         (settings, delivery): (Settings, Configuration),
-        db: Arc<Db>,
+        (db, set_aside): (Arc<Db>, Vec<SetAside>),
         lanes: Arc<Lanes>,
         folder: PeerFolder,
         (id, generation): (PeerId, Generation),
@@ -395,7 +398,7 @@ impl Peer {
 
         let origin = Origin { writer: id, generation };
         let told = minds.clone();
-        let appended = Box::new(move |header| told.tell(Input::Appended(header)));
+        let appended = Box::new(move |header| told.note_appended(header));
         let ingest = Arc::new(Ingest::new(Arc::clone(&db), lanes, origin, appended));
         let extra = options.features.extra_scrape_metrics;
         let scraping = Arc::new(Scraping::new(Arc::clone(&ingest), Arc::clone(&telemetry), extra));
@@ -422,6 +425,20 @@ impl Peer {
         ingest.set_tap(Box::new(move |shard, batch| tap.tap(shard, batch)));
         tokio::spawn(Arc::clone(&sending).run(live.clone()));
         let deletes = Arc::new(Deletes::open(db.dir()).map_err(context("the list of deletes"))?);
+        let history = Arc::new(History::new(
+            HistoryMeans {
+                db: Arc::clone(&db),
+                deletes: Arc::clone(&deletes),
+                view: view.clone(),
+                transport: transport.clone(),
+                addresses: Arc::clone(&addresses),
+                minds: minds.clone(),
+                replace_after: options.cluster.as_ref().map_or(Duration::MAX, |cluster| cluster.replace_after),
+                retention: options.storage.retention_time,
+            },
+            &set_aside,
+        ));
+        tokio::spawn(Arc::clone(&history).run());
         let push_groups = PushGroups::scraped(db.dir(), &scraping).map_err(context("the pushed groups"))?;
         let sync_each = options.storage.wal_sync == WalSync::Always;
         let pushing = Arc::new(Pushing::new(Arc::clone(&ingest), view.clone(), transport.clone(), sync_each));
@@ -506,6 +523,7 @@ impl Peer {
             pushing: Arc::clone(&pushing),
             sending: Arc::clone(&sending),
             deletes: Arc::clone(&deletes),
+            history: Arc::clone(&history),
             peer: std::sync::OnceLock::new(),
             view: view_sender,
             journal: Arc::clone(&journal),
@@ -544,6 +562,7 @@ impl Peer {
             sending,
             otlp_deltas: Arc::default(),
             deletes,
+            history,
             push_groups,
             http_meter: Arc::default(),
             view,
@@ -587,7 +606,9 @@ impl Peer {
     pub fn targets_owned(&self) -> usize {
         let view = self.view.borrow().clone();
         let acting = |shard| view.as_ref().is_some_and(|view| view.acting.contains(shard));
-        self.scraping.targets().iter().filter(|(target, _)| acting(target.shard)).count()
+        let mut owned = 0;
+        self.scraping.look(|target, _| owned += usize::from(acting(target.shard)));
+        owned
     }
 
     /// Where the process stands.

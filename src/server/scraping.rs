@@ -324,6 +324,13 @@ impl Scraping {
         let _ = tokio::time::timeout(patience, self.under_way.wait()).await;
     }
 
+    /// Shows all targets with how they fared here, copying none of it.
+    pub fn look(&self, mut see: impl FnMut(&Target, &ScrapeStatus)) {
+        for entry in self.table.load().entries.values() {
+            see(&entry.target, &entry.status.lock());
+        }
+    }
+
     /// All targets with how they fared here.
     pub fn targets(&self) -> Vec<(Target, ScrapeStatus)> {
         let table = self.table.load();

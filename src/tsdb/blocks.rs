@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+use crate::block::meta::BlockMeta;
 use crate::block::ulid::Ulid;
 use crate::block::writer::TEMPORARY_SUFFIX;
 use crate::block::{Block, BlockError};
@@ -39,6 +40,8 @@ pub struct Blocks {
 pub struct SetAside {
     /// Its folder's name.
     pub name: String,
+    /// The first instant it may have held and the first after it, in ms, where that can still be read.
+    pub span: Option<(i64, i64)>,
     /// Why.
     pub why: String,
 }
@@ -65,11 +68,13 @@ impl Blocks {
                 Ok(block) => blocks.push(Arc::new(block)),
                 Err(error) if !is_damage(&error) => return Err(error),
                 Err(error) => {
+                    let meta = fs.map(&path.join("meta.json")).ok().and_then(|bytes| BlockMeta::parse(&bytes).ok());
+                    let span = meta.map(|meta| (meta.min_time, meta.max_time));
                     if !read_only {
                         let away = dir.join(format!("{}{ASIDE_SUFFIX}", entry.name));
                         fs.rename(&path, &away).map_err(|source| BlockError::Disk { path: away, source })?;
                     }
-                    aside.push(SetAside { name: entry.name, why: error.to_string() });
+                    aside.push(SetAside { name: entry.name, span, why: error.to_string() });
                 }
             }
         }

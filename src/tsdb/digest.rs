@@ -127,16 +127,37 @@ impl Db {
         budget: &Budget,
         mut each: impl FnMut(ShardId, &SeriesColumns),
     ) -> Result<(), DigestError> {
-        // Nothing moves between head and blocks meanwhile, and nothing is deleted.
-        let _one_at_a_time = self.maintenance.lock();
-        let _no_deletes = self.deleting.lock();
-        let (start, end) = (window.start.ms(), window.end.ms().saturating_sub(1));
+        let mut columns = SeriesColumns::default();
+        self.walk(shards, window, budget, |labels, sources, warnings| {
+            read_canonical(labels, sources, window, &mut columns, warnings);
+            if !columns.timestamps.is_empty() || !columns.histograms.is_empty() {
+                each(shard_of(labels), &columns);
+            }
+            Ok(true)
+        })
+    }
+
+    /// Calls `each` with the labels of every series of some shards and the sources that have it, in label order, until it
+    /// answers false. While the head has anything of the window, nothing moves into blocks and nothing is deleted.
+    pub(crate) fn walk(
+        &self,
+        shards: &ShardSet,
+        window: Window,
+        budget: &Budget,
+        mut each: impl FnMut(&Labels, &mut [&mut Source<'_>], &mut Vec<String>) -> Result<bool, DigestError>,
+    ) -> Result<(), DigestError> {
+        let mut still = Some((self.maintenance.lock(), self.deleting.lock()));
+        let (start, end) = window.bounds();
         let blocks = self.blocks.overlapping(start, end);
+        let sorted = self.head.may_overlap(start, end).then(|| self.head.sorted_series());
+        if sorted.is_none() {
+            // Blocks do not change, and are read to the end even if they are merged or removed meanwhile.
+            still.take();
+        }
         let mut sources = Vec::with_capacity(blocks.len() + 1);
         for block in &blocks {
             sources.push(Source::of_block(block, shards)?);
         }
-        let sorted = self.head.may_overlap(start, end).then(|| self.head.sorted_series());
         if let Some(sorted) = &sorted {
             sources.push(Source::of_head(self, sorted, shards));
         }
@@ -147,25 +168,48 @@ impl Db {
             if count.is_multiple_of(256) {
                 budget.check()?;
             }
-            let mut all = SeriesColumns { labels: labels.clone(), ..SeriesColumns::default() };
-            for source in sources.iter_mut().filter(|source| source.labels() == Some(&labels)) {
-                let mut columns = SeriesColumns::default();
-                source.read(start, end, &mut columns, &mut warnings);
-                columns::join(&mut all, columns);
-                source.advance()?;
-            }
+            let mut having: Vec<&mut Source<'_>> =
+                sources.iter_mut().filter(|source| source.labels() == Some(&labels)).collect();
+            let goes_on = each(&labels, &mut having, &mut warnings)?;
             if let Some(warning) = warnings.pop() {
                 return Err(DigestError::Damaged(warning));
             }
-            if !all.timestamps.is_empty() || !all.histograms.is_empty() {
-                each(shard_of(&labels), &all);
+            if !goes_on {
+                return Ok(());
+            }
+            for source in having {
+                source.advance()?;
             }
         }
         Ok(())
     }
 }
 
-fn digest_of(columns: &SeriesColumns) -> SampleDigest {
+impl Window {
+    /// Its first and last instant, in ms.
+    pub(crate) fn bounds(self) -> (i64, i64) {
+        (self.start.ms(), self.end.ms().saturating_sub(1))
+    }
+}
+
+/// Reads the samples of one series in a window from all that have it, each instant once.
+pub(crate) fn read_canonical(
+    labels: &Labels,
+    sources: &mut [&mut Source<'_>],
+    window: Window,
+    all: &mut SeriesColumns,
+    warnings: &mut Vec<String>,
+) {
+    let (start, end) = window.bounds();
+    *all = SeriesColumns { labels: labels.clone(), ..SeriesColumns::default() };
+    for source in sources {
+        let mut columns = SeriesColumns::default();
+        source.read(start, end, &mut columns, warnings);
+        columns::join(all, columns);
+    }
+}
+
+pub(crate) fn digest_of(columns: &SeriesColumns) -> SampleDigest {
     let mut digester = SeriesDigester::new(&columns.labels);
     for (at, value) in columns.timestamps.iter().zip(&columns.values) {
         digester.push_float(*at, *value);
@@ -177,7 +221,7 @@ fn digest_of(columns: &SeriesColumns) -> SampleDigest {
 }
 
 /// The head or a block, whose series are met in label order.
-enum Source<'a> {
+pub(crate) enum Source<'a> {
     Block {
         block: &'a Arc<Block>,
         shards: &'a ShardSet,

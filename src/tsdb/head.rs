@@ -39,6 +39,7 @@ use promesh_model::shard::shard_of;
 use promesh_model::time::Timestamp;
 use xxhash_rust::xxh3::xxh3_64;
 
+pub(crate) use append::validate as validate_histogram;
 pub use append::{AppendOutcome, Rejected, SampleIndex};
 pub use cut::{CutKind, SortedSeries, encode as encode_chunks, join as join_samples};
 pub use delete::HeadTombstone;

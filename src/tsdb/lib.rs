@@ -20,6 +20,7 @@ pub mod log;
 mod maintain;
 mod query;
 mod replay;
+mod window;
 
 pub use blocks::{SetAside, open_blocks_read_only};
 pub use db::{Db, DbOptions, Intake, OpenError, OpenReport, WriteError, Written};
@@ -29,6 +30,7 @@ pub use import::ImportReport;
 pub use log::{Log, LogError, LogPosition};
 pub use maintain::{MaintainError, Maintained};
 pub use replay::{DecoderFactory, ReplayDecoder, ReplayProgress, ReplayReport, Replayed};
+pub use window::{WindowError, WindowSeries};
 
 #[cfg(test)]
 mod tests;

@@ -98,7 +98,7 @@ impl Db {
         (newest >= end + window / 2).then_some((start, end))
     }
 
-    fn next_ulid(&self, now: Now) -> Ulid {
+    pub(crate) fn next_ulid(&self, now: Now) -> Ulid {
         let mut count = self.ulids.lock();
         loop {
             *count += 1;
@@ -205,7 +205,7 @@ impl Db {
 
     /// A block whose making failed at the very end has its name already: it must not come to life at the next start,
     /// when what was deleted meanwhile would be in it.
-    fn not_left_behind(
+    pub(crate) fn not_left_behind(
         &self,
         ulid: Ulid,
         made: Result<Option<BlockMeta>, BlockError>,

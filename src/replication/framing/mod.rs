@@ -36,6 +36,10 @@ pub const KIND_BATCH: u8 = 1;
 /// The frame kind, in a log only, of samples copied from another peer: the same form, always a key frame.
 pub const KIND_COPY: u8 = 2;
 
+/// The frame kind, in a log only, of a batch that came in a copy and stands in the place of another: the same form, always
+/// a key frame of no stream, judged like a batch.
+pub const KIND_SETTLED: u8 = 4;
+
 /// The frame kind of pushed samples: the same form; each sample has its own instant and finds its own place.
 pub const KIND_PUSH: u8 = 3;
 

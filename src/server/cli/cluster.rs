@@ -19,6 +19,7 @@ pub(super) fn command() -> Command {
         .about("Look at the mesh; make its secret")
         .subcommand_required(true)
         .subcommand(Command::new("status").about("Print the members").arg(url_argument()).arg(output))
+        .subcommand(Command::new("capacity").about("Print what the mesh can lose").arg(url_argument()))
         .subcommand(
             Command::new("top").about("Show the members as they change, until interrupted").args([
                 url_argument(),
@@ -73,6 +74,12 @@ pub(super) fn run(matches: &ArgMatches) -> Done {
                 println!("{cluster:#}");
             } else {
                 println!("{}", status(&cluster));
+            }
+        }
+        Some(("capacity", matches)) => {
+            let url = matches.get_one::<String>("url").expect("it has a default");
+            for line in capacity(&http::get(url, "/api/v1/cluster", &[])?.data) {
+                println!("{line}");
             }
         }
         Some(("top", matches)) => return top::run(matches),
@@ -161,7 +168,48 @@ pub(super) fn status(cluster: &Value) -> String {
             seconds("replicationLagSeconds"),
         ]);
     }
-    format!("{}\n{}", totals(cluster), table.trim_fmt())
+    let copies = copies(cluster).map(|line| line + "\n").unwrap_or_default();
+    format!("{}\n{copies}{}", totals(cluster), table.trim_fmt())
+}
+
+/// How far the copies of sealed history are, while there are any.
+fn copies(cluster: &Value) -> Option<String> {
+    let copies = &cluster["copies"];
+    let windows = copies["windowsLeft"].as_u64().filter(|windows| *windows > 0)?;
+    let (done, left) = (copies["bytesDone"].as_f64().unwrap_or(0.0), copies["bytesLeft"].as_f64().unwrap_or(0.0));
+    let remaining = match copies["etaSeconds"].as_f64() {
+        Some(seconds) if seconds > 0.0 => format!("about {seconds:.0} s and {:.1} MB left", left / 1e6),
+        _ => "the first is under way".to_owned(),
+    };
+    let windows_done = text(&copies["windowsDone"]);
+    Some(format!("copying history: {windows} windows to go, {windows_done} done ({:.1} MB); {remaining}", done / 1e6))
+}
+
+/// What can be lost, in words.
+fn capacity(cluster: &Value) -> Vec<String> {
+    let capacity = &cluster["capacity"];
+    let count = |field: &str| capacity[field].as_u64().unwrap_or(0);
+    let mut lines = vec![match count("peersMayBeLost") {
+        0 => format!("of {} peers none may be lost: some shards have one copy only", count("peers")),
+        1 => format!("of {} peers any one may be lost", count("peers")),
+        many => format!("of {} peers any {many} may be lost at once", count("peers")),
+    }];
+    for zone in capacity["zones"].as_array().into_iter().flatten() {
+        let name = if zone["zone"] == "" { "no zone".to_owned() } else { format!("zone {}", text(&zone["zone"])) };
+        let verdict = match zone["mayBeLost"].as_bool() {
+            Some(true) => "may be lost as a whole".to_owned(),
+            _ => format!("may not: {} shards are nowhere else", text(&zone["shardsOnlyThere"])),
+        };
+        lines.push(format!("{name}, {} peers: {verdict}", text(&zone["peers"])));
+    }
+    if count("standingBack") > 0 {
+        lines.push(format!("{} peers stand back: full, drained or with a wrong clock", count("standingBack")));
+    }
+    let history = cluster["copies"]["underReplicatedHistory"].as_u64().unwrap_or(0);
+    if history > 0 {
+        lines.push(format!("{history} shards of sealed windows have fewer copies than they should"));
+    }
+    lines
 }
 
 fn totals(cluster: &Value) -> String {

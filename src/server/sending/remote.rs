@@ -404,9 +404,7 @@ impl Remote {
                 () = tokio::time::sleep(self.config.metadata_config.send_interval.max(LOOK_PERIOD)) => {}
             }
             let mut families: std::collections::BTreeMap<String, Metadata> = std::collections::BTreeMap::new();
-            for (_, status) in sending.scraping.targets() {
-                families.extend(status.metadata);
-            }
+            sending.scraping.look(|_, status| families.extend(status.metadata.iter().cloned()));
             let families: Vec<_> = families.into_iter().collect();
             self.sender.send_metadata(&families).await;
         }

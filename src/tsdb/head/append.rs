@@ -182,13 +182,15 @@ impl Head {
     /// Two writers wrote one slot and `batch` is the one that stands: the other's samples of the slot go.
     pub fn replace(&self, loser_series: &[SeriesRef], slot: Timestamp, batch: &Batch) -> AppendOutcome {
         let mut cursor = Cursor::new(&self.pages);
-        for series in loser_series {
+        // The winner's own, too: what the loser was is known by its newest batch, which may have been another one.
+        let histograms = batch.histograms.iter().map(|sample| &sample.series);
+        for series in loser_series.iter().chain(&batch.series).chain(histograms) {
             if let Some(series) = cursor.series(*series) {
                 series.retract(slot.ms());
             }
         }
         drop(cursor);
-        // What the loser had moved into chunks already is contradicted, not replaced: reading prefers one of both.
+        // What lies in full chunks already is contradicted, not replaced: reading prefers one of both.
         self.append_late(batch)
     }
 

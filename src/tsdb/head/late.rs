@@ -30,6 +30,12 @@ impl Late {
         }
     }
 
+    /// Takes the sample at an instant away, unless it is being written already.
+    pub fn remove(&mut self, at: i64) -> bool {
+        let found = self.samples.binary_search_by_key(&at, |sample| sample.0);
+        found.map(|place| drop(self.samples.remove(place))).is_ok()
+    }
+
     /// The sample at an instant.
     pub fn get(&self, at: i64) -> Option<Value> {
         let find = |samples: &[(i64, Value)]| {

@@ -361,16 +361,60 @@ impl Series {
         Some((chunk::first_at(appender.encoding(), &self.chunk)?, appender.last_at(), appender.encoding()))
     }
 
-    /// Takes the pending sample away if it is at `slot`: another writer's stands there instead.
+    /// Takes the sample at `slot` away: another writer's stands there instead. What lies in a full chunk stays.
     pub fn retract(&mut self, slot: i64) -> bool {
-        if self.pending == Pending::None || self.pending_at != slot {
-            return false;
+        let mut found = false;
+        if self.pending != Pending::None && self.pending_at == slot {
+            self.pending = Pending::None;
+            self.pending_at = NOTHING;
+            if let Some(extra) = &mut self.extra {
+                extra.pending = None;
+            }
+            found = true;
         }
-        self.pending = Pending::None;
-        self.pending_at = NOTHING;
-        if let Some(extra) = &mut self.extra {
-            extra.pending = None;
+        found |= self.extra.as_mut().is_some_and(|extra| extra.late.remove(slot));
+        found |= self.retract_from_open(slot);
+        if found && let Some(extra) = &mut self.extra {
             extra.starts.set(slot, 0);
+        }
+        found
+    }
+
+    /// Writes the open chunk anew without the sample at `slot`, if it is there.
+    fn retract_from_open(&mut self, slot: i64) -> bool {
+        let Some((min, max, encoding)) = self.open_bounds().filter(|open| (open.0..=open.1).contains(&slot)) else {
+            return false;
+        };
+        let mut samples = Vec::new();
+        let read = chunk::for_each_value(encoding, &self.chunk, |at, value| {
+            samples.push((at, value()));
+            true
+        });
+        let Some(place) = samples.iter().position(|(at, _)| *at == slot).filter(|_| read.is_ok()) else { return false };
+        samples.remove(place);
+        debug_assert!(min <= slot && slot <= max, "within its bounds");
+        let mut bytes = Vec::with_capacity(self.chunk.len());
+        let (mut floats, mut histograms) = (None::<XorAppender>, None::<HistogramAppender>);
+        let reset = chunk::histogram::counter_reset(&self.chunk).unwrap_or_default();
+        for (at, value) in &samples {
+            match (value, &mut floats, &mut histograms) {
+                (Value::Float(bits), Some(appender), _) => appender.append(&mut bytes, *at, *bits),
+                (Value::Float(bits), None, _) => floats = Some(XorAppender::begin(&mut bytes, *at, *bits)),
+                (Value::Histogram(value), _, Some(appender)) => {
+                    // Without the sample between them two may not share a chunk: then both stay, and reading decides.
+                    if !appender.append(&mut bytes, *at, value) {
+                        return false;
+                    }
+                }
+                (Value::Histogram(value), _, None) => {
+                    histograms = Some(HistogramAppender::begin(&mut bytes, *at, value, reset));
+                }
+            }
+        }
+        self.chunk = bytes;
+        self.floats = floats;
+        if let Some(extra) = &mut self.extra {
+            extra.histograms = histograms.map(Box::new);
         }
         true
     }

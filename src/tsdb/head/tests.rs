@@ -82,6 +82,25 @@ fn the_winner_of_a_slot_takes_the_losers_place() {
 }
 
 #[test]
+fn a_better_batch_takes_the_place_of_one_that_later_slots_have_closed() {
+    let head = head(0);
+    for slot in 1..=9 {
+        head.append(&batch(&head, slot * 1000, &[(1, slot as f64), (2, slot as f64)]));
+    }
+    for slot in [1, 5, 8] {
+        let at = slot * 1000;
+        head.replace(&batch(&head, at, &[(1, 0.0), (2, 0.0)]).series, Timestamp(at), &batch(&head, at, &[(1, 0.5)]));
+    }
+    assert_eq!(read(&head, 1).values, [0.5, 2.0, 3.0, 4.0, 0.5, 6.0, 7.0, 0.5, 9.0]);
+    assert_eq!(read(&head, 2).values, [2.0, 3.0, 4.0, 6.0, 7.0, 9.0]);
+    // Again, now that the first winner stands among the late samples.
+    head.replace(&[], Timestamp(5000), &batch(&head, 5000, &[(1, 0.25)]));
+    assert_eq!(read(&head, 1).values[4], 0.25);
+    head.append(&batch(&head, 10_000, &[(1, 10.0), (2, 10.0)]));
+    assert_eq!(read(&head, 2).values.last(), Some(&10.0));
+}
+
+#[test]
 fn a_collected_series_is_refused_not_mistaken() {
     let head = head(0);
     let old = batch(&head, 1000, &[(1, 1.0)]);
@@ -128,7 +147,7 @@ proptest! {
                 expected.insert((host, step * 60_000), 9.0);
             }
         }
-        for chunk in source.export_open(&|_: ShardId| true) {
+        for (_, chunk) in source.export_open(&|_: ShardId| true) {
             copy.import_open(chunk).expect("it was just exported");
         }
         for host in 0..3 {

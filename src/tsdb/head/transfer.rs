@@ -1,6 +1,6 @@
 //! The open window as chunks: what a joining peer fetches.
 
-use promesh_model::ingest::{IngestError, SeriesIndex};
+use promesh_model::ingest::{IngestError, SeriesIndex, SeriesRef};
 use promesh_model::labels::Labels;
 use promesh_model::shard::ShardId;
 use std::sync::atomic::Ordering;
@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::pages::PAGE_SLOTS;
 use super::series::{Appended, Bounds, Series, Value};
 use super::spill::{ChunkBytes, SpilledChunk};
-use super::{Head, labels_of, slot_of};
+use super::{Head, labels_of, series_ref, slot_of};
 use crate::chunk::histogram::HistogramAppender;
 use crate::chunk::xor::XorAppender;
 use crate::chunk::{self, ChunkError, Encoding};
@@ -56,13 +56,19 @@ pub enum ImportError {
 impl Head {
     /// All samples of some shards that are not in blocks, as chunks, series by series; a page at a time, so that
     /// appending goes on meanwhile. What is appended meanwhile may or may not be among them.
-    pub fn export_open<'a>(&'a self, shards: &'a dyn Fn(ShardId) -> bool) -> impl Iterator<Item = HeadChunk> + 'a {
-        self.pages.iter().flat_map(move |(_, page)| {
+    pub fn export_open<'a>(
+        &'a self,
+        shards: &'a dyn Fn(ShardId) -> bool,
+    ) -> impl Iterator<Item = (SeriesRef, HeadChunk)> + 'a {
+        self.pages.iter().flat_map(move |(first, page)| {
             let page = page.lock();
             let mut chunks = Vec::new();
-            for series in page.iter().filter_map(|slot| slot.series.as_ref()) {
-                if shards(series.shard) {
-                    self.export_series(series, &mut chunks);
+            for (slot, place) in (first..).zip(page.iter()) {
+                if let Some(series) = place.series.as_ref().filter(|series| shards(series.shard)) {
+                    let mut own = Vec::new();
+                    self.export_series(series, &mut own);
+                    let reference = series_ref(slot, place.generation);
+                    chunks.extend(own.into_iter().map(|chunk| (reference, chunk)));
                 }
             }
             chunks

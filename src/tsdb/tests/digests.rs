@@ -71,6 +71,72 @@ fn a_damaged_block_has_no_digest() {
     assert!(matches!(read, Err(DigestError::Damaged(_))), "{read:?}");
 }
 
+/// What `from` has and `to` has not, as a peer would fetch it.
+fn copy(from: &Db, to: &Db, window: Window) -> usize {
+    let all = ShardSet::all();
+    let known = to.series_digests(&all, window, &Budget::unlimited()).expect("reads");
+    let mut series = Vec::new();
+    let known = known.into_iter().collect();
+    let sent = from.export_window(&all, window, &known, &Budget::unlimited(), |one| {
+        series.push(one);
+        true
+    });
+    sent.expect("reads");
+    to.add_window(window, &series, now(START + 9 * HOUR)).expect("is taken");
+    series.len()
+}
+
+#[test]
+fn a_copied_window_is_what_its_donor_has_whether_that_lies_in_blocks_or_in_the_head() {
+    let fs = FaultyFs::new();
+    let (donor, copied) = (open(&FaultyFs::new(), |_| {}).0, open(&fs, |_| {}).0);
+    write(&donor, 1, &every_minute(0..7)).expect("writes");
+    donor.maintain(now(START + 7 * HOUR)).expect("maintains");
+    assert!(donor.blocks().len() >= 2 && donor.head().min_time() < Timestamp(START + 7 * HOUR));
+    let held: Plain = every_minute(0..2).into_iter().filter(|(labels, ..)| *labels == series("up", 3)).collect();
+    write(&copied, 1, &held).expect("writes");
+    let window = |hours: i64| donor.window_of(Timestamp(START + hours * HOUR));
+    let copies: Vec<usize> = [0, 2, 4, 6].into_iter().map(|hours| copy(&donor, &copied, window(hours))).collect();
+    assert_eq!(copies, [3, 4, 4, 4], "what is there alike is not sent");
+    let same =
+        |db: &Db| [0, 2, 4, 6].iter().all(|hours| digests(db, window(*hours)) == digests(&donor, window(*hours)));
+    assert!(same(&copied));
+    // Merged and opened again it is the same.
+    copied.maintain(now(START + 9 * HOUR)).expect("maintains");
+    assert!(same(&copied));
+    drop(copied);
+    assert!(same(&open(&fs, |_| {}).0));
+}
+
+#[test]
+fn a_window_that_no_honest_peer_sends_is_refused_whole() {
+    let (donor, copied) = (open(&FaultyFs::new(), |_| {}).0, open(&FaultyFs::new(), |_| {}).0);
+    write(&donor, 1, &every_minute(0..2)).expect("writes");
+    let window = donor.window_of(Timestamp(START));
+    let mut all = Vec::new();
+    let sent = donor.export_window(&ShardSet::all(), window, &Default::default(), &Budget::unlimited(), |one| {
+        all.push(one);
+        true
+    });
+    sent.expect("reads");
+    let refused = |spoil: &dyn Fn(&mut Vec<crate::WindowSeries>)| {
+        let mut spoilt = all.clone();
+        spoil(&mut spoilt);
+        let refused = copied.add_window(window, &spoilt, now(START + 9 * HOUR));
+        assert!(matches!(refused, Err(crate::WindowError::Malformed { .. })), "{refused:?}");
+        assert!(copied.blocks().is_empty());
+    };
+    refused(&|series| series.swap(0, 1));
+    refused(&|series| series[1].1[0].bytes.truncate(9));
+    refused(&|series| series[1].1[0].max += 1);
+    refused(&|series| {
+        let chunk = series[1].1[0].clone();
+        series[1].1.push(chunk);
+    });
+    let elsewhere = Window { start: Timestamp(START + HOUR), end: window.end };
+    assert!(copied.add_window(elsewhere, &all, now(START + 9 * HOUR)).is_err());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

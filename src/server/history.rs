@@ -1,0 +1,402 @@
+//! Sealed history between peers: copying what is missing, comparing what is there, and answering those who do.
+//!
+//! One window at a time, the newest first, and never more than half of the time: live traffic goes by another connection,
+//! and queries before copies. A window is claimed once all of it is in blocks, so a copy that is interrupted goes on with
+//! the window that it was at. What two peers both claim is compared once after it was sealed, and whoever lacks something
+//! of it fetches that.
+//!
+//! What is missing is decided by [`promesh_node::plan_history`]; here it is done.
+
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use promesh_model::shard::ShardSet;
+use promesh_model::storage::Budget;
+use promesh_model::{PeerId, ShardId, Timestamp};
+use promesh_node::{HistoryPlan, HistoryRules, Input, MeshView, plan_history, under_replicated_history};
+use promesh_transport::{Responder, Transport};
+use promesh_tsdb::{Db, SetAside, Window, WindowSeries};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+
+use crate::clock;
+use crate::deletes::Deletes;
+use crate::minds::{Addresses, Minds};
+pub use wire::KINDS;
+
+/// How often this peer looks for windows to copy.
+const PERIOD: Duration = Duration::from_secs(5);
+/// How often others are asked which windows they have, at most.
+const LIST_PERIOD: Duration = Duration::from_secs(20);
+/// A window that failed is left alone for so long.
+const REST: Duration = Duration::from_secs(15);
+/// Windows that ended longer ago are not compared: their turn came when they were younger.
+const COMPARE_SPAN: Duration = Duration::from_secs(24 * 3600);
+/// Series kept in memory until they become a block.
+const BLOCK_BYTES: usize = 64 << 20;
+/// Windows that this peer reads for others at once.
+const DONATIONS: usize = 2;
+
+/// Figures for people.
+#[derive(Debug, Default)]
+pub struct HistoryFigures {
+    /// Windows that this peer still has to copy.
+    pub windows_left: AtomicU64,
+    /// Copied so far, packed.
+    pub bytes: AtomicU64,
+    /// Windows copied whole.
+    pub windows: AtomicU64,
+    /// Series that came.
+    pub series: AtomicU64,
+    /// Copies that failed.
+    pub failures: AtomicU64,
+    /// Comparisons of a window with another peer.
+    pub compared: AtomicU64,
+    /// Of those, the ones that found something.
+    pub differed: AtomicU64,
+    /// Blocks that were damaged when this peer started.
+    pub damaged: AtomicU64,
+    /// Nanoseconds spent on copying.
+    took_ns: AtomicU64,
+    /// (window, shard) pairs with fewer living copies than wanted.
+    pub under_replicated: AtomicU64,
+}
+
+impl HistoryFigures {
+    /// About how many bytes are still to come, by those that came; nothing until a window did.
+    pub fn bytes_left(&self) -> u64 {
+        let done = self.windows.load(Ordering::Relaxed);
+        let each = self.bytes.load(Ordering::Relaxed).checked_div(done).unwrap_or(0);
+        each * self.windows_left.load(Ordering::Relaxed)
+    }
+
+    /// About how many seconds that takes.
+    pub fn seconds_left(&self) -> f64 {
+        let done = self.windows.load(Ordering::Relaxed);
+        let each = self.took_ns.load(Ordering::Relaxed).checked_div(done).unwrap_or(0);
+        (each * self.windows_left.load(Ordering::Relaxed)) as f64 / 1e9
+    }
+}
+
+/// What the history of a peer needs.
+pub struct HistoryMeans {
+    /// Storage.
+    pub db: Arc<Db>,
+    /// What was deleted: a copy may bring it back.
+    pub deletes: Arc<Deletes>,
+    /// The mesh.
+    pub view: watch::Receiver<Option<Arc<MeshView>>>,
+    /// To others.
+    pub transport: Option<Transport>,
+    /// Where they are.
+    pub addresses: Addresses,
+    /// To the mind.
+    pub minds: Minds,
+    /// How long a peer is down before its copies are made good.
+    pub replace_after: Duration,
+    /// How long samples are kept.
+    pub retention: Duration,
+}
+
+/// Sealed history of one peer.
+pub struct History {
+    means: HistoryMeans,
+    /// Figures for people.
+    pub figures: HistoryFigures,
+    rebalance: AtomicBool,
+    donations: Semaphore,
+    listed: Mutex<Listed>,
+}
+
+/// Which windows others say they have.
+#[derive(Default)]
+struct Listed {
+    at: Option<promesh_model::Monotonic>,
+    of: BTreeMap<Window, BTreeSet<PeerId>>,
+}
+
+impl History {
+    /// Nothing copied yet; damaged blocks are not vouched for any more.
+    pub fn new(means: HistoryMeans, set_aside: &[SetAside]) -> History {
+        for block in set_aside {
+            // Of one that does not say what it held, everything before the open window may be gone.
+            let everything = (i64::MIN, means.db.head().min_time().ms());
+            let (from, to) = block.span.unwrap_or(everything);
+            tracing::error!(
+                block = block.name,
+                why = block.why,
+                "a damaged block is set aside; what it held is fetched from others"
+            );
+            means.minds.tell(Input::Damaged { from: Timestamp(from), to: Timestamp(to) });
+        }
+        let figures = HistoryFigures::default();
+        figures.damaged.store(set_aside.len() as u64, Ordering::Relaxed);
+        let (rebalance, donations) = (AtomicBool::new(false), Semaphore::new(DONATIONS));
+        History { means, figures, rebalance, donations, listed: Mutex::default() }
+    }
+
+    /// Answers another peer.
+    pub async fn answer(self: Arc<Self>, kind: u8, payload: Bytes, responder: Responder) {
+        let Ok(_turn) = self.donations.acquire().await else { return };
+        let runtime = Handle::current();
+        let db = Arc::clone(&self.means.db);
+        let served = tokio::task::spawn_blocking(move || wire::serve(&db, kind, &payload, responder, &runtime)).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "a window could not be read for another peer");
+        }
+    }
+
+    /// Has this peer copy the history of all shards that it ranks for.
+    pub fn rebalance(&self) {
+        self.rebalance.store(true, Ordering::Relaxed);
+        self.listed.lock().at = None;
+    }
+
+    /// Copies and compares for as long as the peer runs.
+    pub async fn run(self: Arc<Self>) {
+        let Some(transport) = self.means.transport.clone() else { return };
+        let mut resting: BTreeMap<Window, promesh_model::Monotonic> = BTreeMap::new();
+        let mut compared: BTreeSet<(Window, PeerId)> = BTreeSet::new();
+        loop {
+            tokio::time::sleep(PERIOD).await;
+            loop {
+                let Some(view) = self.means.view.borrow().clone() else { break };
+                if view.state != promesh_cluster::PeerState::Ready {
+                    break;
+                }
+                self.list(&transport, &view).await;
+                let windows = self.windows().await;
+                let now = clock::monotonic();
+                resting.retain(|_, until| *until > now);
+                let rebalances = self.rebalance.load(Ordering::Relaxed);
+                let planned = self.plan(&view, &windows, rebalances);
+                self.figures.windows_left.store(planned.len() as u64, Ordering::Relaxed);
+                if rebalances && planned.is_empty() {
+                    tracing::info!("this peer has the history of all shards that rank here");
+                    self.rebalance.store(false, Ordering::Relaxed);
+                }
+                let next = planned.into_iter().find(|(window, _)| !resting.contains_key(window));
+                let Some((window, plan)) = next else {
+                    self.compare_next(&transport, &view, &windows, &mut compared).await;
+                    break;
+                };
+                let began = clock::monotonic();
+                match self.copy(&transport, window, &plan).await {
+                    Ok(()) => {
+                        self.figures.windows.fetch_add(1, Ordering::Relaxed);
+                        self.means.minds.tell(Input::Held { shards: plan.shards, from: plan.from, to: plan.to });
+                    }
+                    Err(why) => {
+                        self.figures.failures.fetch_add(1, Ordering::Relaxed);
+                        tracing::warn!(window = %window.start, why, "copying a window failed, it is tried again");
+                        resting.insert(window, clock::monotonic() + REST);
+                    }
+                }
+                let took = clock::monotonic().since(began);
+                self.figures.took_ns.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+                // The mind takes the claim in before the next look.
+                tokio::time::sleep(Duration::from_millis(100).max(took / 4)).await;
+            }
+        }
+    }
+
+    /// Asks everybody who is heard which windows they have, now and then.
+    async fn list(&self, transport: &Transport, view: &MeshView) {
+        let now = clock::monotonic();
+        if self.listed.lock().at.is_some_and(|at| now.since(at) < LIST_PERIOD) {
+            return;
+        }
+        let mut of: BTreeMap<Window, BTreeSet<PeerId>> = BTreeMap::new();
+        for peer in view.peers.iter().filter(|peer| peer.alive && !peer.silent) {
+            match wire::windows(transport, peer.address).await {
+                Ok(windows) => {
+                    for window in windows {
+                        of.entry(window).or_default().insert(peer.id);
+                    }
+                }
+                Err(error) => tracing::debug!(peer = %peer.id, error, "a peer does not say which windows it has"),
+            }
+        }
+        *self.listed.lock() = Listed { at: Some(now), of };
+    }
+
+    /// The sealed windows that anybody has, the newest first, and who has them.
+    async fn windows(&self) -> BTreeMap<std::cmp::Reverse<Window>, BTreeSet<PeerId>> {
+        let now = clock::now();
+        let db = Arc::clone(&self.means.db);
+        let own = tokio::task::spawn_blocking(move || db.sealed_windows(now)).await.unwrap_or_default();
+        let oldest = now.wall.before(self.means.retention);
+        let me = self.means.view.borrow().as_ref().map(|view| view.me);
+        let mut all = self.listed.lock().of.clone();
+        for window in own {
+            all.entry(window).or_default().extend(me);
+        }
+        all.retain(|window, _| window.start > oldest && self.means.db.is_sealed(*window, now));
+        all.into_iter().map(|(window, peers)| (std::cmp::Reverse(window), peers)).collect()
+    }
+
+    fn plan(
+        &self,
+        view: &MeshView,
+        windows: &BTreeMap<std::cmp::Reverse<Window>, BTreeSet<PeerId>>,
+        rebalance: bool,
+    ) -> Vec<(Window, HistoryPlan)> {
+        let now = clock::wall();
+        let gone = view.peers.iter().filter(|peer| !peer.alive && now.since(peer.since) >= self.means.replace_after);
+        let given_up = gone.map(|peer| peer.id).collect();
+        let mut rules = HistoryRules { given_up, having: BTreeSet::new(), rebalance };
+        let mut planned = Vec::new();
+        let mut under_replicated = 0;
+        for (std::cmp::Reverse(window), having) in windows {
+            rules.having.clone_from(having);
+            under_replicated += under_replicated_history(view, window.start, window.end);
+            let plan = plan_history(view, window.start, window.end, &rules);
+            if !plan.shards.is_empty() {
+                planned.push((*window, plan));
+            }
+        }
+        self.figures.under_replicated.store(under_replicated as u64, Ordering::Relaxed);
+        planned
+    }
+
+    /// Fetches what this peer lacks of some shards in a window from each who has them, or a part.
+    async fn copy(&self, transport: &Transport, window: Window, plan: &HistoryPlan) -> Result<(), String> {
+        let mut series = 0;
+        for (peer, shards) in &plan.ask {
+            let address = self.address(*peer)?;
+            series += self.fetch_differing(transport, address, window, shards).await?.0;
+        }
+        self.apply_deletes().await;
+        tracing::info!(
+            window = %window.start, shards = plan.shards.len(), series, peers = plan.ask.len(), "copied a window of history"
+        );
+        Ok(())
+    }
+
+    fn address(&self, peer: PeerId) -> Result<SocketAddr, String> {
+        self.means.addresses.load().get(&peer).copied().ok_or_else(|| format!("{peer} has no address"))
+    }
+
+    async fn apply_deletes(&self) {
+        let (db, deletes) = (Arc::clone(&self.means.db), Arc::clone(&self.means.deletes));
+        let applied = tokio::task::spawn_blocking(move || deletes.apply_again(&db)).await;
+        if let Err(error) = applied {
+            tracing::error!(%error, "deletes could not be applied to what was copied");
+        }
+    }
+
+    /// Fetches the series of some shards that a peer has otherwise than this one. Answers how many came, and of which
+    /// shards the two had different samples.
+    async fn fetch_differing(
+        &self,
+        transport: &Transport,
+        from: SocketAddr,
+        window: Window,
+        shards: &ShardSet,
+    ) -> Result<(usize, ShardSet), String> {
+        let db = Arc::clone(&self.means.db);
+        let own = {
+            let (db, shards) = (Arc::clone(&db), shards.clone());
+            blocking(move || db.shard_digests(&shards, window, &Budget::unlimited())).await
+        };
+        // With damage here whatever the other has is wanted.
+        let own = own.unwrap_or_default();
+        let theirs = wire::digests(transport, from, shards, window).await?;
+        let differing: ShardSet =
+            theirs.iter().filter(|(shard, digest)| own.get(*shard) != Some(*digest)).map(|(shard, _)| *shard).collect();
+        if differing.is_empty() {
+            return Ok((0, differing));
+        }
+        let known = if differing.iter().any(|shard: ShardId| own.contains_key(&shard)) {
+            let (db, shards) = (Arc::clone(&db), differing.clone());
+            blocking(move || db.series_digests(&shards, window, &Budget::unlimited())).await.unwrap_or_default()
+        } else {
+            BTreeMap::new()
+        };
+        let mut incoming = wire::Incoming::ask(transport, from, &differing, window, known).await?;
+        let (mut waiting, mut bytes, mut count): (Vec<WindowSeries>, usize, usize) = (Vec::new(), 0, 0);
+        while let Some(piece) = incoming.next().await? {
+            let began = clock::monotonic();
+            self.figures.bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            let read = tokio::task::spawn_blocking(move || wire::series(&piece)).await;
+            let series = read.map_err(|error| error.to_string())??;
+            bytes += series.iter().flat_map(|(_, chunks)| chunks).map(|chunk| chunk.bytes.len() + 64).sum::<usize>();
+            count += series.len();
+            waiting.extend(series);
+            if bytes >= BLOCK_BYTES {
+                bytes = 0;
+                self.store(window, std::mem::take(&mut waiting)).await?;
+            }
+            // Copying takes half of the time at most.
+            tokio::time::sleep(clock::monotonic().since(began)).await;
+        }
+        self.store(window, waiting).await?;
+        self.figures.series.fetch_add(count as u64, Ordering::Relaxed);
+        Ok((count, differing))
+    }
+
+    async fn store(&self, window: Window, series: Vec<WindowSeries>) -> Result<(), String> {
+        if series.is_empty() {
+            return Ok(());
+        }
+        let db = Arc::clone(&self.means.db);
+        blocking(move || db.add_window(window, &series, clock::now())).await.map(drop)
+    }
+
+    /// Compares one window that both claim with one peer, if there is one that was not compared yet.
+    async fn compare_next(
+        &self,
+        transport: &Transport,
+        view: &MeshView,
+        windows: &BTreeMap<std::cmp::Reverse<Window>, BTreeSet<PeerId>>,
+        compared: &mut BTreeSet<(Window, PeerId)>,
+    ) {
+        let youngest = clock::wall().before(COMPARE_SPAN);
+        compared.retain(|(window, _)| window.end > youngest);
+        for std::cmp::Reverse(window) in windows.keys().filter(|window| window.0.end > youngest) {
+            let (from, last) = (window.start, Timestamp(window.end.ms() - 1));
+            for peer in view.peers.iter().filter(|peer| peer.alive && !peer.silent) {
+                if compared.contains(&(*window, peer.id)) {
+                    continue;
+                }
+                let Some(held) = view.possession.get(&peer.id) else { continue };
+                let shared = view.own.touching(from, last).intersection(&held.touching(from, last));
+                compared.insert((*window, peer.id));
+                if shared.is_empty() {
+                    continue;
+                }
+                self.figures.compared.fetch_add(1, Ordering::Relaxed);
+                match self.fetch_differing(transport, peer.address, *window, &shared).await {
+                    Ok((0, _)) => {}
+                    Ok((series, shards)) => {
+                        self.figures.differed.fetch_add(1, Ordering::Relaxed);
+                        self.apply_deletes().await;
+                        tracing::info!(
+                            window = %window.start, peer = %peer.id, series, shards = shards.len(),
+                            "fetched what another peer had otherwise"
+                        );
+                    }
+                    Err(why) => {
+                        compared.remove(&(*window, peer.id));
+                        tracing::debug!(window = %window.start, peer = %peer.id, why, "a window could not be compared");
+                    }
+                }
+                return;
+            }
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, String> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
+    done.map_err(|error| error.to_string())
+}

@@ -1,0 +1,189 @@
+//! Sealed history in a mesh: copied where copies lack, repaired where a block is damaged, left alone where it is safe.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::{Exporter, Peer, escaped, exchange, get, one_mesh_at_a_time, pause, wall};
+
+const HOUR: i64 = 3_600;
+const SERIES: usize = 40;
+
+/// The beginning of a window that ended hours ago, in seconds.
+fn old_window(hours: i64) -> i64 {
+    (wall() as i64 - hours * HOUR).div_euclid(2 * HOUR) * 2 * HOUR
+}
+
+/// Makes blocks of six hours of a gauge of some series, a sample a minute, in a data directory.
+fn make_blocks(data: &Path, begin: i64) {
+    std::fs::create_dir_all(data).expect("a folder");
+    let mut text = String::from("# TYPE old gauge\n");
+    for series in 0..SERIES {
+        for minute in 0..360 {
+            let at = begin + minute * 60;
+            let value = minute * 7 % 31;
+            text.push_str(&format!("old{{job=\"history\",instance=\"h{series}\"}} {value} {at}\n"));
+        }
+    }
+    text.push_str("# EOF\n");
+    let file = data.with_extension("openmetrics");
+    std::fs::write(&file, text).expect("written");
+    let made = Command::new(env!("CARGO_BIN_EXE_promesh"))
+        .args(["tsdb", "create-blocks-from", "openmetrics"])
+        .args([&file, data])
+        .output()
+        .expect("it runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+/// What is known of the old samples at an instant: how many there are, their sum, and how many series.
+fn old(peer: &Peer, at: i64) -> Option<(f64, f64, f64)> {
+    let one = |query: &str| {
+        let (_, body) = get(peer.web, &format!("/api/v1/query?query={}&time={at}", escaped(query)));
+        let answer: Value = serde_json::from_str(&body).ok()?;
+        assert!(answer.get("warnings").is_none(), "{query}: {body}");
+        answer["data"]["result"][0]["value"][1].as_str()?.parse::<f64>().ok()
+    };
+    Some((one("sum(count_over_time(old[6h]))")?, one("sum(sum_over_time(old[6h]))")?, one("count(old)")?))
+}
+
+/// The folder of some block of a data directory.
+fn a_block(data: &Path) -> Option<std::path::PathBuf> {
+    let entries = std::fs::read_dir(data).expect("a folder").flatten().map(|entry| entry.path());
+    entries.into_iter().find(|path| path.join("index").exists())
+}
+
+fn copies(peer: &Peer, field: &str) -> u64 {
+    peer.cluster()["copies"][field].as_u64().unwrap_or(u64::MAX)
+}
+
+fn settled(peer: &Peer, windows_done: u64) {
+    peer.wait("its history is whole", 60_000, || {
+        (copies(peer, "windowsDone") >= windows_done && copies(peer, "windowsLeft") == 0).then_some(())
+    });
+}
+
+fn operate(peer: &Peer, arguments: &[&str]) -> String {
+    let url = format!("--url=http://127.0.0.1:{}", peer.web);
+    let output = Command::new(env!("CARGO_BIN_EXE_promesh")).arg("cluster").args(arguments).arg(url).output();
+    let output = output.expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    text
+}
+
+fn down(peer: &Peer) {
+    peer.wait("the other is down", 20_000, || {
+        let cluster = peer.cluster();
+        let members = cluster["members"].as_array()?;
+        members.iter().any(|member| member["state"] == "down").then_some(())
+    });
+}
+
+#[test]
+fn imported_history_is_copied_repaired_and_made_good_but_not_moved() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let path = root.path().join("prometheus.yml");
+    std::fs::write(&path, exporter.config(4, "5s", "4s")).expect("written");
+    let begin = old_window(14);
+    let end = begin + 6 * HOUR - 60;
+    make_blocks(&root.path().join("peer-0/data"), begin);
+    let mut peers = vec![Peer::new(root.path(), "peer-0", &path, &[])];
+    peers[0].start();
+    peers[0].wait_ready();
+    let whole = peers[0].wait("it answers", 10_000, || old(&peers[0], end));
+    assert_eq!((whole.0, whole.2), ((SERIES * 360) as f64, SERIES as f64));
+
+    // A second peer gets a copy of what was imported into the first.
+    let second = Peer::new(root.path(), "peer-1", &path, &[&peers[0]]);
+    peers.push(second);
+    peers[1].start();
+    peers[1].wait_ready();
+    settled(&peers[1], 3);
+    assert_eq!(peers[1].metric("promesh_history_under_replicated"), 0.0);
+    let copied = peers[1].metric("promesh_history_copied_series_total");
+    assert_eq!(copied, (3 * SERIES) as f64, "three windows");
+    peers[0].kill();
+    peers[1].wait("it has all of it alone", 10_000, || (old(&peers[1], end)? == whole).then_some(()));
+    peers[0].start();
+    peers[0].wait_ready();
+
+    // A damaged block is set aside and its content fetched again.
+    assert_eq!(peers[1].terminate(), Some(0));
+    let data = root.path().join("peer-1/data");
+    let blocks =
+        std::fs::read_dir(&data).expect("a folder").flatten().filter(|entry| entry.path().join("index").exists());
+    let block = blocks.into_iter().next().expect("a block");
+    std::fs::write(block.path().join("index"), b"nonsense").expect("written");
+    peers[1].start();
+    peers[1].wait_ready();
+    assert_eq!(peers[1].metric("promesh_history_damaged_blocks_total"), 1.0, "{}", peers[1].log());
+    settled(&peers[1], 1);
+    peers[0].kill();
+    peers[1].wait("it has all of it again", 10_000, || (old(&peers[1], end)? == whole).then_some(()));
+    peers[0].start();
+    peers[0].wait_ready();
+
+    // A third is ready and copies nothing: there are two copies. Once one of the two is given up it makes them good.
+    let mut third = Peer::new(root.path(), "peer-2", &path, &[&peers[0]]);
+    third.start();
+    third.wait_ready();
+    pause(12_000);
+    assert_eq!((copies(&third, "windowsDone"), copies(&third, "windowsLeft")), (0, 0));
+    let status = operate(&third, &["capacity"]);
+    assert!(status.contains("of 3 peers any one may be lost"), "{status}");
+    let gone = peers[1].cluster()["self"].as_str().expect("an id").to_owned();
+    peers[1].kill();
+    down(&third);
+    down(&peers[0]);
+    operate(&peers[0], &["remove", &gone]);
+    settled(&third, 3);
+    peers[0].kill();
+    third.wait("it has all of it alone", 20_000, || (old(&third, end)? == whole).then_some(()));
+}
+
+/// Samples of the last minutes of an old window, by remote write.
+fn backfill(peer: &Peer, begin: i64, steps: std::ops::Range<u32>) {
+    for step in steps {
+        let body = crate::blocks::body(step, (begin + 60 * i64::from(step)) * 1000);
+        let headers = "Content-Encoding: snappy\r\nContent-Type: application/x-protobuf\r\n";
+        let (status, answer) = exchange(peer.web, "POST", "/api/v1/write", headers, &body);
+        assert!(status / 100 == 2, "{status}: {answer}");
+    }
+}
+
+#[test]
+fn a_peer_that_was_away_fetches_what_was_pushed_for_sealed_windows_meanwhile() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let config = exporter.config(2, "5s", "4s") + "storage: {tsdb: {out_of_order_time_window: 1d}}\n";
+    let mut peers = crate::support::mesh_with(root.path(), 2, &config, &["--web.enable-remote-write-receiver"]);
+    let begin = old_window(10);
+    let count = |peer: &Peer| {
+        let query = escaped("sum(count_over_time(blocks_total[2h]))");
+        let (_, body) = get(peer.web, &format!("/api/v1/query?query={query}&time={}", begin + 2 * HOUR - 1));
+        let answer: Value = serde_json::from_str(&body).ok()?;
+        answer["data"]["result"][0]["value"][1].as_str()?.parse::<f64>().ok()
+    };
+    backfill(&peers[0], begin, 0..20);
+    peers[1].wait("it has what was pushed", 20_000, || (count(&peers[1])? == 80.0).then_some(()));
+    peers[1].kill();
+    pause(1_000);
+    backfill(&peers[0], begin, 20..30);
+    // Old samples become blocks at the next look of storage: then they are history, and in no log that is copied.
+    peers[0].wait("they are in a block", 20_000, || a_block(&root.path().join("peer-0/data")).map(drop));
+    pause(3_000);
+    assert_eq!(count(&peers[0]), Some(120.0));
+    peers[1].start();
+    peers[1].wait_ready();
+    // The eight series that got samples meanwhile, and nothing else.
+    peers[1].wait("it has fetched what it missed", 60_000, || {
+        (peers[1].metric("promesh_history_copied_series_total") >= 8.0).then_some(())
+    });
+    peers[0].kill();
+    peers[1].wait("it has all of it alone", 10_000, || (count(&peers[1])? == 120.0).then_some(()));
+}
