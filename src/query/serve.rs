@@ -7,7 +7,7 @@ use bytes::Bytes;
 use promesh_model::codec::{self, RPC_BYTES_MAX};
 use promesh_model::labels::Labels;
 use promesh_model::shard::{ShardSet, shard_of};
-use promesh_model::storage::{Budget, Queryable, StorageError};
+use promesh_model::storage::{Budget, Queryable, SeriesColumns, StorageError};
 use promesh_node::MeshView;
 use promesh_promql::Engine;
 use promesh_transport::{FrameSender, Responder};
@@ -73,12 +73,14 @@ fn select(local: &dyn Queryable, payload: &[u8], frames: &FrameSender, runtime: 
         codec::decode::<WireSelect, RPC_BYTES_MAX>(payload).map_err(malformed)?;
     let requests: Vec<_> = requests.into_iter().map(crate::wire::WireRequest::into_request).collect();
     let mut warnings = Vec::new();
-    for (index, selection) in local.select(&requests, &Budget::new(samples_max))?.into_iter().enumerate() {
-        warnings.extend(selection.warnings);
-        let mut piece = Vec::new();
-        let mut bytes = 0;
-        for series in selection.series.into_iter().filter(|series| in_shards(&shards, &series.labels)) {
-            let series = WireSeries::of(series);
+    for (index, mut cursor) in local.cursors(&requests, &Budget::new(samples_max))?.into_iter().enumerate() {
+        let (mut piece, mut bytes) = (Vec::new(), 0);
+        let mut series = SeriesColumns::default();
+        while cursor.next(&mut series)? {
+            if !in_shards(&shards, &series.labels) {
+                continue;
+            }
+            let series = WireSeries::of(std::mem::take(&mut series));
             bytes += series.bytes();
             piece.push(series);
             if bytes >= PIECE_BYTES {
@@ -89,6 +91,7 @@ fn select(local: &dyn Queryable, payload: &[u8], frames: &FrameSender, runtime: 
         if !piece.is_empty() {
             send(frames, SERIES, &codec::encode(&(index as u32, piece)), runtime)?;
         }
+        warnings.extend(cursor.take_warnings());
     }
     send(frames, DONE, &codec::encode(&warnings), runtime)
 }

@@ -75,6 +75,11 @@ impl Db {
         let (start, newest) = (self.head.oldest_time().ms(), self.head.max_time().ms());
         if with_head && start <= newest {
             let sorted = self.head.sorted_series();
+            // Late samples of windows that are in blocks wait in the head for a block of their own.
+            for window in self.head.late_windows(start) {
+                let span = (window, (window + self.head.window_ms()).min(start));
+                self.write_head_block(dir, &sorted, span, CutKind::LateCopy, now)?;
+            }
             self.write_head_block(dir, &sorted, (start, newest + 1), CutKind::Copy, now)?;
         }
         fs.sync_dir(dir).map_err(disk(dir))?;

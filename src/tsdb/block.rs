@@ -16,6 +16,7 @@ pub(crate) mod codec;
 pub mod index;
 pub mod index_writer;
 pub mod meta;
+mod series;
 pub mod tombstones;
 pub mod ulid;
 pub mod writer;
@@ -34,6 +35,7 @@ use thiserror::Error;
 pub use chunk_files::ChunkMeta;
 pub use index::Index;
 pub use meta::BlockMeta;
+pub use series::BlockSeries;
 pub use tombstones::Tombstones;
 
 use crate::columns;
@@ -170,49 +172,6 @@ impl Block {
         self.meta.min_time <= end && start < self.meta.max_time
     }
 
-    /// The columns of the series that satisfy all matchers and have samples in `start ..= end`, in label order.
-    ///
-    /// # Errors
-    /// When the budget ends. Damage is a warning.
-    pub fn select(
-        &self,
-        matchers: &[Matcher],
-        start: i64,
-        end: i64,
-        budget: &Budget,
-        warnings: &mut Vec<String>,
-    ) -> Result<Vec<SeriesColumns>, StorageError> {
-        let slots = self.slots(matchers, warnings);
-        let tombstones = self.tombstones();
-        let mut answer = Vec::with_capacity(slots.len() as usize);
-        let mut metas = Vec::new();
-        for series in &slots {
-            let mut columns = SeriesColumns::default();
-            let labels = match self.index.series(series, &mut metas) {
-                Ok(labels) => labels,
-                Err(damage) => {
-                    self.warn(&damage, warnings);
-                    continue;
-                }
-            };
-            self.read_chunks(&metas, start, end, &mut columns, warnings);
-            tombstones.apply(self.index.series_ref(series), &mut columns);
-            if columns.timestamps.is_empty() && columns.histograms.is_empty() {
-                continue;
-            }
-            budget.take(columns::sample_count(&columns))?;
-            match labels.resolve(&self.index) {
-                Ok(labels) => columns.labels = labels,
-                Err(damage) => {
-                    self.warn(&damage, warnings);
-                    continue;
-                }
-            }
-            answer.push(columns);
-        }
-        Ok(answer)
-    }
-
     fn read_chunks(
         &self,
         metas: &[ChunkMeta],
@@ -221,7 +180,7 @@ impl Block {
         columns: &mut SeriesColumns,
         warnings: &mut Vec<String>,
     ) {
-        let mut last = i64::MIN;
+        let mut last = columns::last_instant(columns).unwrap_or(i64::MIN);
         for meta in metas.iter().filter(|meta| meta.min <= end && meta.max >= start) {
             let chunk = match self.chunks.get(meta.reference) {
                 Ok(chunk) => chunk,
@@ -236,7 +195,7 @@ impl Block {
                 // Chunks that overlap: only of blocks that Prometheus made out of order.
                 let mut more = SeriesColumns::default();
                 let pushed = columns::push_chunk(&mut more, chunk.encoding, chunk.bytes, start, end);
-                columns::join(columns, more);
+                columns::join(columns, &mut more);
                 pushed
             };
             if let Err(error) = pushed {

@@ -58,18 +58,24 @@ pub fn sample_count(columns: &SeriesColumns) -> usize {
     columns.values.len() + histograms
 }
 
+/// The last instant of any kind of sample.
+pub fn last_instant(columns: &SeriesColumns) -> Option<i64> {
+    Some(bounds(columns)?.1)
+}
+
 fn bounds(columns: &SeriesColumns) -> Option<(i64, i64)> {
     let first = [columns.timestamps.first().copied(), columns.histograms.first().map(|point| point.timestamp)];
     let last = [columns.timestamps.last().copied(), columns.histograms.last().map(|point| point.timestamp)];
     Some((first.into_iter().flatten().min()?, last.into_iter().flatten().max()?))
 }
 
-/// Adds later or overlapping samples of the same series; where two stand at one instant the better stays.
-pub fn join(into: &mut SeriesColumns, mut more: SeriesColumns) {
-    let Some((more_first, _)) = bounds(&more) else { return };
+/// Adds later or overlapping samples of the same series, taking them out of `more`, whose memory stays; where two stand
+/// at one instant the better stays.
+pub fn join(into: &mut SeriesColumns, more: &mut SeriesColumns) {
+    let Some((more_first, _)) = bounds(more) else { return };
     let Some((_, last)) = bounds(into) else {
-        more.labels = std::mem::take(&mut into.labels);
-        *into = more;
+        std::mem::swap(into, more);
+        std::mem::swap(&mut into.labels, &mut more.labels);
         return;
     };
     if !(into.start_timestamps.is_empty() && more.start_timestamps.is_empty()) {
@@ -83,8 +89,8 @@ pub fn join(into: &mut SeriesColumns, mut more: SeriesColumns) {
         into.histograms.append(&mut more.histograms);
         return;
     }
-    join_floats(into, &more);
-    join_histograms(into, more.histograms);
+    join_floats(into, more);
+    join_histograms(into, &mut more.histograms);
     drop_shadowed(into);
 }
 
@@ -123,11 +129,11 @@ fn row(((at, value), start): ((i64, f64), i64)) -> (i64, f64, i64) {
     (at, value, start)
 }
 
-fn join_histograms(into: &mut SeriesColumns, more: Vec<HistogramPoint>) {
+fn join_histograms(into: &mut SeriesColumns, more: &mut Vec<HistogramPoint>) {
     if more.is_empty() {
         return;
     }
-    into.histograms.extend(more);
+    into.histograms.append(more);
     let rank = |point: &HistogramPoint| {
         let stale = promesh_model::value::is_stale(point.value.sum);
         (!stale, point.value.count.to_bits(), point.value.sum.to_bits())

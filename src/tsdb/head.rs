@@ -105,6 +105,8 @@ pub struct Head {
     /// Grows when slots are freed for reuse: a reader that evaluated matchers before has to look at the labels again.
     reuse_epoch: AtomicU64,
     late_samples: AtomicU64,
+    /// Grows before samples that are in a block leave: a reader that listed the blocks before may miss them.
+    departures: AtomicU64,
     out_of_order_ms: AtomicI64,
     /// Deleted spans of series, by the hash of their labels.
     tombstones: RwLock<HashMap<u128, Vec<(i64, i64)>>>,
@@ -188,6 +190,7 @@ impl Head {
             removed: AtomicU64::new(0),
             reuse_epoch: AtomicU64::new(0),
             late_samples: AtomicU64::new(0),
+            departures: AtomicU64::new(0),
             tombstones: RwLock::default(),
             has_tombstones: AtomicBool::new(false),
             counters: stats::Counters::default(),

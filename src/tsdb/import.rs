@@ -6,6 +6,7 @@
 //!
 //! Source: prometheus `tsdb/docs/format/wal.md`.
 
+pub(crate) mod importer;
 pub(crate) mod records;
 pub(crate) mod wal;
 
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fs::{Fs, replace_file};
 use crate::head::Head;
-use records::Importer;
+use importer::Importer;
 
 /// What was taken over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

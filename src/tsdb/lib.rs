@@ -11,6 +11,7 @@ mod checkpoint;
 pub mod chunk;
 mod columns;
 mod compact;
+mod cursor;
 pub mod db;
 mod digest;
 pub mod fs;

@@ -103,8 +103,13 @@ impl Db {
         loop {
             *count += 1;
             let ulid = Ulid::new(now.wall.ms(), self.options.seed, *count);
-            // The clock may stand still across a restart.
-            if !self.options.fs.exists(&self.dir.join(ulid.to_string())) {
+            // The clock may stand still across a restart. A name that was a block's once would make a new one look as if
+            // it had been merged into that block's heir.
+            let was_used = self.blocks.list().iter().any(|block| {
+                let made_of = &block.meta().compaction;
+                made_of.sources.contains(&ulid) || made_of.parents.iter().any(|parent| parent.ulid == ulid)
+            });
+            if !was_used && !self.options.fs.exists(&self.dir.join(ulid.to_string())) {
                 return ulid;
             }
         }
@@ -187,7 +192,11 @@ impl Db {
         now: Now,
     ) -> Result<Option<BlockMeta>, BlockError> {
         let ulid = self.next_ulid(now);
-        let hints = if kind == CutKind::LateOnly { vec![HINT_OUT_OF_ORDER.to_owned()] } else { Vec::new() };
+        let hints = if matches!(kind, CutKind::LateOnly | CutKind::LateCopy) {
+            vec![HINT_OUT_OF_ORDER.to_owned()]
+        } else {
+            Vec::new()
+        };
         let meta = BlockMeta {
             ulid,
             min_time: start,

@@ -1,18 +1,14 @@
 //! Answering: the head's and the blocks' series joined.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use promesh_model::Timestamp;
 use promesh_model::labels::Labels;
 use promesh_model::storage::{
-    Budget, ListRequest, Listing, Queryable, SelectRequest, Selection, SelectionCursor, SeriesColumns, SeriesCursor,
-    StorageError,
+    Budget, ListRequest, Listing, Queryable, SelectRequest, Selection, SeriesColumns, SeriesCursor, StorageError,
 };
 
-use crate::columns;
+use crate::cursor::DbCursor;
 use crate::db::Db;
-use crate::head::{SelectedSeries, Span};
 
 /// How far back from the newest sample all is taken to be in memory.
 const AT_HAND_MS: i64 = 900_000;
@@ -27,16 +23,20 @@ impl Queryable for Db {
         requests: &[SelectRequest],
         budget: &Budget,
     ) -> Result<Vec<Box<dyn SeriesCursor + 'a>>, StorageError> {
-        requests.iter().map(|request| self.cursor(request, budget)).collect()
+        budget.check()?;
+        let boxed = |request| Box::new(DbCursor::new(self, request, budget)) as Box<dyn SeriesCursor + 'a>;
+        Ok(requests.iter().map(boxed).collect())
     }
 
     fn at_hand(&self, requests: &[SelectRequest]) -> Option<(&dyn Queryable, usize)> {
         let series = requests.iter().map(|request| {
             let (start, end) = (request.start.ms(), request.end.ms());
-            // What is older may be on disk: a block, or a chunk that the head has written out.
+            let in_head = self.head.count_at_most(&request.matchers)?;
+            // What is older may be on disk: a block, or a chunk that the head has written out. What is nowhere is not.
             let recent = start >= self.head.max_time().ms().saturating_sub(AT_HAND_MS);
-            let here = recent && self.blocks.overlapping(start, end).is_empty();
-            if here { self.head.count_at_most(&request.matchers) } else { None }
+            let mut blocks = self.blocks.overlapping(start, end).into_iter();
+            let here = (recent || in_head == 0) && blocks.all(|block| block.index().lacks(&request.matchers));
+            here.then_some(in_head)
         });
         Some((self, series.sum::<Option<usize>>()?))
     }
@@ -89,127 +89,16 @@ impl Queryable for Db {
 }
 
 impl Db {
-    fn cursor<'a>(
-        &'a self,
-        request: &SelectRequest,
-        budget: &Budget,
-    ) -> Result<Box<dyn SeriesCursor + 'a>, StorageError> {
-        let head_only = self.blocks.overlapping(request.start.ms(), request.end.ms()).is_empty();
-        if !head_only || request.hints.limit > 0 {
-            return Ok(Box::new(SelectionCursor::from(self.select_one(request, budget)?)));
-        }
-        Ok(Box::new(HeadCursor::new(self, request, budget)))
-    }
-
     fn select_one(&self, request: &SelectRequest, budget: &Budget) -> Result<Selection, StorageError> {
-        let (start, end) = (request.start.ms(), request.end.ms());
-        let mut warnings = Vec::new();
-        // The head first: a window that becomes a block meanwhile is then in the one or in the other, or in both.
-        let in_head = self.head.select(&request.matchers, start, end, budget, &mut warnings)?;
-        let mut series = Vec::new();
-        for block in self.blocks.overlapping(start, end) {
-            series.extend(block.select(&request.matchers, start, end, budget, &mut warnings)?);
+        let mut cursor = DbCursor::new(self, request, budget);
+        let mut all = Vec::new();
+        let mut series = SeriesColumns::default();
+        while cursor.next(&mut series)? {
+            cursor.keep();
+            all.push(std::mem::take(&mut series));
         }
-        series.extend(in_head);
-        sort_and_join(&mut series);
-        warnings.sort();
-        warnings.dedup();
-        if request.hints.limit > 0 {
-            series.truncate(request.hints.limit);
-        }
-        Ok(Selection { series, warnings })
+        Ok(Selection { series: all, warnings: cursor.take_warnings() })
     }
-}
-
-/// The series of a request that touches no block, read from the head one by one.
-struct HeadCursor<'a> {
-    db: &'a Db,
-    request: SelectRequest,
-    budget: Budget,
-    selected: Arc<SelectedSeries>,
-    /// Of the selected series, the one to read next.
-    place: usize,
-    /// Where the head began: a window that becomes a block meanwhile moves it.
-    head_min: Timestamp,
-    /// What is left, read at once because the head has moved.
-    rest: Option<SelectionCursor>,
-    /// What the series before took of the budget.
-    taken: usize,
-    warnings: Vec<String>,
-}
-
-impl<'a> HeadCursor<'a> {
-    fn new(db: &'a Db, request: &SelectRequest, budget: &Budget) -> HeadCursor<'a> {
-        let head_min = db.head.min_time();
-        let empty = !db.head.may_overlap(request.start.ms(), request.end.ms());
-        let selected = if empty { Arc::default() } else { db.head.selected_series(&request.matchers) };
-        HeadCursor {
-            db,
-            request: request.clone(),
-            budget: budget.clone(),
-            selected,
-            place: 0,
-            head_min,
-            rest: None,
-            taken: 0,
-            warnings: Vec::new(),
-        }
-    }
-
-    /// Reads from head and blocks what follows the series handed out so far; `place` is the first that was not.
-    fn read_rest(&mut self, place: usize) -> Result<SelectionCursor, StorageError> {
-        let mut selection = self.db.select_one(&self.request, &self.budget)?;
-        if let Some((_, next)) = self.selected.series.get(place) {
-            selection.series.retain(|series| series.labels >= *next);
-        }
-        self.warnings.append(&mut selection.warnings);
-        Ok(selection.into())
-    }
-}
-
-impl SeriesCursor for HeadCursor<'_> {
-    fn next(&mut self, series: &mut SeriesColumns) -> Result<bool, StorageError> {
-        if let Some(rest) = &mut self.rest {
-            return rest.next(series);
-        }
-        self.budget.give_back(std::mem::take(&mut self.taken));
-        let hints = &self.request.hints;
-        let span = Span { start: self.request.start.ms(), end: self.request.end.ms(), newest_only: hints.newest_only };
-        while self.place < self.selected.series.len() {
-            let place = self.place;
-            self.place += 1;
-            let found = self.db.head.read_selected(&self.selected, place, span, series, &mut self.warnings);
-            if self.db.head.min_time() != self.head_min {
-                let rest = self.read_rest(place)?;
-                return self.rest.insert(rest).next(series);
-            }
-            if found {
-                self.taken = columns::sample_count(series);
-                self.budget.take(self.taken)?;
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn take_warnings(&mut self) -> Vec<String> {
-        let mut warnings = std::mem::take(&mut self.warnings);
-        warnings.sort();
-        warnings.dedup();
-        warnings
-    }
-}
-
-/// Brings series into label order and joins those with equal labels.
-fn sort_and_join(series: &mut Vec<SeriesColumns>) {
-    series.sort_by(|a, b| a.labels.cmp(&b.labels));
-    series.dedup_by(|later, earlier| {
-        let same = later.labels == earlier.labels;
-        if same {
-            columns::join(earlier, std::mem::take(later));
-        }
-        same
-    });
 }
 
 fn listing<T: Ord>(items: Vec<T>, limit: usize, mut warnings: Vec<String>) -> Listing<T> {

@@ -3,10 +3,12 @@
 mod promtool;
 pub(crate) mod support;
 
+mod anything;
 mod blocks;
 mod conformance;
 mod cursors;
 mod damage;
 mod digests;
 mod fuzz;
+mod golden;
 mod reopen;

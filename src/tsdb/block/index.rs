@@ -9,7 +9,7 @@
 //! Source: prometheus `tsdb/docs/format/index.md`.
 
 use promesh_model::labels::Labels;
-use promesh_model::matcher::Matcher;
+use promesh_model::matcher::{MatchOp, Matcher};
 use roaring::{MultiOps, RoaringBitmap};
 
 use super::codec::Reader;
@@ -196,6 +196,12 @@ impl Index {
     /// How many values each label name has.
     pub fn value_counts(&self) -> impl Iterator<Item = (&str, usize)> {
         self.names.iter().map(|table| (table.name.as_str(), table.count))
+    }
+
+    /// Whether no series can satisfy all matchers, as far as that shows without a look at a list: false says nothing.
+    pub fn lacks(&self, matchers: &[Matcher]) -> bool {
+        let named = matchers.iter().filter(|matcher| matcher.op == MatchOp::Equal && !matcher.value.is_empty());
+        named.into_iter().any(|matcher| matches!(self.find(&matcher.name, &matcher.value), Ok(None)))
     }
 
     /// The series that satisfy all matchers.

@@ -183,8 +183,13 @@ impl HistogramAppender {
 
     /// Appends a histogram; answers false, and does nothing, if it needs a new chunk.
     pub fn append(&mut self, out: &mut Vec<u8>, at: i64, value: &HistogramValue) -> bool {
+        self.0.count < SAMPLES_PER_CHUNK && self.append_more(out, at, value)
+    }
+
+    /// As [`HistogramAppender::append`], however many there are already: Prometheus ends chunks by their size, too.
+    pub fn append_more(&mut self, out: &mut Vec<u8>, at: i64, value: &HistogramValue) -> bool {
         let parts = Parts::of(value);
-        if self.0.count >= SAMPLES_PER_CHUNK {
+        if self.0.count == u16::MAX {
             return false;
         }
         match self.0.fit(&parts) {

@@ -49,6 +49,8 @@ pub enum CutKind {
     LateOnly,
     /// All of the span, and nothing is taken aside: a copy.
     Copy,
+    /// Only the late samples of the span, and nothing is taken aside.
+    LateCopy,
 }
 
 impl Head {
@@ -145,7 +147,7 @@ impl Head {
     ) -> Vec<Chunk> {
         let mut late: Vec<(i64, Value)> = Vec::new();
         match kind {
-            CutKind::Copy => {
+            CutKind::Copy | CutKind::LateCopy => {
                 late.extend(
                     series.late().map(|late| late.range(start, end - 1)).into_iter().flatten().flatten().cloned(),
                 );
@@ -155,7 +157,7 @@ impl Head {
                 late.extend(series.late_mut().map(|late| late.begin_write(start, end)).into_iter().flatten().cloned());
             }
         }
-        if kind == CutKind::LateOnly {
+        if matches!(kind, CutKind::LateOnly | CutKind::LateCopy) {
             late.retain(|(at, _)| !is_deleted(deleted, *at));
             return encode(late);
         }
@@ -182,6 +184,9 @@ impl Head {
 
     /// Ends a cut: the late samples taken aside are in a block that stands, or wait on.
     pub fn end_cut(&self, stands: bool) {
+        if stands {
+            self.departures.fetch_add(1, Ordering::AcqRel);
+        }
         let mut written = 0;
         for (_, page) in self.pages.iter() {
             for slot in page.lock().iter_mut() {

@@ -23,7 +23,13 @@ pub struct Collected {
 impl Head {
     /// Samples before `t` are in blocks: they are answered from there, and are taken in order no more.
     pub fn set_min_time(&self, t: Timestamp) {
+        self.departures.fetch_add(1, Ordering::AcqRel);
         self.min.fetch_max(t.ms(), Ordering::AcqRel);
+    }
+
+    /// How often samples have left that are in blocks now.
+    pub fn departures(&self) -> u64 {
+        self.departures.load(Ordering::Acquire)
     }
 
     /// Drops the chunks before the head's minimum, and the series that have no sample left. A series that was made but

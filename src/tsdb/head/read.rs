@@ -238,7 +238,7 @@ impl Head {
         for late in series.late().map(|late| late.range(start, end)).into_iter().flatten() {
             let mut more = SeriesColumns::default();
             late.iter().for_each(|(at, value)| columns::push_value(&mut more, *at, value));
-            columns::join(columns, more);
+            columns::join(columns, &mut more);
         }
         if self.has_tombstones.load(Ordering::Relaxed) {
             let reference = series_key(&self.index.read().symbols, series);

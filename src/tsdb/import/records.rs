@@ -1,193 +1,106 @@
 //! The records of Prometheus' logs.
 //!
+//! ```text
+//! 1 series        (ref u64 | labels)…                        labels: count | (name | value)…
+//! 2 samples       base ref u64 | base t u64 | (Δref | Δt | value u64)…
+//! 3 tombstones    (ref u64 | min | max)…
+//! 4 exemplars     as samples, each with labels
+//! 6 metadata      (ref | kind u8 | count | (field | value)…)…
+//! 7, 9 and 8, 10  as samples, with integer and with float histograms; 9 and 10 with custom buckets
+//! ```
+//! Fixed numbers are big endian, the others varints.
+//!
 //! Source: prometheus `tsdb/record/record.go`.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use promesh_model::histogram::{CUSTOM_BUCKETS_SCHEMA, CounterReset, FloatHistogram, Histogram, Span};
-use promesh_model::ingest::{Batch, Exemplar, HistogramSample, HistogramValue, Metadata, SeriesIndex, SeriesRef};
+use promesh_model::ingest::HistogramValue;
 use promesh_model::labels::Labels;
-use promesh_model::time::Timestamp;
 
-use super::ImportReport;
 use crate::block::Damage;
 use crate::block::codec::Reader;
-use crate::head::{Head, HeadTombstone};
 
-/// Reads records into a head.
-pub struct Importer<'a> {
-    head: &'a Head,
-    series: HashMap<u64, SeriesRef>,
-    batch: Batch,
-    metadata: BTreeMap<String, Metadata>,
-    pub report: ImportReport,
+/// Which series a record's entry is about, by the number that another record gave it.
+pub type Reference = u64;
+
+/// Texts by name.
+pub type Fields = Vec<(String, String)>;
+
+/// One record.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// Numbers of series.
+    Series(Vec<(Reference, Labels)>),
+    /// Floats: instant and bits.
+    Samples(Vec<(Reference, i64, u64)>),
+    /// Deleted spans, inclusive.
+    Tombstones(Vec<(Reference, i64, i64)>),
+    /// Exemplars: instant, bits, labels.
+    Exemplars(Vec<(Reference, i64, u64, Labels)>),
+    /// Metadata: the kind's number, then fields by name.
+    Metadata(Vec<(Reference, u8, Fields)>),
+    /// Histograms.
+    Histograms(Vec<(Reference, i64, HistogramValue)>),
+    /// Another kind. Markers of mapped chunks say where samples lie that the log has too.
+    Other,
 }
 
-/// Samples put into the head at once.
-const BATCH_SAMPLES: usize = 4096;
-
-impl<'a> Importer<'a> {
-    /// Begins.
-    pub fn new(head: &'a Head) -> Importer<'a> {
-        let (batch, metadata) = (Batch::default(), BTreeMap::new());
-        Importer { head, series: HashMap::new(), batch, metadata, report: ImportReport::default() }
-    }
-
-    /// Reads the series of a record and nothing else of it.
-    pub fn series_only(&mut self, record: &[u8]) {
-        if record.first() == Some(&1) {
-            // Damage is counted when the record is read whole.
-            let _ = self.series(&mut Reader::at(record, 1));
-        }
-    }
-
-    /// Reads one record. What is damaged in it is left out, with what comes after in it.
-    pub fn record(&mut self, record: &[u8]) {
-        self.report.records += 1;
-        let Some(kind) = record.first() else { return };
+impl Record {
+    /// Reads one record; of a damaged one, what comes before the damage, and what is wrong.
+    pub fn parse(record: &[u8]) -> (Record, Option<Damage>) {
+        let Some(kind) = record.first() else { return (Record::Other, None) };
         let mut reader = Reader::at(record, 1);
-        let read = match kind {
-            1 => self.series(&mut reader),
-            2 => self.samples(&mut reader),
-            3 => self.tombstones(&mut reader),
-            4 => self.exemplars(&mut reader),
-            6 => self.metadata(&mut reader),
-            7 | 9 => self.histograms(&mut reader, integer),
-            8 | 10 => self.histograms(&mut reader, float),
-            // Markers of mapped chunks say where samples lie that the log has too.
-            _ => Ok(()),
+        let reader = &mut reader;
+        match kind {
+            1 => all(reader, Record::Series, |reader| Ok((reader.u64()?, labels(reader)?))),
+            2 => based(reader, Record::Samples, |reader, of, at| Ok((of, at, reader.u64()?))),
+            3 => all(reader, Record::Tombstones, |reader| Ok((reader.u64()?, reader.varint()?, reader.varint()?))),
+            4 => based(reader, Record::Exemplars, |reader, of, at| Ok((of, at, reader.u64()?, labels(reader)?))),
+            6 => all(reader, Record::Metadata, |reader| {
+                let (reference, kind) = (reader.uvarint()?, reader.u8()?);
+                let field = |reader: &mut Reader<'_>| Ok((reader.text()?.to_owned(), reader.text()?.to_owned()));
+                Ok((reference, kind, list(reader, field)?))
+            }),
+            7 | 9 => based(reader, Record::Histograms, |reader, of, at| Ok((of, at, integer(reader)?))),
+            8 | 10 => based(reader, Record::Histograms, |reader, of, at| Ok((of, at, float(reader)?))),
+            _ => (Record::Other, None),
+        }
+    }
+}
+
+/// Entries up to the end.
+fn all<T>(
+    reader: &mut Reader<'_>,
+    record: impl FnOnce(Vec<T>) -> Record,
+    mut entry: impl FnMut(&mut Reader<'_>) -> Result<T, Damage>,
+) -> (Record, Option<Damage>) {
+    let mut entries = Vec::new();
+    while !reader.is_at_end() {
+        match entry(reader) {
+            Ok(entry) => entries.push(entry),
+            Err(damage) => return (record(entries), Some(damage)),
+        }
+    }
+    (record(entries), None)
+}
+
+/// Entries whose reference and instant are given as differences to the first ones.
+fn based<T>(
+    reader: &mut Reader<'_>,
+    record: impl FnOnce(Vec<T>) -> Record,
+    mut entry: impl FnMut(&mut Reader<'_>, Reference, i64) -> Result<T, Damage>,
+) -> (Record, Option<Damage>) {
+    let mut base = None;
+    all(reader, record, |reader| {
+        let (reference, at) = match base {
+            Some(base) => base,
+            None => *base.insert((reader.u64()?, reader.u64()? as i64)),
         };
-        self.report.damaged += u64::from(read.is_err());
-        if self.batch.series.len() + self.batch.histograms.len() >= BATCH_SAMPLES {
-            self.flush();
-        }
-    }
-
-    /// Ends; answers what was read.
-    pub fn finish(mut self) -> ImportReport {
-        self.flush();
-        self.head.restore_metadata(self.metadata);
-        self.report.series = self.series.len() as u64;
-        self.report
-    }
-
-    fn flush(&mut self) {
-        let batch = std::mem::take(&mut self.batch);
-        let outcome = self.head.append_anywhere(&batch);
-        self.report.samples += outcome.appended + outcome.late;
-    }
-
-    fn series(&mut self, reader: &mut Reader<'_>) -> Result<(), Damage> {
-        while !reader.is_at_end() {
-            let reference = reader.u64()?;
-            let labels = labels(reader)?;
-            if let Ok(series) = self.head.resolve(&labels) {
-                self.series.insert(reference, series);
-            }
-        }
-        Ok(())
-    }
-
-    /// The reference and the instant that a sample of a record gives as differences to the first ones.
-    fn based(base: (u64, i64), reader: &mut Reader<'_>) -> Result<(u64, i64), Damage> {
-        Ok((base.0.wrapping_add(reader.varint()? as u64), base.1.wrapping_add(reader.varint()?)))
-    }
-
-    fn find(&mut self, reference: u64) -> Option<SeriesRef> {
-        let found = self.series.get(&reference).copied();
-        self.report.orphans += u64::from(found.is_none());
-        found
-    }
-
-    fn samples(&mut self, reader: &mut Reader<'_>) -> Result<(), Damage> {
-        if reader.is_at_end() {
-            return Ok(());
-        }
-        let base = (reader.u64()?, reader.u64()? as i64);
-        while !reader.is_at_end() {
-            let (reference, at) = Self::based(base, reader)?;
-            let value = f64::from_bits(reader.u64()?);
-            if let Some(series) = self.find(reference) {
-                self.batch.timestamps.push((self.batch.series.len() as u32, Timestamp(at)));
-                self.batch.series.push(series);
-                self.batch.values.push(value);
-            }
-        }
-        Ok(())
-    }
-
-    fn histograms(
-        &mut self,
-        reader: &mut Reader<'_>,
-        decode: fn(&mut Reader<'_>) -> Result<HistogramValue, Damage>,
-    ) -> Result<(), Damage> {
-        if reader.is_at_end() {
-            return Ok(());
-        }
-        let base = (reader.u64()?, reader.u64()? as i64);
-        while !reader.is_at_end() {
-            let (reference, at) = Self::based(base, reader)?;
-            let value = decode(reader)?;
-            if let Some(series) = self.find(reference) {
-                let (timestamp, start) = (Timestamp(at), Timestamp(0));
-                self.batch.histograms.push(HistogramSample { series, timestamp, value, start });
-            }
-        }
-        Ok(())
-    }
-
-    fn exemplars(&mut self, reader: &mut Reader<'_>) -> Result<(), Damage> {
-        if reader.is_at_end() {
-            return Ok(());
-        }
-        let base = (reader.u64()?, reader.u64()? as i64);
-        while !reader.is_at_end() {
-            let (reference, at) = Self::based(base, reader)?;
-            let value = f64::from_bits(reader.u64()?);
-            let labels = labels(reader)?;
-            if let Some(series) = self.find(reference) {
-                self.batch.exemplars.push((series, Exemplar { labels, value, timestamp: Timestamp(at) }));
-            }
-        }
-        Ok(())
-    }
-
-    fn tombstones(&mut self, reader: &mut Reader<'_>) -> Result<(), Damage> {
-        self.flush();
-        while !reader.is_at_end() {
-            let (reference, min, max) = (reader.u64()?, reader.varint()?, reader.varint()?);
-            let known = self.find(reference).and_then(|series| self.head.labels(series));
-            if let Some(labels) = known {
-                self.head.apply_tombstones(&[HeadTombstone { labels, min, max }]);
-            }
-        }
-        Ok(())
-    }
-
-    fn metadata(&mut self, reader: &mut Reader<'_>) -> Result<(), Damage> {
-        const KINDS: [&str; 8] =
-            ["unknown", "counter", "gauge", "histogram", "gaugehistogram", "summary", "info", "stateset"];
-        while !reader.is_at_end() {
-            let reference = reader.uvarint()?;
-            let kind = usize::from(reader.u8()?);
-            let mut metadata =
-                Metadata { kind: KINDS.get(kind).unwrap_or(&KINDS[0]).to_string(), ..Metadata::default() };
-            for _ in 0..reader.length()? {
-                let (name, value) = (reader.text()?, reader.text()?);
-                match name {
-                    "UNIT" => metadata.unit = value.to_owned(),
-                    "HELP" => metadata.help = value.to_owned(),
-                    _ => {}
-                }
-            }
-            let known = self.find(reference).and_then(|series| self.head.labels(series));
-            if let Some(name) = known.as_ref().and_then(Labels::metric_name) {
-                self.metadata.insert(name.to_owned(), metadata);
-            }
-        }
-        Ok(())
-    }
+        let reference = reference.wrapping_add(reader.varint()? as u64);
+        let at = at.wrapping_add(reader.varint()?);
+        entry(reader, reference, at)
+    })
 }
 
 fn labels(reader: &mut Reader<'_>) -> Result<Labels, Damage> {

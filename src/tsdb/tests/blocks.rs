@@ -7,7 +7,6 @@ use std::time::Duration;
 use promesh_model::matcher::{MatchOp, Matcher};
 use promesh_model::storage::{Budget, ListRequest, Queryable};
 use promesh_model::time::Timestamp;
-use proptest::prelude::*;
 
 use super::conformance::{blocks_in, samples_of};
 use super::support::{Plain, PlainDecoder, dump, now, open, select, series, write};
@@ -188,112 +187,6 @@ fn a_snapshot_on_a_real_disk_opens_with_all_samples() {
     assert_eq!(dump(&copied), sorted(all));
     let none = Matcher::new(MatchOp::Regex, "instance", "host-[5-9].*").expect("compiles");
     assert!(select(&copied, vec![none], i64::MIN, i64::MAX).is_empty());
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Append(usize, i64),
-    Late(usize, i64),
-    Sync,
-    Maintain,
-    Delete(usize, i64),
-    Reopen,
-    Crash(usize),
-    Fail(u64),
-    /// So many bytes are free from now on, until the next restart.
-    Fill(u64),
-    /// The process dies within the so-manieth operation, a write torn in half; nothing works until the next restart.
-    Die(u64),
-}
-
-fn arb_step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        12 => (0usize..3, 1i64..40).prop_map(|(host, minutes)| Step::Append(host, minutes)),
-        3 => (0usize..3, 1i64..600).prop_map(|(host, minutes)| Step::Late(host, minutes)),
-        2 => Just(Step::Sync),
-        4 => Just(Step::Maintain),
-        1 => (0usize..3, 1i64..300).prop_map(|(host, minutes)| Step::Delete(host, minutes)),
-        1 => Just(Step::Reopen),
-        1 => (0usize..2000).prop_map(Step::Crash),
-        1 => (1u64..60).prop_map(Step::Fail),
-        1 => (0u64..3000).prop_map(Step::Fill),
-        1 => (1u64..40).prop_map(Step::Die),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
-
-    /// Any interleaving of appending, cutting, merging, deleting, failing disks, crashes and restarts gives back what
-    /// was acknowledged and synced, and nothing that was not written.
-    #[test]
-    fn acknowledged_samples_survive_anything(steps in proptest::collection::vec(arb_step(), 1..150)) {
-        let fs = FaultyFs::new();
-        let window = |options: &mut DbOptions| options.head.out_of_order_ms = 1000 * HOUR;
-        let mut db = Some(open(&fs, window).0);
-        let (mut written, mut certain, mut ever) = (Plain::new(), Plain::new(), Plain::new());
-        // Samples that come late into a span that was deleted may or may not stay deleted.
-        let mut deleted: Vec<(usize, i64, i64)> = Vec::new();
-        let mut clock = START;
-        for step in steps {
-            let open_db = db.as_ref().expect("open between steps");
-            match step {
-                Step::Append(host, _) | Step::Late(host, _) => {
-                    let at = match step {
-                        Step::Append(_, minutes) => { clock += minutes * 60_000; clock }
-                        Step::Late(_, minutes) => clock - minutes * 60_000 - 1,
-                        _ => clock,
-                    };
-                    let sample = (series("up", host), at, (at as f64).to_bits());
-                    ever.push(sample.clone());
-                    let in_deleted = deleted.iter().any(|(gone, from, to)| *gone == host && (*from..=*to).contains(&at));
-                    let taken = write(open_db, host as u8, &vec![sample.clone()]);
-                    if taken.is_ok_and(|taken| taken.outcome.rejected.is_empty()) && !in_deleted {
-                        written.push(sample);
-                    }
-                }
-                Step::Sync => if open_db.sync().is_ok() { certain = written.clone() },
-                Step::Maintain => drop(open_db.maintain(now(clock))),
-                Step::Delete(host, minutes) => {
-                    let matcher = Matcher::equal("instance", format!("host-{host}:9100"));
-                    let (from, to) = (clock - minutes * 60_000, clock - minutes * 30_000);
-                    let result = open_db.delete_series(&[vec![matcher]], from, to);
-                    deleted.push((host, from, to));
-                    let stays = |sample: &(promesh_model::Labels, i64, u64)| {
-                        sample.0 != series("up", host) || !(from..=to).contains(&sample.1)
-                    };
-                    certain.retain(stays);
-                    written.retain(stays);
-                    if result.is_ok() {
-                        prop_assert!(dump(open_db).iter().all(stays));
-                    }
-                }
-                Step::Reopen => {
-                    drop(db.take());
-                    fs.heal();
-                    db = Some(open(&fs, window).0);
-                }
-                Step::Crash(keep) => {
-                    fs.crash(|tail| keep.min(tail));
-                    drop(db.take());
-                    db = Some(open(&fs, window).0);
-                    let found = dump(db.as_ref().expect("just opened"));
-                    written.retain(|sample| found.contains(sample));
-                }
-                Step::Fail(after) => fs.fail_after(after, crate::fs::Fault::Io),
-                Step::Fill(bytes) => fs.set_bytes_free(Some(bytes)),
-                Step::Die(after) => fs.fail_after(after, crate::fs::Fault::Crash),
-            }
-            let found = dump(db.as_ref().expect("open"));
-            for sample in &certain {
-                prop_assert!(found.contains(sample), "lost {:?}", sample);
-            }
-            prop_assert!(found.iter().all(|sample| ever.contains(sample)));
-            let mut once = found.clone();
-            once.dedup();
-            prop_assert_eq!(once.len(), found.len());
-        }
-    }
 }
 
 /// `promtool tsdb dump` of both forms prints what it prints for the original; that was checked by hand, and this keeps it.

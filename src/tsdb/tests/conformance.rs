@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use promesh_model::Labels;
-use promesh_model::storage::Budget;
+use promesh_model::storage::SeriesColumns;
 use sha2::{Digest, Sha256};
 
 use super::promtool::{line, swallowed};
 use super::support::{PlainDecoder, now};
-use crate::block::{Block, BlockMeta, Tombstones};
+use crate::block::{Block, BlockSeries};
 use crate::chunk;
 use crate::fs::RealFs;
 use crate::head::series::{Value, same};
@@ -109,23 +110,16 @@ fn an_index_of_version_1_answers() {
     assert_eq!(block.all_series().expect("postings").len() as u64, block.meta().stats.series);
     let mut warnings = Vec::new();
     let matcher = promesh_model::Matcher::equal("foo", "bar");
-    let found = block.select(&[matcher], i64::MIN, i64::MAX, &Budget::unlimited(), &mut warnings).expect("answers");
-    assert_eq!(warnings, Vec::<String>::new());
-    assert!(found.iter().all(|series| series.labels.get("foo") == Some("bar")));
-    assert!(!found.is_empty());
-}
-
-#[test]
-fn descriptions_are_written_as_prometheus_writes_them() {
-    let Some(dir) = cases("prom-3.5.3-snapshot") else { return };
-    for block in blocks_in(&dir) {
-        let mut text = String::new();
-        let file = std::fs::File::open(block.dir().join("meta.json"));
-        file.and_then(|mut file| file.read_to_string(&mut text)).expect("reads");
-        assert_eq!(String::from_utf8(BlockMeta::parse(text.as_bytes()).expect("parses").to_json()), Ok(text));
-        let bytes = std::fs::read(block.dir().join("tombstones")).expect("reads");
-        assert_eq!(Tombstones::parse(&bytes).expect("parses").to_bytes(), bytes);
+    let mut found = BlockSeries::new(Arc::new(block), &[matcher], (i64::MIN, i64::MAX), None, &mut warnings);
+    let (mut count, mut columns) = (0, SeriesColumns::default());
+    while let Some(labels) = found.labels() {
+        assert_eq!(labels.get("foo"), Some("bar"));
+        found.read(&mut columns, &mut SeriesColumns::default(), &mut warnings);
+        found.advance(&mut warnings);
+        count += 1;
     }
+    assert_eq!(warnings, Vec::<String>::new());
+    assert!(count > 0 && !columns.values.is_empty());
 }
 
 #[test]

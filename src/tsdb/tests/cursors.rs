@@ -66,8 +66,17 @@ fn what_lies_in_memory_and_is_found_by_name_is_at_hand() {
     check(&[name("up"), host(MatchOp::Regex, "host.*")], (25, 29), None);
     check(&[name("up"), host(MatchOp::NotEqual, "")], (25, 29), None);
     check(&[name("up"), host(MatchOp::Equal, "")], (25, 29), None);
+    // What is nowhere needs no search wherever it would lie.
+    check(&[name("none")], (0, 29), Some(0));
+    fill(&db, "up", 30..300, 0..12);
+    assert_eq!(db.maintain(now(START)).expect("maintains").windows_cut, 1);
+    check(&[name("none"), host(MatchOp::NotEqual, "host-1:9100")], (0, 299), Some(0));
+    check(&[name("up")], (290, 299), Some(12));
+    check(&[name("up")], (100, 299), None);
+    check(&[name("up"), host(MatchOp::Equal, "host-99:9100")], (0, 299), Some(0));
+    check(&[name("up"), host(MatchOp::Equal, "")], (0, 299), None);
     let two = [
-        request(name("up"), START + 25 * 60_000, START + 29 * 60_000, true),
+        request(name("up"), START + 295 * 60_000, START + 299 * 60_000, true),
         request(name("down"), START, START, true),
     ];
     assert!(db.at_hand(&two).is_none());

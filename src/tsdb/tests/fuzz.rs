@@ -19,7 +19,7 @@ use crate::block::index::Index;
 use crate::chunk::{self, Encoding};
 use crate::fs::{FaultyFs, FileBytes, Fs};
 use crate::head::{Head, HeadOptions};
-use crate::import::records::Importer;
+use crate::import::importer::Importer;
 use crate::import::wal::for_each_record;
 use crate::log::Log;
 

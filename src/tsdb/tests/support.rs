@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use promesh_model::codec;
 use promesh_model::frame;
-use promesh_model::ingest::{Batch, SeriesIndex};
+use promesh_model::histogram::{CUSTOM_BUCKETS_SCHEMA, FloatHistogram, Histogram, Span};
+use promesh_model::ingest::{Batch, HistogramSample, HistogramValue, SeriesIndex};
 use promesh_model::labels::Labels;
 use promesh_model::matcher::Matcher;
 use promesh_model::storage::{Budget, Queryable, SelectHints, SelectRequest, SeriesColumns};
 use promesh_model::time::{Monotonic, Now, Timestamp};
+use promesh_model::value::is_stale;
 
 use crate::fs::FaultyFs;
 use crate::{Db, DbOptions, OpenReport, ReplayDecoder, Replayed, WriteError, Written};
@@ -31,16 +33,57 @@ impl ReplayDecoder for PlainDecoder {
 
 pub fn batch_of(plain: &Plain, index: &dyn SeriesIndex) -> Batch {
     let mut batch = Batch { slot: Timestamp(plain.first().map_or(0, |sample| sample.1)), ..Batch::default() };
-    for (place, (labels, at, bits)) in plain.iter().enumerate() {
-        batch.series.push(index.resolve(labels).expect("labels are fine"));
-        batch.values.push(f64::from_bits(*bits));
+    for (labels, at, bits) in plain {
+        let series = index.resolve(labels).expect("labels are fine");
+        if let Some(value) = histogram_of(labels, *bits) {
+            let (timestamp, start) = (Timestamp(*at), Timestamp(0));
+            batch.histograms.push(HistogramSample { series, timestamp, value, start });
+            continue;
+        }
         // As most producers do, one instant is said once.
         if *at != batch.slot.ms() {
-            batch.timestamps.push((place as u32, Timestamp(*at)));
+            batch.timestamps.push((batch.series.len() as u32, Timestamp(*at)));
         }
+        batch.series.push(series);
+        batch.values.push(f64::from_bits(*bits));
     }
     batch
 }
+
+/// The histogram that stands for some bits in a series of histograms: its sum, and buckets that follow from it. Which
+/// kind of histograms it has depends on the series' instance.
+pub fn histogram_of(labels: &Labels, bits: u64) -> Option<HistogramValue> {
+    if labels.metric_name() != Some(HISTOGRAMS) {
+        return None;
+    }
+    let sum = f64::from_bits(bits);
+    if is_stale(sum) {
+        return Some(HistogramValue::Integer(Arc::new(Histogram { sum, ..Histogram::default() })));
+    }
+    // A bucket more every second time, and fewer now and then: counters that are reset.
+    let filled = (bits >> 20) % 7 + 1;
+    let whole = Histogram {
+        sum,
+        count: 2 * filled,
+        zero_threshold: 0.001,
+        positive_spans: vec![Span { offset: 0, length: filled as u32 }],
+        positive_buckets: std::iter::once(2).chain(std::iter::repeat_n(0, filled as usize - 1)).collect(),
+        ..Histogram::default()
+    };
+    Some(match labels.value("instance") {
+        "host-0:9100" => HistogramValue::Integer(Arc::new(whole)),
+        "host-1:9100" => HistogramValue::Float(Arc::new(whole.to_float())),
+        _ => HistogramValue::Integer(Arc::new(Histogram {
+            schema: CUSTOM_BUCKETS_SCHEMA,
+            zero_threshold: 0.0,
+            custom_values: (0..filled).map(|bound| bound as f64).collect(),
+            ..whole
+        })),
+    })
+}
+
+/// The name of series of histograms.
+pub const HISTOGRAMS: &str = "latency";
 
 pub fn now(wall: i64) -> Now {
     Now { monotonic: Monotonic(wall as u64 * 1_000_000), wall: Timestamp(wall) }
@@ -71,12 +114,28 @@ pub fn select(db: &Db, matchers: Vec<Matcher>, start: i64, end: i64) -> Vec<Seri
     answer.series
 }
 
+fn as_float(value: &HistogramValue) -> FloatHistogram {
+    match value {
+        HistogramValue::Integer(value) => value.to_float(),
+        HistogramValue::Float(value) => FloatHistogram::clone(value),
+    }
+}
+
 /// Everything that is stored, as (labels, instant, value bits).
 pub fn dump(db: &Db) -> Vec<(Labels, i64, u64)> {
     let mut all = Vec::new();
     for columns in select(db, Vec::new(), i64::MIN, i64::MAX) {
         for (at, value) in columns.timestamps.iter().zip(&columns.values) {
             all.push((columns.labels.clone(), *at, value.to_bits()));
+        }
+        for point in &columns.histograms {
+            let bits = point.value.sum.to_bits();
+            let expected = histogram_of(&columns.labels, bits).expect("a series of histograms");
+            // Neighbours in a chunk have each other's buckets, empty.
+            let mut found = FloatHistogram::clone(&point.value);
+            let same = found.compact(0).same_data(as_float(&expected).compact(0));
+            assert!(same, "{} {}: {found} instead of {expected:?}", columns.labels, point.timestamp);
+            all.push((columns.labels.clone(), point.timestamp, bits));
         }
     }
     all

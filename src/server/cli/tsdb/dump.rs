@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::ArgMatches;
-use promesh_model::storage::{Budget, SeriesColumns};
+use promesh_model::storage::SeriesColumns;
 use promesh_model::value::format_float_g;
 use promesh_model::{Labels, Matcher};
 use promesh_promql::parser;
-use promesh_tsdb::block::Block;
+use promesh_tsdb::block::{Block, BlockSeries};
 
 use super::super::{Done, Failure};
 use super::open;
@@ -45,7 +46,7 @@ pub(super) fn run(path: &Path, matches: &ArgMatches, open_metrics: bool) -> Done
 
 /// The series of all blocks, each with its samples block by block.
 pub(super) fn select(
-    blocks: &[std::sync::Arc<Block>],
+    blocks: &[Arc<Block>],
     sets: &[Vec<Matcher>],
     (start, end): (i64, i64),
 ) -> Result<BTreeMap<Labels, Vec<SeriesColumns>>, Failure> {
@@ -54,11 +55,16 @@ pub(super) fn select(
     for block in blocks.iter().filter(|block| block.overlaps(start, end)) {
         let mut seen = std::collections::BTreeSet::new();
         for set in sets {
-            let found = block.select(set, start, end, &Budget::unlimited(), &mut warnings);
-            for columns in found.map_err(|error| Failure::new(error.to_string()))? {
-                if seen.insert(columns.labels.clone()) {
-                    all.entry(columns.labels.clone()).or_default().push(columns);
+            let mut found = BlockSeries::new(Arc::clone(block), set, (start, end), None, &mut warnings);
+            while let Some(labels) = found.labels().cloned() {
+                let mut columns = SeriesColumns::default();
+                found.read(&mut columns, &mut SeriesColumns::default(), &mut warnings);
+                let is_empty = columns.timestamps.is_empty() && columns.histograms.is_empty();
+                if !is_empty && seen.insert(labels.clone()) {
+                    columns.labels = labels.clone();
+                    all.entry(labels).or_default().push(columns);
                 }
+                found.advance(&mut warnings);
             }
         }
     }
