@@ -272,7 +272,8 @@ impl Partial {
         }
     }
 
-    fn fold_series(
+    /// Folds in one series, its samples by time.
+    pub(crate) fn fold_series(
         &mut self,
         labels: &Labels,
         floats: &[(Timestamp, f64)],

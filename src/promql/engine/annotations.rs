@@ -210,6 +210,23 @@ impl Annotations {
         }
     }
 
+    /// Takes the remarks on a part of the query as those on the same text further on.
+    pub(crate) fn add_again(&mut self, part: &Annotations, on: Span, now: Span) {
+        let moved = |at: usize| (at + now.start).saturating_sub(on.start);
+        for entry in part.entries.values() {
+            let span = Span { start: moved(entry.span.start), end: moved(entry.span.end) };
+            let same = self.entries.get(&entry.note.text()).map_or(0, |known| known.count);
+            self.add(span, entry.note.clone());
+            if let Some(known) = self.entries.get_mut(&entry.note.text()) {
+                let first = known.count == 1;
+                known.first = if first { entry.first } else { known.first.min(entry.first) };
+                known.last = known.last.max(entry.last);
+                known.count = same + entry.count;
+            }
+        }
+        part.storage.iter().for_each(|warning| self.add_storage(warning));
+    }
+
     /// Takes a warning of storage, which has no place in the query.
     pub(crate) fn add_storage(&mut self, warning: &str) {
         if !self.storage.iter().any(|known| known == warning) {

@@ -13,6 +13,7 @@ use super::feed::Source;
 use super::grid::{Floats, Grid, Row, Steps, is_absent};
 use super::plan::{Kind, Node, SubqueryNode};
 use super::range::RangeSeries;
+use super::shared::SharedParts;
 use super::sliding::Scratch;
 use super::{EngineOptions, QueryError, Stats, Value, matrix, vector};
 use crate::parser::ValueType;
@@ -35,6 +36,7 @@ pub(crate) struct Evaluator<'a> {
     /// Selections without the buckets of histograms, made when first needed.
     pub bare_selections: BTreeMap<usize, Arc<Selection>>,
     pub annotations: Annotations,
+    pub shared: SharedParts,
     query: Steps,
     held: u64,
     /// Cells of grids that were made, whether there is a sample in them or not.
@@ -64,6 +66,7 @@ impl<'a> Evaluator<'a> {
             given: Vec::new(),
             bare_selections: BTreeMap::new(),
             annotations: Annotations::default(),
+            shared: SharedParts::default(),
             query,
             held: 0,
             cells: 0,
@@ -111,6 +114,11 @@ impl<'a> Evaluator<'a> {
     /// Counts samples of many steps at once; only while [`Evaluator::counts_steps`] is false.
     pub fn count_all(&mut self, samples: u64) {
         self.total += samples;
+    }
+
+    /// Samples counted so far.
+    pub fn counted(&self) -> u64 {
+        self.total
     }
 
     /// Whether samples have to be counted step by step.
@@ -199,6 +207,7 @@ impl<'a> Evaluator<'a> {
                 self.hold(grid.samples())?;
                 Ok(grid)
             }
+            Kind::Shared(number) => self.shared_grid(*number, node.span, steps),
             Kind::Text(_) | Kind::Range(..) | Kind::Subquery(_) => {
                 let what = node.value_type.documented();
                 Err(QueryError::Execution(format!("{what} where an instant vector or scalar is needed")))

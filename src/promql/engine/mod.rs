@@ -16,6 +16,7 @@ mod plan;
 mod range;
 mod rows;
 mod select;
+mod shared;
 mod sliding;
 
 use std::sync::Arc;
@@ -306,7 +307,9 @@ impl Engine {
         let lookback = self.lookback(options);
         let given = self.ask_parts(query, expr, steps, end, instant, options)?;
         let default_step = ms_of(self.options.default_step).max(1);
-        let planned = plan::plan(expr, steps, end, instant, lookback, default_step, &given.spans)?;
+        // Counted step by step, each part counts for itself.
+        let shown = if options.per_step_stats { "" } else { query };
+        let planned = plan::plan(shown, expr, steps, end, instant, lookback, default_step, &given.spans)?;
         self.evaluate(storage, query, expr, (steps, instant), planned, given, options)
     }
 
@@ -327,6 +330,7 @@ impl Engine {
         evaluator.annotations = given.annotations;
         evaluator.given = given.grids;
         evaluator.count_all(given.samples);
+        evaluator.share(planned.shared);
         evaluator.select(&planned.requests, &planned.readers)?;
         let value = evaluator.value(&planned.root, expr.value_type(), steps, instant)?;
         evaluator.finish_sources();

@@ -71,7 +71,8 @@ impl Engine {
             return Ok(None);
         }
         let step = ms_of(self.options.default_step).max(1);
-        let planned = plan::plan(expr, steps, end, instant, self.lookback(options), step, &[])?;
+        let shown = if options.per_step_stats { "" } else { query };
+        let planned = plan::plan(shown, expr, steps, end, instant, self.lookback(options), step, &[])?;
         let Some((storage, series)) = storage.at_hand(&planned.requests) else { return Ok(None) };
         if work(&planned, series, steps.count) > WORK_MAX {
             return Ok(None);

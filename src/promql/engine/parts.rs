@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::annotations::Annotations;
 use super::eval::Evaluator;
-use super::grid::{Grid, Row, Steps};
+use super::grid::{Grid, Row, Sample, Steps};
 use super::select::nothing;
 use super::{Engine, QueryError, QueryOptions, Value, math_of_one, plan};
 use crate::parser::{Aggregate, Cardinality, Expr, Function, Span, ValueType};
@@ -94,13 +94,29 @@ impl Engine {
             return Err(QueryError::TooManySamples);
         }
         let step = ms_of(self.options.default_step).max(1);
-        let planned = plan::plan(&aggregate.expr, steps, part.end, part.step == 0, part.lookback, step, &[])?;
+        let planned = plan::plan("", &aggregate.expr, steps, part.end, part.step == 0, part.lookback, step, &[])?;
         let mut evaluator = Evaluator::new(&self.options, storage, budget, part.lookback, steps, false);
         evaluator.select(&planned.requests, &planned.readers)?;
-        let value = evaluator.value(&planned.root, ValueType::Vector, steps, part.step == 0)?;
-        evaluator.finish_sources();
         let mut partial = Partial::new(op, &aggregate.grouping, aggregate.without);
-        partial.fold(&value);
+        let (mut floats, mut histograms) = (Vec::new(), Vec::new());
+        // Row by row: the vector as a whole is series × steps, the state is not.
+        evaluator.each_row(&planned.root, steps, &mut |_, row, name_gone| {
+            floats.clear();
+            histograms.clear();
+            for step in 0..steps.count {
+                match row.sample(step) {
+                    Some(Sample::Float(value)) => floats.push((Timestamp(steps.at(step)), value)),
+                    Some(Sample::Histogram(value)) => histograms.push((Timestamp(steps.at(step)), value)),
+                    None => {}
+                }
+            }
+            if name_gone {
+                row.labels = row.without_name();
+            }
+            partial.fold_series(&row.labels, &floats, &histograms);
+            Ok(())
+        })?;
+        evaluator.finish_sources();
         let (warnings, infos) = evaluator.annotations.texts(&part.query);
         Ok(PartAnswer { partial, warnings, infos, samples: evaluator.stats().total_samples })
     }
@@ -126,7 +142,7 @@ impl Engine {
         pushable_in(expr, &mut wanted);
         for aggregate in wanted {
             let step = ms_of(self.options.default_step).max(1);
-            let planned = plan::plan(&aggregate.expr, steps, end, instant, lookback, step, &[])?;
+            let planned = plan::plan("", &aggregate.expr, steps, end, instant, lookback, step, &[])?;
             let from = planned.requests.iter().map(|request| request.start).min();
             let to = planned.requests.iter().map(|request| request.end).max();
             let (Some(Timestamp(from)), Some(Timestamp(to))) = (from, to) else { continue };

@@ -2,6 +2,8 @@
 //!
 //! Source: prometheus `promql.PreprocessExpr`, `promql.durationVisitor` and `Engine.populateSeries`.
 
+use std::collections::{HashMap, HashSet};
+
 use promesh_model::storage::{SelectHints, SelectRequest};
 use promesh_model::{Matcher, Timestamp};
 
@@ -40,6 +42,16 @@ pub(crate) enum Kind {
     Info(Box<InfoNode>),
     /// A value that was computed elsewhere, by its number.
     Given(usize),
+    /// One of the plan's [`Planned::shared`].
+    Shared(usize),
+}
+
+/// A part of the query that may stand in it more than once, letter for letter.
+#[derive(Debug)]
+pub(crate) struct SharedNode {
+    pub node: Node,
+    /// How many nodes of the plan are this one.
+    pub uses: u32,
 }
 
 /// A selector: which of the requests holds its series, and from when.
@@ -100,16 +112,19 @@ pub(crate) struct Planned {
     pub requests: Vec<SelectRequest>,
     /// How many nodes read each request.
     pub readers: Vec<u32>,
+    pub shared: Vec<SharedNode>,
 }
 
 /// What stands above a selector.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 struct Above {
     subquery_offset: i64,
     subquery_range: i64,
     subquery_at: Option<i64>,
     /// Step of the innermost subquery.
     interval: i64,
+    /// The subqueries themselves, outermost first: range, step, offset and instant.
+    subqueries: Vec<(i64, i64, i64, Option<i64>)>,
     func: String,
     grouping: Vec<String>,
     by: bool,
@@ -119,7 +134,7 @@ struct Above {
     buckets: bool,
 }
 
-struct Planner {
+struct Planner<'q> {
     start: i64,
     end: i64,
     interval: i64,
@@ -128,12 +143,22 @@ struct Planner {
     requests: Vec<SelectRequest>,
     readers: Vec<u32>,
     given: Vec<Span>,
+    /// The query, as far as its parts may be shared.
+    text: &'q str,
+    /// Its parts that stand in it more than once.
+    repeated: HashSet<&'q str>,
+    shared: Vec<SharedNode>,
+    /// The shared nodes by their texts and what stands above them.
+    known: HashMap<(&'q str, Above), usize>,
 }
 
 /// A planned node, whether it is the same at every step, and whether that is worth wrapping it.
 type Invariance = (Node, bool, bool);
 
+/// `query` is the text that `expr` stands in; where it is empty, no part of it is shared.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn plan(
+    query: &str,
     expr: &Expr,
     steps: Steps,
     end: i64,
@@ -145,10 +170,50 @@ pub(crate) fn plan(
     let interval = if instant { 0 } else { steps.interval };
     let (requests, readers) = (Vec::new(), Vec::new());
     let (start, given) = (steps.start, given.to_vec());
-    let mut planner = Planner { start, end, interval, lookback, default_step, requests, readers, given };
+    let repeated = repeated(query, expr);
+    let text = if repeated.is_empty() { "" } else { query };
+    let (shared, known) = (Vec::new(), HashMap::new());
+    let mut planner = Planner {
+        start,
+        end,
+        interval,
+        lookback,
+        default_step,
+        requests,
+        readers,
+        given,
+        text,
+        repeated,
+        shared,
+        known,
+    };
     let (root, _, wrap) = planner.node(expr, &Above::default())?;
     let root = if wrap { invariant(root) } else { root };
-    Ok(Planned { root, requests: planner.requests, readers: planner.readers })
+    Ok(Planned { root, requests: planner.requests, readers: planner.readers, shared: planner.shared })
+}
+
+/// The texts of parts that are worth being evaluated once and stand in a query more than once.
+fn repeated<'q>(query: &'q str, expr: &Expr) -> HashSet<&'q str> {
+    fn gather<'q>(query: &'q str, expr: &Expr, once: &mut HashSet<&'q str>, more: &mut HashSet<&'q str>) -> bool {
+        let worth = match expr {
+            // It looks through its argument, at the selectors in it.
+            Expr::Call(call) if call.function.name == "info" => return false,
+            // It evaluates its argument more than once.
+            Expr::Call(call) if call.function.name == "histogram_quantiles" => return false,
+            Expr::Call(call) => call.args.iter().any(|arg| arg.value_type() == ValueType::Matrix),
+            other => matches!(other, Expr::Aggregate(_)),
+        };
+        let span = expr.span();
+        if worth
+            && let Some(text) = query.get(span.start..span.end)
+            && !once.insert(text)
+        {
+            more.insert(text);
+        }
+        expr.children().into_iter().all(|child| gather(query, child, once, more))
+    }
+    let (mut once, mut more) = (HashSet::new(), HashSet::new());
+    if gather(query, expr, &mut once, &mut more) { more } else { HashSet::new() }
 }
 
 fn invariant(node: Node) -> Node {
@@ -164,8 +229,34 @@ fn wrap_if((node, _, wrap): Invariance) -> Node {
     if wrap { invariant(node) } else { node }
 }
 
-impl Planner {
+impl Planner<'_> {
     fn node(&mut self, expr: &Expr, above: &Above) -> Result<Invariance, QueryError> {
+        let span = expr.span();
+        let text = self.text.get(span.start..span.end).filter(|text| self.repeated.contains(text));
+        let may_be_shared = matches!(expr, Expr::Aggregate(_) | Expr::Call(_)) && !self.given.contains(&span);
+        let Some(text) = text.filter(|_| may_be_shared) else {
+            return self.own_node(expr, above);
+        };
+        // What functions and aggregations tell storage of themselves replaces what stands above them.
+        let above = Above { func: String::new(), grouping: Vec::new(), by: false, ..above.clone() };
+        let number = match self.known.get(&(text, above.clone())) {
+            Some(number) => *number,
+            None => {
+                let (node, same, wrap) = self.own_node(expr, &above)?;
+                if same {
+                    // Evaluated once, wherever it stands: that is at one step here and at all of them there.
+                    return Ok((node, same, wrap));
+                }
+                self.shared.push(SharedNode { node, uses: 0 });
+                self.known.insert((text, above), self.shared.len() - 1);
+                self.shared.len() - 1
+            }
+        };
+        self.shared[number].uses += 1;
+        Ok((Node { kind: Kind::Shared(number), span, value_type: expr.value_type() }, false, false))
+    }
+
+    fn own_node(&mut self, expr: &Expr, above: &Above) -> Result<Invariance, QueryError> {
         let (span, value_type) = (expr.span(), expr.value_type());
         let make = |kind| Node { kind, span, value_type };
         Ok(match expr {
@@ -326,6 +417,7 @@ impl Planner {
         let at = self.at(subquery.at);
         let mut inner = above.clone();
         inner.interval = step;
+        inner.subqueries.push((range, step, offset, at));
         inner.buckets = true;
         if at.is_some() {
             // The modifier makes whatever stands further out irrelevant.
@@ -462,6 +554,7 @@ fn reference_of(node: &Node) -> Option<(Option<i64>, i64)> {
         Kind::Binary(node) => reference_of(&node.lhs).or_else(|| reference_of(&node.rhs)),
         Kind::Negate(node) | Kind::Plus(node) | Kind::Invariant(node) => reference_of(node),
         Kind::Info(info) => reference_of(&info.arg),
-        Kind::Number(_) | Kind::Text(_) | Kind::Given(_) => None,
+        // No part of a query with `info` is shared.
+        Kind::Number(_) | Kind::Text(_) | Kind::Given(_) | Kind::Shared(_) => None,
     }
 }

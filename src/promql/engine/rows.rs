@@ -17,6 +17,10 @@ impl<'a> Evaluator<'a> {
         self.check()?;
         match &node.kind {
             _ if steps.count == 0 => Ok(()),
+            Kind::Shared(number) if self.shared.is_single(*number) => {
+                let nodes = self.shared.nodes();
+                self.each_row(&nodes[*number].node, steps, consume)
+            }
             Kind::Vector(selector) if !selector.smoothed => self.each_found(selector, steps, consume),
             Kind::Call(function, args) if function.name != "absent_over_time" => match range_argument(args) {
                 Some(index) => self.each_slid(function, args, index, steps, consume),

@@ -136,6 +136,35 @@ proptest! {
         }
     }
 
+    /// What stands in a query twice is evaluated once where the texts are alike, and twice where a space makes them differ.
+    #[test]
+    fn a_part_that_stands_twice_is_worth_what_it_is_worth_alone(series in prop::collection::vec(points(), 1..9)) {
+        let engine = Engine::new(EngineOptions::default());
+        let storage = store(series.iter().enumerate());
+        for query in QUERIES.iter().chain(&AGGREGATIONS) {
+            let spaced = query.replace('(', "( ");
+            for (twice, apart) in [
+                (format!("({query}) + ({query})"), format!("({query}) + ({spaced})")),
+                (format!("({query}) - (({query}) * 2 or ({query}))"), format!("({query}) - (({spaced}) * 2 or ( {query} ))")),
+                (
+                    format!("sum(max_over_time(({query})[2m:30s]) or max_over_time(({query})[2m:30s])) + sum({query})"),
+                    format!("sum(max_over_time(({query})[2m:30s]) or max_over_time(({spaced})[2m:30s])) + sum({spaced})"),
+                ),
+            ] {
+                let ask = |query: &str| {
+                    let (start, end) = (Timestamp(STEP * 12), Timestamp(STEP * 36));
+                    let step = Duration::from_millis(2 * STEP as u64);
+                    engine.range(&storage, query, start, end, step, &QueryOptions::default()).expect(query)
+                };
+                let (once, both) = (ask(&twice), ask(&apart));
+                let (Value::Matrix(a), Value::Matrix(b)) = (&once.value, &both.value) else { panic!("{twice}") };
+                assert_same(&twice, a, b)?;
+                prop_assert_eq!(once.stats.total_samples, both.stats.total_samples, "{}", twice);
+                prop_assert_eq!((once.warnings.len(), once.infos.len()), (both.warnings.len(), both.infos.len()));
+            }
+        }
+    }
+
     #[test]
     fn merged_parts_equal_the_whole(
         series in prop::collection::vec(points(), 1..24),
@@ -160,5 +189,19 @@ proptest! {
             };
             assert_same(query, &parts, &matrix(&engine, &whole, query))?;
         }
+    }
+}
+
+#[test]
+fn remarks_on_a_part_that_stands_twice_name_the_last_place() {
+    let engine = Engine::new(EngineOptions::default());
+    let storage = store([(0, &vec![Some(1.0); 40])].into_iter());
+    for query in [
+        "quantile_over_time(2, m_total[1m]) - quantile_over_time(2, m_total[1m])",
+        "quantile_over_time(2, m_total[1m]) - quantile_over_time(2, m_total[1m] )",
+    ] {
+        let outcome = engine.instant(&storage, query, Timestamp(STEP * 30), &QueryOptions::default()).expect(query);
+        let expected = "PromQL warning: quantile value should be between 0 and 1, got 2 (1:57)";
+        assert_eq!(outcome.warnings, [expected], "{query}");
     }
 }
