@@ -16,6 +16,7 @@ mod overload;
 mod parts;
 mod process;
 mod push;
+mod queries;
 mod relay;
 mod reload;
 mod remote;

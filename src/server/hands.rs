@@ -343,7 +343,7 @@ impl Hands {
             ASK => {
                 tokio::spawn(async move { hands.paging.answer(bytes, responder).await });
             }
-            pushing::PUSH | pushing::COPY => {
+            pushing::PUSH | pushing::PUSH_DENSE | pushing::COPY => {
                 tokio::spawn(async move { Arc::clone(&hands.pushing).answer(kind, bytes, responder).await });
             }
             asking::ASK => {
@@ -519,6 +519,7 @@ mod tests {
             copy::FETCH_ORDERED,
             ASK,
             pushing::PUSH,
+            pushing::PUSH_DENSE,
             pushing::COPY,
             asking::ASK,
             FOLLOW,

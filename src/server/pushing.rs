@@ -8,11 +8,13 @@
 //! the owner silent, else passes it on. Everything may be repeated: a sample that is there already is a success.
 
 pub mod acks;
+mod dense;
 mod store;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,13 +26,14 @@ use promesh_model::codec::{self, BULK_BYTES_MAX};
 use promesh_model::shard::shard_of;
 use promesh_model::{Monotonic, PeerId, ShardId};
 use promesh_node::MeshView;
-use promesh_transport::{Class, Responder, Transport};
+use promesh_transport::{Class, RequestError, Responder, Transport};
 use tokio::sync::watch;
 
 use crate::clock;
 use crate::ingest::Ingest;
+use dense::Envelope;
 use store::Unconfirmed;
-pub use wire::{ACKNOWLEDGED, COPY, PUSH};
+pub use wire::{ACKNOWLEDGED, COPY, PUSH, PUSH_DENSE};
 use wire::{COPIED, PUSHED, WireOutcome, WirePush, WireSeries};
 
 /// A push whose parts have not found their copies by then is answered 503.
@@ -283,16 +286,21 @@ impl Pushing {
         let (Some(address), Some(transport)) = (address, &self.transport) else {
             return PartOutcome::Later(format!("peer {peer} is gone"));
         };
-        let series = part.series.iter().map(|series| WireSeries::of(part, series)).collect();
         let mut outcome = PushOutcome::default();
-        let mut metadata = part.metadata.clone();
-        for series in chunks(series, WireSeries::bytes) {
+        let mut sent = 0;
+        while sent < part.series.len() || sent == 0 && !part.metadata.is_empty() {
             let patience = deadline.since(clock::monotonic()).min(OWNER_PATIENCE);
             let patience_ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
-            let asked = WirePush { hops: hops + 1, patience_ms, series, metadata: std::mem::take(&mut metadata) };
-            let asked = codec::encode(&asked);
+            let envelope = Envelope { hops: hops + 1, patience_ms };
+            let (asked, count) = dense::encode(part, sent, envelope, PART_BYTES_MAX);
             self.counters.forwarded.fetch_add(1, Ordering::Relaxed);
-            let answer = transport.request(address, Class::Bulk, PUSH, &asked, patience).await;
+            let mut answer = transport.request(address, Class::Bulk, PUSH_DENSE, &asked, patience).await;
+            if matches!(&answer, Err(RequestError::Refused(_))) {
+                // An older peer, which knows the other form only.
+                let asked = codec::encode(&plain(part, sent..sent + count, envelope));
+                answer = transport.request(address, Class::Bulk, PUSH, &asked, patience).await;
+            }
+            sent += count.max(1);
             let answer = match answer {
                 Ok((PUSHED, bytes)) => codec::decode::<WireOutcome, BULK_BYTES_MAX>(&bytes),
                 Ok((kind, _)) => {
@@ -318,7 +326,7 @@ impl Pushing {
         PartOutcome::Taken(outcome)
     }
 
-    /// Answers [`PUSH`] and [`COPY`] of other peers.
+    /// Answers [`PUSH`], [`PUSH_DENSE`] and [`COPY`] of other peers.
     pub async fn answer(self: Arc<Self>, kind: u8, bytes: Bytes, responder: Responder) {
         if kind == COPY {
             match self.keep_copies(bytes).await {
@@ -327,17 +335,22 @@ impl Pushing {
             }
             return;
         }
-        let outcome = match codec::decode::<WirePush, BULK_BYTES_MAX>(&bytes) {
-            Ok(asked) => {
-                let patience = Duration::from_millis(u64::from(asked.patience_ms)).min(PATIENCE);
-                let hops = asked.hops;
-                match self.route(asked.into_push(), hops, clock::monotonic() + patience).await {
+        let asked = if kind == PUSH_DENSE {
+            dense::decode(&bytes).map_err(str::to_owned)
+        } else {
+            let plain = codec::decode::<WirePush, BULK_BYTES_MAX>(&bytes).map_err(|error| error.to_string());
+            plain.map(|asked| (Envelope { hops: asked.hops, patience_ms: asked.patience_ms }, asked.into_push()))
+        };
+        let outcome = match asked {
+            Ok((Envelope { hops, patience_ms }, push)) => {
+                let patience = Duration::from_millis(u64::from(patience_ms)).min(PATIENCE);
+                match self.route(push, hops, clock::monotonic() + patience).await {
                     Ok(outcome) => WireOutcome::taken(outcome),
                     Err(BackendError::Unavailable(why)) => WireOutcome::Later(why),
                     Err(error) => WireOutcome::Failed(error.to_string()),
                 }
             }
-            Err(error) => WireOutcome::Failed(error.to_string()),
+            Err(why) => WireOutcome::Failed(format!("malformed push: {why}")),
         };
         // The asker may be gone: it repeats the push.
         let _ = responder.respond(PUSHED, &codec::encode(&outcome)).await;
@@ -432,6 +445,13 @@ fn joined(mut parts: Vec<Arc<Push>>) -> Push {
         }
     }
     whole
+}
+
+/// Some series of a push in the form that older peers know.
+fn plain(push: &Push, series: Range<usize>, envelope: Envelope) -> WirePush {
+    let metadata = if series.start == 0 { push.metadata.clone() } else { Vec::new() };
+    let series = push.series[series].iter().map(|series| WireSeries::of(push, series)).collect();
+    WirePush { hops: envelope.hops, patience_ms: envelope.patience_ms, series, metadata }
 }
 
 /// Cuts a list into stretches of about [`PART_BYTES_MAX`].

@@ -455,7 +455,7 @@ impl Peer {
         let queries = Arc::new(queries);
         if !unfinished.is_empty() {
             let queries = serde_json::Value::Array(unfinished);
-            tracing::info!(%queries, "these queries did not finish when the process before ended");
+            tracing::info!(%queries, "These queries didn't finish in prometheus' last run:");
         }
         let holder = Holder {
             local,

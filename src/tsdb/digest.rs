@@ -205,7 +205,7 @@ pub(crate) fn read_canonical(
     for source in sources {
         let mut columns = SeriesColumns::default();
         source.read(start, end, &mut columns, warnings);
-        columns::join(all, columns);
+        columns::join(all, &mut columns);
     }
 }
 

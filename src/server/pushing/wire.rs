@@ -19,6 +19,9 @@ pub const COPIED: u8 = 63;
 /// On a live stream: "your batch with this sequence is in my log."
 pub const ACKNOWLEDGED: u8 = 64;
 
+/// [`PUSH`] in the form of [`super::dense`]; whoever does not know it refuses, and is sent the other form.
+pub const PUSH_DENSE: u8 = 84;
+
 /// A part of a push.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WirePush {
@@ -51,37 +54,55 @@ enum WireHistogram {
 impl WireSeries {
     /// One series of a push.
     pub fn of(push: &Push, series: &PushedSeries) -> WireSeries {
-        let histogram = |(at, value): &(Timestamp, HistogramValue)| {
-            let value = match value {
-                HistogramValue::Integer(value) => WireHistogram::Integer(Histogram::clone(value)),
-                HistogramValue::Float(value) => WireHistogram::Float(FloatHistogram::clone(value)),
-            };
-            (at.ms(), value)
-        };
-        let exemplar = |one: &Exemplar| (one.labels.clone(), one.value.to_bits(), one.timestamp.ms());
+        let Rest { histograms, exemplars } = rest_of(push, series);
         WireSeries {
             labels: series.labels.clone(),
             start: series.start.ms(),
             floats: push.samples[series.samples.clone()].iter().map(|(at, v)| (at.ms(), v.to_bits())).collect(),
-            histograms: push.histograms[series.histograms.clone()].iter().map(histogram).collect(),
-            exemplars: push.exemplars[series.exemplars.clone()].iter().map(exemplar).collect(),
+            histograms,
+            exemplars,
         }
-    }
-
-    /// About how many bytes it takes.
-    pub fn bytes(&self) -> usize {
-        let histograms: usize = self.histograms.iter().map(|(_, value)| 96 + 8 * value.buckets()).sum();
-        let exemplars: usize = self.exemplars.iter().map(|(labels, ..)| labels.as_packed().len() + 24).sum();
-        self.labels.as_packed().len() + 16 + self.floats.len() * 18 + histograms + exemplars
     }
 }
 
-impl WireHistogram {
-    fn buckets(&self) -> usize {
-        match self {
-            WireHistogram::Integer(h) => h.positive_buckets.len() + h.negative_buckets.len() + h.custom_values.len(),
-            WireHistogram::Float(h) => h.positive_buckets.len() + h.negative_buckets.len() + h.custom_values.len(),
-        }
+/// What a series has beside floats.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rest {
+    histograms: Vec<(i64, WireHistogram)>,
+    exemplars: Vec<(Labels, u64, i64)>,
+}
+
+/// What a series of a push has beside floats.
+pub fn rest_of(push: &Push, series: &PushedSeries) -> Rest {
+    let histogram = |(at, value): &(Timestamp, HistogramValue)| {
+        let value = match value {
+            HistogramValue::Integer(value) => WireHistogram::Integer(Histogram::clone(value)),
+            HistogramValue::Float(value) => WireHistogram::Float(FloatHistogram::clone(value)),
+        };
+        (at.ms(), value)
+    };
+    let exemplar = |one: &Exemplar| (one.labels.clone(), one.value.to_bits(), one.timestamp.ms());
+    Rest {
+        histograms: push.histograms[series.histograms.clone()].iter().map(histogram).collect(),
+        exemplars: push.exemplars[series.exemplars.clone()].iter().map(exemplar).collect(),
+    }
+}
+
+impl Rest {
+    /// Adds it to the end of a push.
+    pub fn add_to(self, push: &mut Push) {
+        push.histograms.extend(self.histograms.into_iter().map(|(at, value)| {
+            let value = match value {
+                WireHistogram::Integer(value) => HistogramValue::Integer(Arc::new(value)),
+                WireHistogram::Float(value) => HistogramValue::Float(Arc::new(value)),
+            };
+            (Timestamp(at), value)
+        }));
+        push.exemplars.extend(self.exemplars.into_iter().map(|(labels, value, at)| Exemplar {
+            labels,
+            value: f64::from_bits(value),
+            timestamp: Timestamp(at),
+        }));
     }
 }
 
@@ -92,18 +113,7 @@ impl WirePush {
         for series in self.series {
             let begun = (push.samples.len(), push.histograms.len(), push.exemplars.len());
             push.samples.extend(series.floats.into_iter().map(|(at, v)| (Timestamp(at), f64::from_bits(v))));
-            push.histograms.extend(series.histograms.into_iter().map(|(at, value)| {
-                let value = match value {
-                    WireHistogram::Integer(value) => HistogramValue::Integer(Arc::new(value)),
-                    WireHistogram::Float(value) => HistogramValue::Float(Arc::new(value)),
-                };
-                (Timestamp(at), value)
-            }));
-            push.exemplars.extend(series.exemplars.into_iter().map(|(labels, value, at)| Exemplar {
-                labels,
-                value: f64::from_bits(value),
-                timestamp: Timestamp(at),
-            }));
+            Rest { histograms: series.histograms, exemplars: series.exemplars }.add_to(&mut push);
             push.series.push(PushedSeries {
                 labels: series.labels,
                 samples: begun.0..push.samples.len(),
@@ -201,12 +211,12 @@ impl WireOutcome {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use promesh_model::codec::{self, RPC_BYTES_MAX};
 
     use super::*;
 
-    fn sample_push() -> Push {
+    pub fn sample_push() -> Push {
         let histogram = HistogramValue::Integer(Arc::new(Histogram { count: 3, sum: 1.5, ..Histogram::default() }));
         let exemplar = Exemplar { labels: Labels::from_pairs([("id", "x")]), value: 2.0, timestamp: Timestamp(9) };
         let one = |labels: Labels, samples, histograms, exemplars| PushedSeries {
