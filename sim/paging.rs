@@ -40,6 +40,8 @@ pub(crate) enum PagingEvent {
     FirstByte { peer: usize, boot: u64, attempt: u64 },
     /// The receiver's answer is back.
     Answered { peer: usize, boot: u64, attempt: u64 },
+    /// An evaluator posts what it found before it stood still.
+    Post(Box<posts::Post>),
     /// An outside client has something to say.
     Client { alert: usize },
     /// Something strikes, now or at a moment of some claim.
@@ -57,6 +59,7 @@ impl PagingEvent {
             PagingEvent::Persisted { peer, .. }
             | PagingEvent::FirstByte { peer, .. }
             | PagingEvent::Answered { peer, .. } => Some(*peer),
+            PagingEvent::Post(post) => Some(post.peer),
             _ => None,
         }
     }
@@ -90,6 +93,8 @@ pub(crate) struct Paging {
     posting: BTreeMap<u64, posts::Posting>,
     memory: BTreeMap<(usize, u64, usize), posts::Memory>,
     behaviour: Behaviour,
+    /// For how long at most an evaluator stands still between an evaluation and its post, when the truth changes meanwhile.
+    pub(crate) evaluators_pause_ms: i64,
     /// Strikes that wait for a moment, and who may be struck.
     armed: Vec<(Moment, Strike)>,
     /// All that receivers took, in order.
@@ -114,6 +119,7 @@ impl Paging {
             posting: BTreeMap::new(),
             memory: BTreeMap::new(),
             behaviour: Behaviour::Well,
+            evaluators_pause_ms: 0,
             armed: Vec::new(),
             deliveries: Vec::new(),
             starts: Vec::new(),
@@ -225,6 +231,10 @@ impl World {
             PagingEvent::Persisted { peer, boot, token } if self.is_up(peer, boot) => self.synced(peer, token),
             PagingEvent::FirstByte { peer, boot, attempt } if self.is_up(peer, boot) => self.first_byte(peer, attempt),
             PagingEvent::Answered { peer, boot, attempt } if self.is_up(peer, boot) => self.answered(peer, attempt),
+            PagingEvent::Post(post) if self.is_up(post.peer, post.boot) => {
+                let posts::Post { peer, alert, episode, fires, posted, .. } = *post;
+                self.post(peer, alert, episode, fires, posted);
+            }
             PagingEvent::Client { alert } => self.client(alert),
             PagingEvent::Strike(strike) => self.arm(strike),
             PagingEvent::Receivers(behaviour) => self.paging().behaviour = behaviour,

@@ -40,6 +40,11 @@ pub enum Scenario {
         /// How long, before everything heals.
         seconds: u64,
     },
+    /// As above, and who evaluates a rule stands still before it posts that the alert fires, until after that has ended.
+    Evaluators {
+        /// How long, before everything heals.
+        seconds: u64,
+    },
 }
 
 impl Scenario {
@@ -56,13 +61,25 @@ impl Scenario {
             "disks" => Scenario::BadDisks,
             "chaos" => Scenario::Chaos { seconds },
             "paging" => Scenario::Paging { seconds },
+            "evaluators" => Scenario::Evaluators { seconds },
             _ => return None,
         })
     }
 
     /// The names that [`Scenario::by_name`] knows.
-    pub const NAMES: [&'static str; 10] =
-        ["kills", "rolling", "pauses", "reload", "joins", "cold", "partition", "disks", "chaos", "paging"];
+    pub const NAMES: [&'static str; 11] = [
+        "kills",
+        "rolling",
+        "pauses",
+        "reload",
+        "joins",
+        "cold",
+        "partition",
+        "disks",
+        "chaos",
+        "paging",
+        "evaluators",
+    ];
 
     /// How many peers there may be.
     fn peers(self, rng: &mut StdRng) -> usize {
@@ -84,7 +101,7 @@ impl Scenario {
             Scenario::ColdStart => (false, false),
             // Each side scrapes what it can reach; the last batches of a slow disk are replaced by others.
             Scenario::Partition | Scenario::BadDisks => (true, false),
-            Scenario::Paging { .. } => (false, false),
+            Scenario::Paging { .. } | Scenario::Evaluators { .. } => (false, false),
             _ => (true, true),
         };
         Strictness { slots, writers }
@@ -101,7 +118,7 @@ impl Scenario {
             Scenario::Partition => faults::partitions(peers, rng),
             Scenario::BadDisks => faults::bad_disks(peers, rng),
             Scenario::Chaos { seconds } => faults::chaos(peers, seconds * SECOND, rng),
-            Scenario::Paging { .. } => unreachable!("it has a run of its own"),
+            Scenario::Paging { .. } | Scenario::Evaluators { .. } => unreachable!("it has a run of its own"),
         }
     }
 }
@@ -137,10 +154,15 @@ pub struct Report {
 /// How long a healed mesh may take to come to rest.
 const CONVERGENCE: u64 = 60 * SECOND;
 
+/// For how long an evaluator stands still at most.
+const EVALUATORS_PAUSE_MS: i64 = 40_000;
+
 /// Runs a scenario. The same seed gives the same report; `verbose` prints faults and changes as they happen.
 pub fn run(scenario: Scenario, seed: u64, verbose: bool) -> Report {
-    if let Scenario::Paging { seconds } = scenario {
-        return paging::run(seconds, seed, verbose);
+    match scenario {
+        Scenario::Paging { seconds } => return paging::run(seconds, 0, seed, verbose),
+        Scenario::Evaluators { seconds } => return paging::run(seconds, EVALUATORS_PAUSE_MS, seed, verbose),
+        _ => {}
     }
     let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
     let peers = scenario.peers(&mut rng);

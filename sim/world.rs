@@ -452,6 +452,8 @@ impl World {
         match wire {
             Wire::Mind(message) => self.feed(to, PeerInput::Mesh(Input::Message { from: id, message })),
             Wire::Alerting(message) => {
+                // As it is on a stream: not all that a part holds is a part of its form.
+                let message = AlertMessage::decode(&message.encode()).expect("own bytes");
                 let input = promesh_alerting::Input::Message { from: id, message };
                 self.feed(to, PeerInput::Alerting(input));
             }

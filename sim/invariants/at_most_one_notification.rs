@@ -2,7 +2,7 @@
 //!
 //! Twice only where the sender of the first died, stood still or was cut off, or its answer was lost, between the
 //! receiver's taking it and a durable record of that; or where one of the two was sent without a majority, which is marked.
-//! What only such a sender told may also miss its end.
+//! What only such a sender told may also miss its end, and so may what was told before by others and it did not know of.
 //! At least one: what was acknowledged and lasts has been told when everything works again.
 //!
 //! Source: design of the mesh, sections 1 (P3–P5), 11 and 16, invariant 3.
@@ -81,7 +81,10 @@ fn never(world: &World, by_key: &BTreeMap<KeyId, Vec<&Delivery>>, told: &mut Tol
             // Who died right after telling, or told alone, may have been the only one to know; who knows that it was told
             // as firing owes the end.
             let owed = told_firing && world.knows_as_told(key, alert);
-            let alone = last.is_some_and(|last| last.in_doubt || last.degraded) && !owed;
+            // Who told alone since, and did not know of it, left it out; the last telling is what the log keeps.
+            let is_hidden = |last: &&&Delivery| by_key[&key].iter().any(|d| d.degraded && d.at > last.at);
+            let is_alone = |last: &&&Delivery| last.in_doubt || last.degraded || is_hidden(last);
+            let alone = last.filter(is_alone).is_some() && !owed;
             if told_firing != alert.episode_at(end).is_some() && alone {
                 told.excused += 1;
             } else if told_firing != alert.episode_at(end).is_some() {

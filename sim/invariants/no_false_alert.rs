@@ -10,10 +10,12 @@
 
 use crate::paging::Delivery;
 use crate::paging::posts::VALID_MS;
-use crate::world::{EPOCH_MS, MS, World};
+use crate::world::{EPOCH_MS, MS, SECOND, World};
 
 /// An evaluation every 5 s, a post, an attempt, a skewed clock.
 const POSTED_MS: i64 = 15_000;
+/// From an attempt's beginning to its first byte, in ns, and for what was just posted to be heard of.
+const ATTEMPT: u64 = SECOND;
 /// What an end that nobody states may take.
 const SILENT_MS: i64 = VALID_MS + POSTED_MS;
 /// After every start of a peer its sources get this chance to post again.
@@ -26,8 +28,10 @@ pub(crate) fn violations(world: &World) -> Vec<String> {
         let now = (delivery.at / MS) as i64;
         for alert in &delivery.resolved {
             let planned = &paging.alerts[*alert];
+            // What is told was settled before the connection stood.
+            let begun_by = delivery.at.saturating_sub(ATTEMPT);
             let known =
-                planned.episode_at(now).is_some_and(|episode| episode == 0 || planned.is_known(episode, delivery.at));
+                planned.episode_at(now).is_some_and(|episode| episode == 0 || planned.is_known(episode, begun_by));
             if planned.fires_throughout(now - POSTED_MS, now) && known && !delivery.degraded {
                 found.push(format!("false resolve of {}, {:?}: {delivery:?}", planned.labels(), planned.episodes));
             }

@@ -7,6 +7,7 @@ use promesh_replication::SourceId;
 use rand::RngExt;
 
 use super::PagingEvent;
+use crate::faults::Fault;
 use crate::world::{EPOCH_MS, Event, MS, SECOND, World};
 
 /// How long a posted alert is good for unless it is posted again: four times [`RESEND_MS`], as Prometheus has it.
@@ -23,6 +24,17 @@ pub(crate) struct Posting {
     alert: usize,
     episode: usize,
     fires: bool,
+}
+
+/// What an evaluator that stands still is about to post.
+#[derive(Debug)]
+pub(crate) struct Post {
+    pub(super) peer: usize,
+    pub(super) boot: u64,
+    pub(super) alert: usize,
+    pub(super) episode: usize,
+    pub(super) fires: bool,
+    pub(super) posted: PostedAlert,
 }
 
 /// What one life of an evaluator knows of a rule.
@@ -58,9 +70,10 @@ impl World {
                 }
                 memory.knows = true;
                 if due {
-                    let posted = posted(&planned.labels(), memory.since, Some(Timestamp(slot.ms() + VALID_MS)), true);
+                    let until = Some(Timestamp(slot.ms() + VALID_MS));
+                    let posted = posted(&planned.labels(), memory.since, until, Some(slot));
                     memory.posted = Some((slot, false));
-                    self.post(peer, alert, episode, true, posted);
+                    self.post_evaluated(peer, alert, episode, true, posted);
                 }
             }
             None => {
@@ -68,9 +81,9 @@ impl World {
                 let told_long = ended.is_none_or(|end| offset - planned.episodes[end].1 > END_TOLD_MS);
                 let due = memory.posted.is_none_or(|(at, end)| !end || slot.ms() - at.ms() >= RESEND_MS);
                 if let (Some(episode), true, true, false) = (ended, memory.knows, due, told_long) {
-                    let posted = posted(&planned.labels(), memory.since, Some(slot), true);
+                    let posted = posted(&planned.labels(), memory.since, Some(slot), Some(slot));
                     memory.posted = Some((slot, true));
-                    self.post(peer, alert, episode, false, posted);
+                    self.post_evaluated(peer, alert, episode, false, posted);
                 }
             }
         }
@@ -93,17 +106,36 @@ impl World {
         if let Some(episode) = planned.episode_at(offset) {
             let since = Timestamp(EPOCH_MS + planned.episodes[episode].0);
             let until = Timestamp(wall.ms() + VALID_MS);
-            self.post(peer, alert, episode, true, posted(&planned.labels(), Some(since), Some(until), false));
+            self.post(peer, alert, episode, true, posted(&planned.labels(), Some(since), Some(until), None));
         } else if let Some(episode) = planned.ended_before(offset).filter(|_| !planned.ends_silently) {
             let (begin, end) = planned.episodes[episode];
             if offset - end <= END_TOLD_MS {
                 let (since, until) = (Timestamp(EPOCH_MS + begin), Timestamp(EPOCH_MS + end));
-                self.post(peer, alert, episode, false, posted(&planned.labels(), Some(since), Some(until), false));
+                self.post(peer, alert, episode, false, posted(&planned.labels(), Some(since), Some(until), None));
             }
         }
     }
 
-    fn post(&mut self, peer: usize, alert: usize, episode: usize, fires: bool, posted: PostedAlert) {
+    /// An evaluator posts at once, unless it stands still first.
+    fn post_evaluated(&mut self, peer: usize, alert: usize, episode: usize, fires: bool, posted: PostedAlert) {
+        let now = (self.now / MS) as i64;
+        let (_, end) = self.paging().alerts[alert].episodes[episode];
+        let longest = self.paging().evaluators_pause_ms;
+        // Worth while only where the truth changes meanwhile.
+        if longest > 0 && fires && (now..now + longest / 2).contains(&end) {
+            let span = self.rng.random_range(longest / 2..longest) as u64 * MS;
+            self.faults_at.push(self.now);
+            self.strike(Fault::Pause(peer, span));
+        }
+        if self.peers[peer].paused_until <= self.now {
+            return self.post(peer, alert, episode, fires, posted);
+        }
+        let boot = self.peers[peer].boot;
+        let post = Box::new(Post { peer, boot, alert, episode, fires, posted });
+        self.schedule(self.now, Event::Paging(PagingEvent::Post(post)));
+    }
+
+    pub(super) fn post(&mut self, peer: usize, alert: usize, episode: usize, fires: bool, posted: PostedAlert) {
         if self.verbose {
             println!("{:9.3} s {peer} is posted {alert}: fires {fires}, {posted:?}", self.now as f64 / 1e9);
         }
@@ -124,6 +156,19 @@ impl World {
     }
 }
 
-fn posted(labels: &Labels, since: Option<Timestamp>, until: Option<Timestamp>, own_rule: bool) -> PostedAlert {
-    PostedAlert { labels: labels.clone(), starts_at: since, ends_at: until, own_rule, ..PostedAlert::default() }
+fn posted(
+    labels: &Labels,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    evaluated_at: Option<Timestamp>,
+) -> PostedAlert {
+    let own_rule = evaluated_at.is_some();
+    PostedAlert {
+        labels: labels.clone(),
+        starts_at: since,
+        ends_at: until,
+        own_rule,
+        evaluated_at,
+        ..PostedAlert::default()
+    }
 }

@@ -12,14 +12,16 @@ use crate::world::{MS, SECOND, World};
 /// How long a healed mesh may take until everything is told: the longest unstated end, and two flushes.
 const CONVERGENCE: u64 = 190 * SECOND;
 
-/// Runs alerting under faults for so many seconds.
-pub(crate) fn run(seconds: u64, seed: u64, verbose: bool) -> Report {
+/// Runs alerting under faults for so many seconds; evaluators stand still for up to so many ms at the worst time.
+pub(crate) fn run(seconds: u64, evaluators_pause_ms: i64, seed: u64, verbose: bool) -> Report {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x9a6e);
     let peers = [1, 2, 3, 3, 3, 3, 4, 5, 5, 7][rng.random_range(0..10)];
     let (alerts, sources) = plan::alerts(seconds * SECOND, &mut rng);
     let mut world = World::new(peers, sources, 2, seed);
     world.verbose = verbose;
     world.paging = Some(Paging::new(&plan::config(&mut rng), alerts, peers));
+    // Of one that is alone nobody else could tell the end.
+    world.paging().evaluators_pause_ms = if peers > 1 { evaluators_pause_ms } else { 0 };
     let late = rng.random_bool(0.3);
     for peer in 0..peers {
         if late && peer > 0 && rng.random_bool(0.5) {

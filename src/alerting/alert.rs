@@ -127,9 +127,20 @@ impl AlertValue {
         self.spans.values().map(|span| span.ends_at).max().unwrap_or(Timestamp::MIN)
     }
 
+    /// Whether somebody stated an end that is later than an instant: what was seen to fire then is over.
+    pub fn ended_after(&self, at: Timestamp) -> bool {
+        self.spans.values().any(|span| span.explicit && span.ends_at > at)
+    }
+
     /// The smallest birth of the spans that run.
     pub fn born(&self, now: Timestamp, grace: Timestamp) -> Option<Timestamp> {
         self.spans.values().filter(|span| runs(span, now, grace)).map(|span| span.born).min()
+    }
+
+    /// The smallest birth of the spans that run and had not run out by an instant.
+    pub fn born_by(&self, start: Timestamp, now: Timestamp, grace: Timestamp) -> Option<Timestamp> {
+        let running = self.spans.values().filter(|span| runs(span, now, grace) && span.ends_at >= start);
+        running.map(|span| span.born).min()
     }
 
     /// When, as things are, it will have ended, if it fires.
@@ -160,6 +171,10 @@ pub struct PostedAlert {
     pub generator_url: String,
     /// Whether it comes from this mesh's own rules, which after a takeover may know another beginning.
     pub own_rule: bool,
+    /// The slot of the evaluation that says so, if a rule's: who evaluated may stand still before it posts. Not a part of
+    /// the form in which posts were first forwarded, therefore told beside it.
+    #[serde(skip)]
+    pub evaluated_at: Option<Timestamp>,
 }
 
 /// Alertmanager's fingerprint of labels: FNV-1a over names and values in order.

@@ -224,6 +224,7 @@ fn read_alert(
         ends_at,
         generator_url: alert.generator_url.clone(),
         own_rule: false,
+        evaluated_at: None,
     })
 }
 

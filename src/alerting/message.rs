@@ -15,6 +15,8 @@ use crate::silence::{SilenceId, SilenceValue};
 
 /// The frame kind of messages between peers.
 pub const MESSAGE_KIND: u8 = 0x41;
+/// The frame kind of messages between peers that may say what those of [`MESSAGE_KIND`] cannot.
+pub const LATER_MESSAGE_KIND: u8 = 0x5a;
 /// The frame kind of records on disk.
 pub const RECORD_KIND: u8 = 0x42;
 /// How many parts go into one message.
@@ -124,6 +126,16 @@ pub enum Part {
         /// The ballot accepted; greater than asked when that was refused.
         ballot: Ballot,
     },
+    /// As [`Part::Forward`], with the instant at which a rule was evaluated, for each alert. Only in frames of
+    /// [`LATER_MESSAGE_KIND`].
+    ForwardEvaluated(Vec<(PostedAlert, Option<Timestamp>)>),
+}
+
+impl Part {
+    /// Whether peers that know no other frames than those of [`MESSAGE_KIND`] cannot read it.
+    pub fn is_later(&self) -> bool {
+        matches!(self, Part::ForwardEvaluated(_))
+    }
 }
 
 /// A wish to send.
@@ -212,7 +224,8 @@ pub enum MessageError {
 impl AlertMessage {
     /// As a frame.
     pub fn encode(&self) -> Vec<u8> {
-        framed(MESSAGE_KIND, &codec::encode(self))
+        let is_later = self.parts.iter().any(Part::is_later);
+        framed(if is_later { LATER_MESSAGE_KIND } else { MESSAGE_KIND }, &codec::encode(self))
     }
 
     /// From a frame.
@@ -220,7 +233,8 @@ impl AlertMessage {
     /// # Errors
     /// As [`MessageError`] says.
     pub fn decode(bytes: &[u8]) -> Result<AlertMessage, MessageError> {
-        Ok(codec::decode::<_, BULK_BYTES_MAX>(payload(MESSAGE_KIND, bytes)?)?)
+        let payload = payload(MESSAGE_KIND, bytes).or_else(|_| payload(LATER_MESSAGE_KIND, bytes))?;
+        Ok(codec::decode::<_, BULK_BYTES_MAX>(payload)?)
     }
 }
 
@@ -253,6 +267,8 @@ fn payload(kind: u8, bytes: &[u8]) -> Result<&[u8], MessageError> {
 
 #[cfg(test)]
 mod tests {
+    use promesh_model::Labels;
+
     use super::*;
 
     fn hex(bytes: &[u8]) -> String {
@@ -287,6 +303,11 @@ mod tests {
         let bytes = message.encode();
         expect_test::expect!["706d014138000000e98efca7080005010102020107010203010501010a0903070705fbd00702010200020b0903070204000c09030706010e0303070f0303070103070101"].assert_eq(&hex(&bytes));
         assert_eq!(AlertMessage::decode(&bytes).expect("own bytes"), message);
+        let alert = PostedAlert { labels: Labels::from_pairs([("a", "b")]), own_rule: true, ..PostedAlert::default() };
+        let later = AlertMessage { parts: vec![Part::ForwardEvaluated(vec![(alert, Some(Timestamp(7)))])] };
+        let later_bytes = later.encode();
+        expect_test::expect!["706d015a0f0000004b89300301120104016101620000000001010e"].assert_eq(&hex(&later_bytes));
+        assert_eq!(AlertMessage::decode(&later_bytes).expect("own bytes"), later);
         let records =
             vec![DiskRecord::Electorate(electorate), DiskRecord::Paxos { number: 3, promised: ballot, accepted: None }];
         let bytes = encode_records(&records);

@@ -3,6 +3,7 @@
 mod posts;
 mod send;
 mod sync;
+mod voting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -354,6 +355,8 @@ pub struct Alerting {
     parts: BTreeMap<PeerId, Vec<Part>>,
     outputs: VecDeque<Output>,
     started: Monotonic,
+    /// When it started, or last stood still: since then it may not know what others know.
+    unsure_since: Monotonic,
     next_beat: Monotonic,
     next_far_beat: Monotonic,
     next_sweep: Monotonic,
@@ -362,6 +365,8 @@ pub struct Alerting {
     last_step: Monotonic,
     /// When it last found that it had stood still.
     woke_at: Option<Monotonic>,
+    /// The greatest number of a ballot that was given back: told again, it must not give back a later claim.
+    released_number: u64,
     /// Claims given back while an elector was not heard: how often it is still to be told so once it is.
     owed_releases: BTreeMap<(PeerId, KeyId), (Ballot, u8)>,
     counters: Counters,
@@ -441,12 +446,14 @@ impl Alerting {
             parts: BTreeMap::new(),
             outputs: VecDeque::new(),
             started: now.monotonic,
+            unsure_since: now.monotonic,
             next_beat: now.monotonic,
             next_far_beat: now.monotonic,
             next_sweep: now.monotonic + Duration::from_secs(30),
             wake: Some(now.monotonic),
             last_step: now.monotonic,
             woke_at: None,
+            released_number: 0,
             owed_releases: BTreeMap::new(),
             counters: Counters::default(),
         };
@@ -491,6 +498,10 @@ impl Alerting {
         if now.monotonic.since(self.last_step) >= STOOD_STILL {
             self.voter.woke(now.monotonic);
             self.woke_at = Some(now.monotonic);
+            // What others said meanwhile may have been lost with its connections.
+            self.unsure_since = now.monotonic;
+            self.compared.clear();
+            self.compare_sent.clear();
             // Nobody was away but this peer.
             self.majority_seen = now.monotonic;
         }

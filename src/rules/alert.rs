@@ -75,6 +75,8 @@ pub struct OutgoingAlert {
     pub ends_at: Timestamp,
     /// Whether `ends_at` is a real end.
     pub resolved: bool,
+    /// The slot of the evaluation that says so.
+    pub evaluated_at: Timestamp,
     /// The rule's expression, for the link to its graph.
     pub expression: String,
 }
@@ -230,6 +232,7 @@ impl AlertingRule {
                 starts_at: alert.fired_at.unwrap_or(alert.active_at),
                 ends_at: alert.resolved_at.unwrap_or(valid_until),
                 resolved: alert.resolved_at.is_some(),
+                evaluated_at: slot,
                 expression: expression.clone(),
             }
         })

@@ -78,6 +78,7 @@ impl Outgoing {
             ends_at: Some(alert.ends_at),
             generator_url: graph_link(&self.external_url, &alert.expression),
             own_rule: true,
+            evaluated_at: Some(alert.evaluated_at),
         })
     }
 }
@@ -118,6 +119,7 @@ mod tests {
             starts_at: Timestamp(1000),
             ends_at: Timestamp(2000),
             resolved: false,
+            evaluated_at: Timestamp(900),
             expression: "up == 0".to_owned(),
         };
         outgoing.send(&[alert("Down"), alert("Hidden")]);

@@ -349,6 +349,7 @@ mod tests {
             ends_at: None,
             generator_url: "http://here/g".to_owned(),
             own_rule: true,
+            evaluated_at: None,
         };
         let expected = json!({"labels": {"alertname": "A"}, "annotations": {}, "generatorURL": "http://here/g",
                               "startsAt": "1970-01-01T00:00:01.5Z"});

@@ -49,7 +49,15 @@ impl Alerting {
             return self.accept_post(whose, alerts, now);
         };
         let request = self.wait_for(whose, now);
-        self.say(to, Part::Forward(alerts.clone()));
+        let is_dated = alerts.iter().any(|alert| alert.evaluated_at.is_some());
+        self.say(
+            to,
+            if is_dated {
+                Part::ForwardEvaluated(alerts.iter().map(|alert| (alert.clone(), alert.evaluated_at)).collect())
+            } else {
+                Part::Forward(alerts.clone())
+            },
+        );
         self.say(to, Part::AckWanted(request));
         if let Some(waiting) = self.waiting.get_mut(&request) {
             waiting.forwarded = Some((to, alerts));
@@ -140,13 +148,20 @@ impl Alerting {
         let running = known.filter(|known| known.is_firing(now.wall, grace));
         // The source's clock, or that of the peer which forwards, may be ahead; what it says is over does not run on.
         let explicit = posted.ends_at.is_some_and(|end| end <= now.wall.after(CLOCK_SLACK));
+        // Who evaluated it stood still before it could post, and a later evaluation has ended it.
+        let overtaken = |at: Timestamp| !explicit && known.is_some_and(|known| known.ended_after(at));
+        if posted.evaluated_at.is_some_and(overtaken) {
+            return None;
+        }
         let ends_at = posted.ends_at.unwrap_or_else(|| now.wall.after(self.config.global.resolve_timeout));
         let mut delta = AlertValue::new(posted.labels);
         delta.updated_at = now.wall;
         match running {
             Some(running) if explicit => {
                 // An end is an end of everything that runs.
-                for (start, span) in running.spans.iter().filter(|(_, span)| !span.explicit) {
+                // Of everything that had begun when it was evaluated.
+                let had_begun = |start: Timestamp| posted.evaluated_at.is_none_or(|at| start <= at);
+                for (start, span) in running.spans.iter().filter(|(start, span)| !span.explicit && had_begun(**start)) {
                     delta.spans.insert(*start, Span { ends_at: ends_at.max(*start), explicit, born: span.born });
                 }
             }
@@ -159,7 +174,8 @@ impl Alerting {
                 };
                 let given = given.filter(|start| explicit || !is_over(start));
                 let start = given.or(continued).unwrap_or(now.wall.min(ends_at));
-                let born = running.and_then(|running| running.born(now.wall, grace)).unwrap_or(now.wall);
+                // What begins after all that runs has run out, and is waited for only since a start, is something new.
+                let born = running.and_then(|running| running.born_by(start, now.wall, grace)).unwrap_or(now.wall);
                 delta.spans.insert(start, Span { ends_at, explicit, born });
             }
         }
@@ -429,14 +445,13 @@ impl Alerting {
             // What was told later may have been about an earlier instant; an intent that came to its end stays there.
             self.released(key, ballot);
         }
-        self.end_what_was_told(key, now);
         self.abandon_if_moot(key, now);
         self.schedule(key, now);
     }
 
     /// What a receiver was told to be over is over, and that is written into the alert: else a peer that has not heard of
     /// the end yet, or one that started since and gives sources time to post again, would tell it as firing anew. A source
-    /// that posts it later begins a new span.
+    /// that posts it later begins a new span. Only who told it writes that: others may know of spans that it did not.
     pub(super) fn end_what_was_told(&mut self, key: KeyId, now: Now) {
         let (Some(done), Some(slot)) = (self.log.get(&key), self.dispatcher.slot(key)) else { return };
         let Some(group) = self.dispatcher.group(&slot.group) else { return };

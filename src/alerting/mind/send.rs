@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use promesh_model::{Labels, Monotonic, Now, PeerId, Timestamp};
 
-use super::{Alerting, ClaimId, Deferred, Notification, NotifiedAlert, Outcome, Output};
+use super::{Alerting, ClaimId, Notification, NotifiedAlert, Outcome, Output};
 use crate::alert::AlertKey;
 use crate::candidacy::Candidacy;
 use crate::dispatch::{GroupId, Slot, due, first_due};
 use crate::electorate::score;
-use crate::message::{Answer, DiskRecord, Intent, Part, Verdict};
+use crate::message::Part;
 use crate::nflog::{Ballot, Done, KeyId, NotifyReason, idempotency_key, needs_update};
 
 /// How often a peer that is not the sender looks whether the sender has sent.
@@ -19,29 +19,25 @@ const RECHECK: Duration = Duration::from_secs(1);
 const RANK_STEP: Duration = Duration::from_secs(5);
 /// Voters that have not answered are asked again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// A claim that met another is tried again after this.
-const BUSY_RETRY: Duration = Duration::from_millis(500);
 /// What must be left of a lease for an attempt to begin.
 const LEASE_MIN: Duration = Duration::from_millis(500);
-/// A peer whose last beat is older may not get what it is told.
-const UNHEARD: Duration = Duration::from_millis(1500);
-/// How often a peer that was not heard is told again that an intent was given back.
-const RELEASES_AGAIN: u8 = 3;
 /// The shortest and the longest wait after a failed attempt.
 const BACKOFF: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 
 /// A wish to send, on its way.
 #[derive(Clone, Debug)]
 pub(crate) struct Claim {
-    flush: Timestamp,
-    candidacy: Candidacy,
-    asked_at: Monotonic,
-    attempts: u32,
-    state: State,
+    pub(super) flush: Timestamp,
+    pub(super) candidacy: Candidacy,
+    pub(super) asked_at: Monotonic,
+    pub(super) attempts: u32,
+    /// Whether the receiver may have taken what an attempt told, although that failed.
+    pub(super) tried: bool,
+    pub(super) state: State,
 }
 
 #[derive(Clone, Debug)]
-enum State {
+pub(super) enum State {
     /// Voters are asked.
     Voting,
     /// Nothing to do before then.
@@ -52,7 +48,7 @@ enum State {
 
 /// What an attempt tells.
 #[derive(Clone, Debug)]
-struct Told {
+pub(super) struct Told {
     /// When it began.
     at: Timestamp,
     firing: BTreeSet<u64>,
@@ -66,10 +62,10 @@ impl Claim {
 }
 
 /// What a group looks like to one integration.
-struct Assessment {
+pub(super) struct Assessment {
     reason: NotifyReason,
-    firing: BTreeSet<u64>,
-    resolved: BTreeSet<u64>,
+    pub(super) firing: BTreeSet<u64>,
+    pub(super) resolved: BTreeSet<u64>,
     alerts: Vec<(AlertKey, bool)>,
 }
 
@@ -131,7 +127,7 @@ impl Alerting {
     }
 
     /// This peer's place among those that may send: electors that live and run the current configuration.
-    fn rank(&self, key: KeyId, now: Now) -> Option<usize> {
+    pub(super) fn rank(&self, key: KeyId, now: Now) -> Option<usize> {
         let voters = self.voters(now);
         let peers: Vec<_> =
             self.members.iter().filter(|peer| peer.ready && voters.members.contains(&peer.id)).collect();
@@ -154,7 +150,7 @@ impl Alerting {
     }
 
     /// What the group has to tell: alerts that are neither silenced nor inhibited, and whether that is news.
-    fn assess(&self, key: KeyId, slot: &Slot, now: Now) -> Assessment {
+    pub(super) fn assess(&self, key: KeyId, slot: &Slot, now: Now) -> Assessment {
         let node = self.tree.node(slot.group.0);
         let last = self.log.get(&key);
         let born = self.born(&slot.group, now.wall);
@@ -236,179 +232,6 @@ impl Alerting {
         self.inhibitor.inhibited_by(labels, |key| self.alerts.get(&key).map(|value| &value.labels)).map(|(key, _)| key)
     }
 
-    fn claim(&mut self, key: KeyId, flush: Timestamp, now: Now) {
-        let seen = self.voter.vote(key).map_or(0, |vote| vote.ballot.number);
-        let logged = self.log.get(&key).map_or(0, |done| done.ballot.number);
-        let ballot = Ballot { number: 1 + seen.max(logged), peer: self.me };
-        let claim = Claim {
-            flush,
-            candidacy: Candidacy::new(ballot),
-            asked_at: now.monotonic,
-            attempts: 0,
-            state: State::Voting,
-        };
-        self.claims.insert(key, claim);
-        self.ask(key, now);
-    }
-
-    /// Asks the voters that have not accepted.
-    fn ask(&mut self, key: KeyId, now: Now) {
-        let voters = self.voters(now);
-        let Some(slot) = self.dispatcher.slot(key).cloned() else {
-            // What runs is waited for all the same.
-            self.claims.retain(|other, claim| *other != key || claim.is_sending());
-            return;
-        };
-        let assessment = self.assess(key, &slot, now);
-        let Some(claim) = self.claims.get_mut(&key) else { return };
-        claim.asked_at = now.monotonic;
-        let intent = Intent {
-            key,
-            ballot: claim.candidacy.ballot(),
-            session: self.session,
-            flush: claim.flush,
-            firing: assessment.firing,
-            resolved: assessment.resolved,
-            electorate: voters.number,
-        };
-        let accepted: BTreeSet<PeerId> = claim.candidacy.accepters().collect();
-        for peer in voters.members.iter().filter(|peer| !accepted.contains(peer)) {
-            if *peer == self.me {
-                self.judge_own(&intent, now);
-            } else {
-                self.say(*peer, Part::Intent(intent.clone()));
-            }
-        }
-    }
-
-    fn judge_own(&mut self, intent: &Intent, now: Now) {
-        match self.voter.judge(intent, self.log.get(&intent.key), now.monotonic) {
-            Verdict::Accepted => {
-                self.write_vote(intent.key);
-                self.after_disk.push(Deferred::OwnVote(intent.key, intent.ballot));
-            }
-            verdict => {
-                if let Some(claim) = self.claims.get_mut(&intent.key) {
-                    claim.candidacy.answered(self.me, intent.ballot, verdict);
-                }
-            }
-        }
-    }
-
-    fn write_vote(&mut self, key: KeyId) {
-        if let Some(vote) = self.voter.vote(key).copied() {
-            self.write(DiskRecord::Vote(key, vote));
-        }
-    }
-
-    pub(super) fn own_vote(&mut self, key: KeyId, ballot: Ballot, now: Now) {
-        let answer = Answer { key, ballot, verdict: Verdict::Accepted, done: None };
-        self.answered(self.me, answer, now);
-    }
-
-    /// Another elector wants to send.
-    pub(super) fn judge(&mut self, from: PeerId, intent: &Intent, now: Now) {
-        let number = self.electorate.as_ref().map_or(0, |electorate| electorate.number);
-        let verdict = if intent.electorate < number {
-            if let Some(electorate) = self.electorate.clone() {
-                self.say(from, Part::Electorate(electorate));
-            }
-            Verdict::OldElectorate
-        } else {
-            self.voter.judge(intent, self.log.get(&intent.key), now.monotonic)
-        };
-        let done = self.log.get(&intent.key).cloned();
-        let answer = Part::Answer(Answer { key: intent.key, ballot: intent.ballot, verdict, done });
-        if verdict == Verdict::Accepted {
-            self.write_vote(intent.key);
-            self.after_disk.push(Deferred::Send(from, answer));
-        } else {
-            self.say(from, answer);
-        }
-    }
-
-    /// A voter answers.
-    pub(super) fn answered(&mut self, from: PeerId, answer: Answer, now: Now) {
-        if let Some(done) = &answer.done {
-            self.keep_done(answer.key, done, now);
-        }
-        let Some(claim) = self.claims.get_mut(&answer.key) else { return };
-        if !claim.candidacy.answered(from, answer.ballot, answer.verdict) {
-            return;
-        }
-        if answer.verdict == Verdict::Busy {
-            self.counters.busy += 1;
-        }
-        if answer.verdict == Verdict::Accepted {
-            self.try_send(answer.key, now);
-        } else {
-            self.back_off(answer.key, now);
-        }
-    }
-
-    /// Gives back and waits when a majority can no longer be had with this ballot; who ranks lower waits longer, so that
-    /// two that met do not meet again.
-    fn back_off(&mut self, key: KeyId, now: Now) {
-        let voters = self.voters(now);
-        let rank = self.rank(key, now).unwrap_or(0) as u32;
-        let Some(claim) = self.claims.get_mut(&key) else { return };
-        if claim.candidacy.is_possible(&voters.members) || !matches!(claim.state, State::Voting) {
-            return;
-        }
-        let ballot = claim.candidacy.ballot();
-        claim.candidacy.renew();
-        claim.state = State::Waiting(now.monotonic + BUSY_RETRY * (1 + rank));
-        self.released(key, ballot);
-        for peer in voters.members {
-            self.say(peer, Part::Release(key, ballot));
-        }
-    }
-
-    /// A claimant, perhaps this peer, gave its intent back.
-    pub(super) fn released(&mut self, key: KeyId, ballot: Ballot) {
-        if self.voter.release(key, ballot) {
-            self.write_vote(key);
-        }
-    }
-
-    /// Tells all electors, also those that are held for dead, that an intent was given back. One that is not heard is told
-    /// again when it is: else it would hold others up for as long as this peer lives.
-    fn tell_released(&mut self, key: KeyId, ballot: Ballot, now: Now) {
-        self.released(key, ballot);
-        let electors = self.electorate.iter().flat_map(|electorate| electorate.members.clone());
-        for peer in electors.chain(self.voters(now).members).collect::<BTreeSet<_>>() {
-            if peer == self.me {
-                continue;
-            }
-            self.say(peer, Part::Release(key, ballot));
-            let fresh = |at: &Monotonic| now.monotonic.since(*at) < UNHEARD;
-            if !self.beat_from.get(&peer).is_some_and(fresh) {
-                self.owed_releases.insert((peer, key), (ballot, RELEASES_AGAIN));
-            }
-        }
-    }
-
-    /// A peer is heard: what it may have missed is said again.
-    pub(super) fn release_again(&mut self, peer: PeerId) {
-        let owed = (peer, KeyId(0))..=(peer, KeyId(u128::MAX));
-        let owed: Vec<(KeyId, Ballot)> =
-            self.owed_releases.range(owed).map(|((_, key), (ballot, _))| (*key, *ballot)).collect();
-        for (key, ballot) in owed {
-            self.say(peer, Part::Release(key, ballot));
-            if let Some((_, left)) = self.owed_releases.get_mut(&(peer, key)) {
-                *left -= 1;
-            }
-        }
-        self.owed_releases.retain(|_, (_, left)| *left > 0);
-    }
-
-    /// A voter may have let this peer's session lapse: what it accepted does not count any more.
-    pub(super) fn void_answers_of(&mut self, peer: PeerId) {
-        for claim in self.claims.values_mut() {
-            claim.candidacy.void(peer, !matches!(claim.state, State::Voting));
-        }
-    }
-
     fn lease(&self, claim: &Claim, now: Now) -> Option<Monotonic> {
         let members = match &claim.state {
             State::Sending { voters, .. } => voters.clone(),
@@ -418,7 +241,7 @@ impl Alerting {
     }
 
     /// Sends if a majority has accepted, the lease holds, and the newest done still asks for it.
-    fn try_send(&mut self, key: KeyId, now: Now) {
+    pub(super) fn try_send(&mut self, key: KeyId, now: Now) {
         let Some(claim) = self.claims.get(&key).cloned() else { return };
         let voters = self.voters(now);
         let accepted = claim.candidacy.is_accepted(&voters.members);
@@ -430,6 +253,12 @@ impl Alerting {
         let assessment = self.assess(key, &slot, now);
         if self.is_told(key, claim.flush) || !assessment.reason.should_notify() {
             return self.give_up(key, claim.flush, now);
+        }
+        if voters.majority() > 1 && !claim.candidacy.is_fresh(now.monotonic) {
+            if let Some(claim) = self.claims.get_mut(&key) {
+                claim.candidacy.confirm(lease, now.monotonic);
+            }
+            return self.ask(key, now);
         }
         let Assessment { reason, firing, resolved, alerts } = assessment;
         let after_last = self.log.get(&key).map(|done| done.at.after(Duration::from_millis(1)));
@@ -515,6 +344,7 @@ impl Alerting {
                 if let Some(claim) = self.claims.get_mut(&key) {
                     let doubled = BACKOFF[0] * 2u32.saturating_pow(claim.attempts.saturating_sub(1).min(6));
                     let wait = after.unwrap_or(doubled).clamp(BACKOFF[0], BACKOFF[1]);
+                    claim.tried = true;
                     claim.state = State::Waiting(now.monotonic + wait);
                 }
             }
@@ -525,7 +355,7 @@ impl Alerting {
             Outcome::Expired => {
                 self.counters.expired += 1;
                 if let Some(claim) = self.claims.get_mut(&key) {
-                    claim.candidacy.renew();
+                    claim.candidacy.renew(now.monotonic);
                     claim.state = State::Waiting(now.monotonic);
                 }
             }
@@ -555,13 +385,18 @@ impl Alerting {
         let done = Done { key: slot.key.clone(), flush, ballot, at, firing, resolved, data };
         self.claims.remove(&key);
         self.keep_done(key, &done, now);
-        // The ends first: who learns that they were told must know of them.
-        let ended = self.dispatcher.group(&slot.group).map(|group| group.alerts.clone()).unwrap_or_default();
-        let ended = ended.into_iter().filter(|alert| done.resolved.contains(&alert.short()));
-        let mut parts: Vec<Part> =
-            ended.filter_map(|alert| Some(Part::Alert(alert, self.alerts.get(&alert)?.clone()))).collect();
+        self.end_what_was_told(key, now);
+        let mut parts = self.ends_of(slot, &done);
         parts.push(Part::Done(key, done));
         self.wait_for_done(parts, now);
+    }
+
+    /// The alerts that were told as ended. They go before the record of that: who learns that they were told must know of
+    /// their ends.
+    pub(super) fn ends_of(&self, slot: &Slot, done: &Done) -> Vec<Part> {
+        let alerts = self.dispatcher.group(&slot.group).map(|group| group.alerts.clone()).unwrap_or_default();
+        let ended = alerts.into_iter().filter(|alert| done.resolved.contains(&alert.short()));
+        ended.filter_map(|alert| Some(Part::Alert(alert, self.alerts.get(&alert)?.clone()))).collect()
     }
 
     /// Claims that wait, or whose voters do not answer.
@@ -573,7 +408,7 @@ impl Alerting {
                 State::Waiting(until) if now.monotonic >= until => {
                     claim.state = State::Voting;
                     if claim.candidacy.has_void() {
-                        claim.candidacy.renew();
+                        claim.candidacy.renew(now.monotonic);
                     }
                     // An accepted intent stays accepted; others are asked again.
                     self.ask(key, now);
@@ -586,7 +421,7 @@ impl Alerting {
                 State::Voting if claim.candidacy.is_unanswered() => self.ask(key, now),
                 State::Voting => self.try_send(key, now),
                 // Who did not accept yet, or has started since, is asked on: the attempt outlives the loss of an accepter.
-                State::Sending { .. } if now.monotonic.since(claim.asked_at) >= ASK_AGAIN => self.ask(key, now),
+                State::Sending { .. } if now.monotonic.since(claim.asked_at) >= ASK_AGAIN => self.ask_on(key, now),
                 _ => {}
             }
             self.abandon_if_moot(key, now);
@@ -618,7 +453,7 @@ impl Alerting {
     pub(super) fn revote(&mut self, now: Now) {
         for claim in self.claims.values_mut() {
             if !claim.is_sending() {
-                claim.candidacy.renew();
+                claim.candidacy.renew(now.monotonic);
                 claim.state = State::Waiting(now.monotonic);
             }
         }
@@ -626,13 +461,18 @@ impl Alerting {
 
     /// Acknowledged beats move the leases of running attempts.
     pub(super) fn leases_moved(&mut self, now: Now) {
+        let members = self.voters(now).members;
+        for claim in self.claims.values_mut() {
+            claim.candidacy.hold(&members, &self.beats, self.me, now.monotonic);
+        }
         let mut moved: BTreeMap<Monotonic, Vec<ClaimId>> = BTreeMap::new();
         let keys: Vec<KeyId> = self.claims.keys().copied().collect();
         for key in keys {
             let Some(new) = self.claims.get(&key).and_then(|claim| self.lease(claim, now)) else { continue };
             let Some(claim) = self.claims.get_mut(&key) else { continue };
             match &mut claim.state {
-                State::Sending { id, lease, .. } if new > *lease => {
+                // A lease that has lapsed is not revived: another may have sent meanwhile.
+                State::Sending { id, lease, .. } if new > *lease && now.monotonic <= *lease => {
                     *lease = new;
                     moved.entry(new).or_default().push(*id);
                 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use promesh_model::{Now, PeerId, Timestamp};
 
 use super::{Alerting, Deferred, Waiter};
-use crate::claims::{Heard, SESSION_LAPSE, Session};
+use crate::alert::PostedAlert;
+use crate::claims::{BEAT_INTERVAL, Heard, SESSION_LAPSE, Session};
 use crate::electorate::{Acceptor, AlertPeer, ELECTORS_MAX, Electorate, Proposal, Step, ranked};
 use crate::message::{AlertMessage, DiskRecord, MapName, Part};
 use crate::nflog::Ballot;
@@ -158,7 +159,7 @@ impl Alerting {
                     Heard::Nothing => {}
                     Heard::InTime => self.leases_moved(now),
                     Heard::AfterLapse => {
-                        self.void_answers_of(from);
+                        self.void_answers_of(from, now);
                         self.leases_moved(now);
                     }
                 }
@@ -176,18 +177,20 @@ impl Alerting {
             Part::Done(key, done) => self.keep_done(key, &done, now),
             // This peer stood still: what it finds waiting is old, its sender has turned to another elector, and what it
             // says to fire may have ended since. Who waits for an answer all the same asks again.
-            Part::Forward(_) if self.woke_at.is_some_and(|at| now.monotonic.since(at) < SESSION_LAPSE) => {
+            Part::Forward(_) | Part::ForwardEvaluated(_)
+                if self.woke_at.is_some_and(|at| now.monotonic.since(at) < SESSION_LAPSE) =>
+            {
                 self.forwarded_just_now.insert(from, 0);
             }
-            Part::Forward(alerts) => {
-                // The request that follows asks for the acknowledgement.
-                self.forwarded_just_now.insert(from, self.next_request + 1);
-                self.accept_post(Waiter::Nobody, alerts, now);
+            Part::Forward(alerts) => self.accept_forwarded(from, alerts, now),
+            Part::ForwardEvaluated(dated) => {
+                let alerts = dated.into_iter().map(|(alert, evaluated_at)| PostedAlert { evaluated_at, ..alert });
+                self.accept_forwarded(from, alerts.collect(), now);
             }
             Part::AckWanted(request) => self.ack(from, request),
             Part::Acked(request) => self.acked(from, request),
             Part::Sums { map, sums, answer } => self.compare(from, map, &sums, answer),
-            Part::Compared(map) => self.note_compared(from, map),
+            Part::Compared(map) => self.note_compared(from, map, now),
             Part::Intent(intent) => self.judge(from, &intent, now),
             Part::Answer(answer) => self.answered(from, answer, now),
             Part::Release(key, ballot) => self.released(key, ballot),
@@ -197,6 +200,12 @@ impl Alerting {
             Part::Accept { number, ballot, members } => self.accept(from, number, ballot, &members),
             Part::Accepted { number, ballot } => self.accepted(from, number, ballot, now),
         }
+    }
+
+    fn accept_forwarded(&mut self, from: PeerId, alerts: Vec<PostedAlert>, now: Now) {
+        // The request that follows asks for the acknowledgement.
+        self.forwarded_just_now.insert(from, self.next_request + 1);
+        self.accept_post(Waiter::Nobody, alerts, now);
     }
 
     /// Acknowledges what came before in the message, once it is durable. A forwarded post is acknowledged once another
@@ -237,7 +246,7 @@ impl Alerting {
         let keeps_all = self.is_elector() || self.candidates().contains(&self.me);
         for (index, map) in [MapName::Alerts, MapName::Silences, MapName::Log].into_iter().enumerate() {
             if ours[index] == roots[index] || (!keeps_all && map != MapName::Silences) {
-                self.note_compared(from, map);
+                self.note_compared(from, map, now);
             }
         }
         let due = self.compare_sent.get(&from).is_none_or(|at| now.monotonic.since(*at) >= COMPARE_INTERVAL);
@@ -277,7 +286,11 @@ impl Alerting {
         }
     }
 
-    fn note_compared(&mut self, from: PeerId, map: MapName) {
+    fn note_compared(&mut self, from: PeerId, map: MapName, now: Now) {
+        // What waited for a peer that stood still was said long ago.
+        if self.woke_at.is_some_and(|at| now.monotonic.since(at) < BEAT_INTERVAL) {
+            return;
+        }
         *self.compared.entry(from).or_default() |= 1 << map as u8;
         if self.compared.get(&from) == Some(&ALL_COMPARED) {
             self.merging.remove(&from);
@@ -292,7 +305,7 @@ impl Alerting {
         }
         let compared = |peer: &PeerId| self.compared.get(peer) == Some(&ALL_COMPARED);
         let others = self.other_electors();
-        others.iter().all(compared) || now.monotonic.since(self.started) >= self.timing.notify_hold
+        others.iter().all(compared) || now.monotonic.since(self.unsure_since) >= self.timing.notify_hold
     }
 
     /// Another peer tells of an electorate.
