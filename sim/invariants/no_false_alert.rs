@@ -50,7 +50,9 @@ pub(crate) fn violations(world: &World) -> Vec<String> {
                 let begun_again = begun.map(|(episode, (begin, _))| (episode, *begin)).any(|(episode, begin)| {
                     begin > told - POSTED_MS || episode > 0 && !planned.is_known(episode, ended.at)
                 });
-                if !begun_again && !delivery.degraded && !ended.degraded {
+                // What only a sender knew that died or was cut off right then, the others cannot hold to.
+                let is_known = !ended.degraded && !ended.in_doubt;
+                if !begun_again && !delivery.degraded && is_known {
                     found.push(format!(
                         "{} was told as ended and fires again, {:?} after {:?}: {delivery:?} after {ended:?}",
                         planned.labels(),
