@@ -12,7 +12,7 @@ mod scrape_loop;
 mod target;
 pub mod targets;
 
-pub use scrape_loop::{Buffers, ScrapeLoop, ScrapeOptions, ScrapeResult};
+pub use scrape_loop::{Buffers, Fetched, ScrapeLoop, ScrapeOptions, ScrapeResult};
 pub use target::{Target, TargetId};
 
 #[cfg(test)]

@@ -80,6 +80,23 @@ pub struct ScrapeResult {
     pub track_timestamps_staleness: bool,
 }
 
+/// A target's answer, still to be read.
+#[derive(Debug)]
+pub struct Fetched {
+    began: Now,
+    duration: Duration,
+    body: Vec<u8>,
+    /// The body's format and how many bytes came over the wire, or why there is none.
+    outcome: Result<(Format, usize), String>,
+}
+
+impl Fetched {
+    /// How many bytes there are to read, undone of gzip.
+    pub fn bytes(&self) -> usize {
+        self.body.len()
+    }
+}
+
 /// Scrapes one target and remembers its lines.
 #[derive(Debug)]
 pub struct ScrapeLoop {
@@ -151,10 +168,22 @@ impl ScrapeLoop {
 
     /// Scrapes for a slot. Never fails: what goes wrong is in the result, with `up` = 0.
     pub async fn scrape(&mut self, slot: Timestamp, index: &dyn SeriesIndex, clock: &dyn Clock) -> ScrapeResult {
+        let fetched = self.fetch(clock).await;
+        self.read_fetched(slot, fetched, index)
+    }
+
+    /// The first half of a scrape: asks the target.
+    pub async fn fetch(&self, clock: &dyn Clock) -> Fetched {
         let began = clock.now();
         let mut body = self.options.buffers.take();
-        let fetched = self.fetch(&mut body).await;
-        let result = self.result(slot, began, fetched, &body, index, clock);
+        let outcome = self.ask(&mut body).await;
+        Fetched { began, duration: clock.now().monotonic.since(began.monotonic), body, outcome }
+    }
+
+    /// The other half: reads what the target answered. It takes the longer the longer the answer is, and waits for nothing.
+    pub fn read_fetched(&mut self, slot: Timestamp, fetched: Fetched, index: &dyn SeriesIndex) -> ScrapeResult {
+        let Fetched { began, duration, body, outcome } = fetched;
+        let result = self.result(slot, (began, duration), outcome, &body, index);
         self.options.buffers.give(body);
         result
     }
@@ -167,19 +196,17 @@ impl ScrapeLoop {
         index: &dyn SeriesIndex,
         clock: &dyn Clock,
     ) -> ScrapeResult {
-        self.result(slot, clock.now(), Ok((Format::Text, 0)), body, index, clock)
+        self.result(slot, (clock.now(), Duration::ZERO), Ok((Format::Text, 0)), body, index)
     }
 
     fn result(
         &mut self,
         slot: Timestamp,
-        began: Now,
-        fetched: Result<(Format, usize), String>,
+        (began, duration): (Now, Duration),
+        outcome: Result<(Format, usize), String>,
         body: &[u8],
         index: &dyn SeriesIndex,
-        clock: &dyn Clock,
     ) -> ScrapeResult {
-        let duration = clock.now().monotonic.since(began.monotonic);
         let mut result = ScrapeResult {
             began,
             duration,
@@ -188,7 +215,7 @@ impl ScrapeLoop {
             ..ScrapeResult::default()
         };
         result.batch.slot = slot;
-        let parsed = match fetched {
+        let parsed = match outcome {
             Ok((format, wire_bytes)) => {
                 result.wire_bytes = wire_bytes;
                 self.read(format, body, index, &mut result)
@@ -222,7 +249,7 @@ impl ScrapeLoop {
     }
 
     /// The body of the target's answer, its format and how many bytes came over the wire.
-    async fn fetch(&self, body: &mut Vec<u8>) -> Result<(Format, usize), String> {
+    async fn ask(&self, body: &mut Vec<u8>) -> Result<(Format, usize), String> {
         let mut request = Request::get(self.target.url.clone());
         let headers = &mut request.headers;
         headers.insert(header::ACCEPT, self.accept.clone());

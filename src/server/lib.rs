@@ -39,6 +39,7 @@ mod reading;
 mod reload;
 mod ruling;
 pub mod run;
+mod scrapers;
 mod scraping;
 mod sending;
 mod serving;

@@ -1,15 +1,16 @@
 //! The threads of the minds: each waits for input or its next deadline, whichever comes first.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
+
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use promesh_cluster::{Membership, MembershipInput, MembershipOutput, Snapshot};
-use promesh_model::{Monotonic, PeerId};
-use promesh_node::{Input, Mesh, Output};
+use promesh_model::{Monotonic, PeerId, Timestamp};
+use promesh_node::{Input, Mesh, Output, SourceSpec};
 use promesh_replication::BatchHeader;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -52,12 +53,22 @@ pub struct Minds {
     /// Headers of batches that were stored, until the mesh next wakes for something: it takes note of them before anything
     /// else, so that they need not wake it.
     appended: Arc<Mutex<Vec<BatchHeader>>>,
+    starter: Arc<OnceLock<Starter>>,
 }
+
+/// Starts the slot of a source, with this peer's rank; answers `false` where the source is none of its.
+pub type Starter = Box<dyn Fn(SourceSpec, Timestamp, u8) -> bool + Send + Sync>;
 
 impl Minds {
     /// Tells the mesh. A mind that has ended hears nothing.
     pub fn tell(&self, input: Input) {
         let _ = self.mesh.send(ToMesh::Input(input));
+    }
+
+    /// Has slots started by this first, on the mesh's own thread: a scrape's beginning wakes nobody in between. It must not
+    /// block. Called once.
+    pub fn start_with(&self, starter: Starter) {
+        let _ = self.starter.set(starter);
     }
 
     /// Tells the mesh of a batch that was stored.
@@ -96,15 +107,15 @@ pub fn start(
     let (to_membership, membership_inbox) = channel();
     let (to_mesh, mesh_inbox) = channel();
     let (tasks, hands) = mpsc::unbounded_channel();
-    let minds = Minds { membership: to_membership, mesh: to_mesh, appended: Arc::default() };
+    let minds = Minds { membership: to_membership, mesh: to_mesh, appended: Arc::default(), starter: Arc::default() };
     let mut threads = Vec::new();
     if let Some(machine) = membership {
         let (minds, tasks) = (minds.clone(), tasks.clone());
         let body = move || run_membership(machine, &membership_inbox, &minds, &tasks, &addresses);
         threads.push(spawn("membership", body));
     }
-    let (to_records, appended) = (minds.membership.clone(), Arc::clone(&minds.appended));
-    threads.push(spawn("mesh", move || run_mesh(mesh, &mesh_inbox, &appended, &to_records, &tasks, &telemetry)));
+    let own = minds.clone();
+    threads.push(spawn("mesh", move || run_mesh(mesh, &mesh_inbox, &own, &tasks, &telemetry)));
     (minds, hands, threads)
 }
 
@@ -159,8 +170,7 @@ fn run_membership(
 fn run_mesh(
     mut machine: Mesh,
     inbox: &Receiver<ToMesh>,
-    appended: &Mutex<Vec<BatchHeader>>,
-    records: &Sender<ToMembership>,
+    minds: &Minds,
     tasks: &mpsc::UnboundedSender<Task>,
     telemetry: &Telemetry,
 ) {
@@ -169,8 +179,10 @@ fn run_mesh(
         while let Some(output) = machine.poll_output() {
             match output {
                 Output::Record(record) => {
-                    let _ = records.send(ToMembership::Input(MembershipInput::Record(record)));
+                    let _ = minds.membership.send(ToMembership::Input(MembershipInput::Record(record)));
                 }
+                Output::Start { spec, slot, rank }
+                    if minds.starter.get().is_some_and(|start| start(spec, slot, rank)) => {}
                 other => {
                     if tasks.send(Task::Mesh(other)).is_err() {
                         return;
@@ -184,7 +196,7 @@ fn run_mesh(
             Ok(None) => Input::Timeout,
         };
         let now = clock::now();
-        std::mem::swap(&mut noted, &mut *appended.lock());
+        std::mem::swap(&mut noted, &mut *minds.appended.lock());
         for header in noted.drain(..) {
             machine.handle(Input::Appended(header), now);
         }

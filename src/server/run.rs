@@ -401,7 +401,10 @@ impl Peer {
         let appended = Box::new(move |header| told.note_appended(header));
         let ingest = Arc::new(Ingest::new(Arc::clone(&db), lanes, origin, appended));
         let extra = options.features.extra_scrape_metrics;
-        let scraping = Arc::new(Scraping::new(Arc::clone(&ingest), Arc::clone(&telemetry), extra));
+        let scraping = Scraping::new(Arc::clone(&ingest), Arc::clone(&telemetry), extra);
+        let scraping = Arc::new(scraping.map_err(context("threads for scrapes"))?);
+        let scraper = Arc::clone(&scraping);
+        minds.start_with(Box::new(move |spec, slot, rank| scraper.start(spec, slot, rank)));
         let (view_sender, view) = watch::channel(None);
         let (left_sender, left) = watch::channel(false);
         let journal = Arc::new(Journal::default());

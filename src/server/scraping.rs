@@ -16,15 +16,18 @@ use promesh_model::time::Clock;
 use promesh_model::{Labels, Now, Timestamp};
 use promesh_node::{MeshView, PieceId, SourceSpec};
 use promesh_replication::{SourceId, Vanishing};
-use promesh_scrape::{ScrapeLoop, ScrapeOptions, ScrapeResult, Target, targets};
+use promesh_scrape::{Fetched, ScrapeLoop, ScrapeOptions, ScrapeResult, Target, targets};
 use promesh_tsdb::SampleIndex;
 
 use crate::clock;
 use crate::definitions;
 use crate::failure_log::FailureLogs;
 use crate::ingest::{Ingest, OwnBatch};
+use crate::scrapers::Scrapers;
 use crate::telemetry::Telemetry;
 
+/// A longer answer is read aside: at 3 ns a byte it would keep the slots of other targets waiting.
+const QUICKLY_READ_BYTES: usize = 1 << 20;
 /// A scrape that ends so long after its timeout is not written.
 const OVERSLEPT_MAX: Duration = Duration::from_secs(1);
 
@@ -77,6 +80,7 @@ pub struct Scraping {
     telemetry: Arc<Telemetry>,
     options: ScrapeOptions,
     clients: Mutex<HashMap<String, (Arc<ScrapeConfig>, HttpClient)>>,
+    scrapers: Scrapers,
     under_way: tokio_util::task::TaskTracker,
     /// Targets that are gone, and whose series nobody is known to have ended yet.
     gone: Mutex<Vec<(SourceId, Arc<Entry>)>>,
@@ -95,18 +99,22 @@ impl Scraping {
     }
 
     /// No targets yet.
-    pub fn new(ingest: Arc<Ingest>, telemetry: Arc<Telemetry>, extra_metrics: bool) -> Scraping {
-        Scraping {
+    ///
+    /// # Errors
+    /// When the system gives no threads for scrapes.
+    pub fn new(ingest: Arc<Ingest>, telemetry: Arc<Telemetry>, extra_metrics: bool) -> std::io::Result<Scraping> {
+        Ok(Scraping {
             table: ArcSwap::default(),
             ingest,
             telemetry,
             options: ScrapeOptions { extra_metrics, ..ScrapeOptions::default() },
             clients: Mutex::default(),
+            scrapers: Scrapers::start()?,
             under_way: tokio_util::task::TaskTracker::new(),
             gone: Mutex::default(),
             failure_logs: FailureLogs::default(),
             provided: OnceLock::new(),
-        }
+        })
     }
 
     /// Makes the targets those of these jobs as discovered; answers what the mind is to schedule. A target that stays as
@@ -220,16 +228,18 @@ impl Scraping {
         }
     }
 
-    /// Starts a slot.
-    pub fn start(self: &Arc<Self>, spec: SourceSpec, slot: Timestamp, rank: u8) {
-        let Some(entry) = self.table.load().entries.get(&spec.source).cloned() else { return };
+    /// Starts a slot; answers `false` where the source is no target.
+    pub fn start(self: &Arc<Self>, spec: SourceSpec, slot: Timestamp, rank: u8) -> bool {
+        let Some(entry) = self.table.load().entries.get(&spec.source).cloned() else { return false };
         let scraping = Arc::clone(self);
-        self.under_way.spawn(async move { scraping.scrape(&spec, slot, rank, &entry).await });
+        let scrape = async move { scraping.scrape(spec, slot, rank, entry).await };
+        self.under_way.spawn_on(scrape, self.scrapers.of(spec.source));
+        true
     }
 
-    async fn scrape(&self, spec: &SourceSpec, slot: Timestamp, rank: u8, entry: &Entry) {
+    async fn scrape(self: &Arc<Self>, spec: SourceSpec, slot: Timestamp, rank: u8, entry: Arc<Entry>) {
         // The scrape before is still running: its timeout is at most an interval, so this one waits a moment only.
-        let mut scrape_loop = entry.scrape_loop.lock().await;
+        let mut scrape_loop = Arc::clone(&entry.scrape_loop).lock_owned().await;
         // A sample that bears the slot's instant must have been taken near it: what comes later is no scrape of the slot.
         let delay_ms = clock::wall().ms().saturating_sub(slot.ms()).max(0);
         if delay_ms > spec.stamp_ms() {
@@ -237,13 +247,44 @@ impl Scraping {
             return;
         }
         Telemetry::count(&self.telemetry.scrapes);
+        self.telemetry.slot_delay.observe(delay_ms as u64);
         let db = Arc::clone(self.ingest.db());
         let provided = self.provided.get().filter(|(job, _)| entry.target.pool() == *job);
-        let result = match &entry.refused {
-            None if let Some((_, body)) = provided => scrape_loop.read_body(slot, &body(), &*db, &MachineClock),
-            None => scrape_loop.scrape(slot, &*db, &MachineClock).await,
-            Some(why) => scrape_loop.refuse(slot, why, &*db, &MachineClock),
+        let fetched = match &entry.refused {
+            None if let Some((_, body)) = provided => {
+                let result = scrape_loop.read_body(slot, &body(), &*db, &MachineClock);
+                return self.store(&spec, rank, &entry, &mut scrape_loop, result);
+            }
+            None => scrape_loop.fetch(&MachineClock).await,
+            Some(why) => {
+                let result = scrape_loop.refuse(slot, why, &*db, &MachineClock);
+                return self.store(&spec, rank, &entry, &mut scrape_loop, result);
+            }
         };
+        if fetched.bytes() <= QUICKLY_READ_BYTES {
+            return self.read(&spec, slot, rank, &entry, &mut scrape_loop, fetched);
+        }
+        let scraping = Arc::clone(self);
+        let read = move || scraping.read(&spec, slot, rank, &entry, &mut scrape_loop, fetched);
+        if tokio::task::spawn_blocking(read).await.is_err() {
+            tracing::error!("a scrape ended in a panic");
+        }
+    }
+
+    fn read(
+        &self,
+        spec: &SourceSpec,
+        slot: Timestamp,
+        rank: u8,
+        entry: &Entry,
+        scrape_loop: &mut ScrapeLoop,
+        fetched: Fetched,
+    ) {
+        let result = scrape_loop.read_fetched(slot, fetched, &**self.ingest.db());
+        self.store(spec, rank, entry, scrape_loop, result);
+    }
+
+    fn store(&self, spec: &SourceSpec, rank: u8, entry: &Entry, scrape_loop: &mut ScrapeLoop, result: ScrapeResult) {
         // No scrape outlives its timeout: the process stood still meanwhile, and others have long scraped in its place.
         let overslept = clock::monotonic().since(result.began.monotonic).saturating_sub(entry.target.timeout);
         if overslept > OVERSLEPT_MAX {
@@ -251,7 +292,6 @@ impl Scraping {
             scrape_loop.forget(&result.batch.series);
             return;
         }
-        self.telemetry.slot_delay.observe(delay_ms as u64);
         self.telemetry.samples_repeated.fetch_add(result.samples_repeated as u64, Ordering::Relaxed);
         self.telemetry.samples_ahead.fetch_add(result.samples_ahead as u64, Ordering::Relaxed);
         if let Some(why) = &result.failed {
@@ -263,7 +303,7 @@ impl Scraping {
                 self.failure_logs.write(file.as_path(), result.began.wall, target.pool(), &url, why);
             }
         }
-        self.note(entry, &scrape_loop, &result);
+        self.note(entry, scrape_loop, &result);
         let own = OwnBatch {
             source: spec.source,
             shard: spec.shard,
@@ -322,6 +362,7 @@ impl Scraping {
     pub async fn drain(&self, patience: Duration) {
         self.under_way.close();
         let _ = tokio::time::timeout(patience, self.under_way.wait()).await;
+        self.scrapers.end();
     }
 
     /// Shows all targets with how they fared here, copying none of it.
