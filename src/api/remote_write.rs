@@ -64,10 +64,10 @@ pub(crate) async fn write(State(api): State<Api>, request: Request) -> Response 
         Ok(Err(why)) => return text(StatusCode::BAD_REQUEST, why),
         Err(_) => return text(StatusCode::INTERNAL_SERVER_ERROR, "decoding panicked: this is a bug"),
     };
-    let Decoded { push, invalid } = decoded;
+    let Decoded { push, invalid, is_ahead } = decoded;
     let outcome = if is_empty(&push) { Ok(PushOutcome::default()) } else { api.backend.push(push).await };
     match version {
-        Version::One => answer_v1(&invalid, outcome),
+        Version::One => answer_v1(&invalid, is_ahead, outcome),
         Version::Two => answer_v2(&invalid, outcome),
     }
 }
@@ -136,13 +136,15 @@ fn decode(version: Version, body: &[u8], latest: Timestamp, known: &KnownLabels)
 }
 
 /// 1.0 has no partial success: anything refused for good is a 400, which the sender does not repeat. Series with
-/// invalid labels are only counted, as upstream does.
-fn answer_v1(invalid: &[String], outcome: Result<PushOutcome, BackendError>) -> Response {
+/// invalid labels are only counted, as upstream does; it keeps nothing of a request with a sample too far ahead, here the
+/// others stand.
+fn answer_v1(invalid: &[String], is_ahead: bool, outcome: Result<PushOutcome, BackendError>) -> Response {
     if !invalid.is_empty() {
         warn!(count = invalid.len(), first = %invalid[0], "remote write with invalid series");
     }
     match outcome {
         Ok(outcome) => match outcome.refused.first() {
+            None if is_ahead => text(StatusCode::BAD_REQUEST, "out of bounds: timestamp is too far in the future"),
             None => StatusCode::NO_CONTENT.into_response(),
             Some((_, error)) => text(StatusCode::BAD_REQUEST, error),
         },

@@ -21,6 +21,8 @@ pub(crate) struct Decoded {
     pub push: Push,
     /// Why series were left out, one text each; the first hundred.
     pub invalid: Vec<String>,
+    /// Whether any was left out because it has samples too far ahead.
+    pub is_ahead: bool,
 }
 
 impl Decoded {

@@ -83,6 +83,7 @@ fn series<'a>(
             labels
         }
     };
+    decoded.is_ahead |= too_new;
     let labels = labels.and_then(|labels| match too_new {
         true => Err(format!("out of bounds for series {labels}")),
         false => Ok(labels),

@@ -188,8 +188,13 @@ async fn statuses_tell_the_sender_whether_to_repeat() {
     assert_eq!((reply.status, pushes.len()), (StatusCode::NO_CONTENT, 0));
     let future =
         Message::default().message(1, &v1_series(&[("__name__", "a")], &[sample(1.0, Timestamp(NOW.ms() + 660_000))]));
-    let (_, pushes) = push(Fixture::default(), V1, &future.0).await;
-    assert_eq!(pushes.len(), 0);
+    let (reply, pushes) = push(Fixture::default(), V1, &future.0).await;
+    assert_eq!((reply.status, pushes.len()), (StatusCode::BAD_REQUEST, 0));
+    assert_eq!(reply.text().trim_end(), "out of bounds: timestamp is too far in the future");
+    // What is good beside it stands.
+    let mixed = future.message(1, &v1_series(&[("__name__", "b")], &[sample(1.0, NOW)]));
+    let (reply, pushes) = push(Fixture::default(), V1, &mixed.0).await;
+    assert_eq!((reply.status, pushes.len()), (StatusCode::BAD_REQUEST, 1));
 }
 
 #[tokio::test]
