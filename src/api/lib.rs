@@ -15,6 +15,7 @@ mod cors;
 mod error;
 mod extras;
 mod federate;
+mod first_line;
 mod form;
 pub mod gateway;
 pub mod guard;

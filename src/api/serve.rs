@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use tower::util::MapRequest;
 use tracing::{debug, warn};
 
+use crate::first_line::FirstLine;
 use crate::guard::{Admission, Guard};
 
 /// How long a TLS handshake may take.
@@ -135,7 +136,7 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         request.extensions_mut().insert(ClientAddress(client));
         request
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let connection = builder.serve_connection(TokioIo::new(FirstLine::new(stream)), TowerToHyperService::new(service));
     let mut connection = pin!(connection);
     let told_to_stop = async {
         // An error means that nobody can say so any more, which says it as well.

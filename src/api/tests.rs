@@ -55,7 +55,7 @@ async fn send(router: &Router, request: Request<Body>) -> Reply {
 }
 
 fn request(method: Method, path: &str) -> http::request::Builder {
-    // As curl sends it; the type of `Uri` is stricter than Go.
+    // As `first_line` has it; the type of `Uri` is stricter than Go.
     let path = path.replace('[', "%5B").replace(']', "%5D").replace('{', "%7B").replace('}', "%7D").replace('"', "%22");
     Request::builder().method(method).uri(path)
 }
@@ -264,4 +264,23 @@ async fn the_query_log_tells_who_asked_what_and_how() {
     );
     assert!(lines[2]["error"].as_str().is_some_and(|error| error.contains("label_replace")), "{}", lines[2]);
     assert!(lines.iter().all(|line| line["stats"]["timings"]["execTotalTime"].is_number()), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_url_as_people_type_it_is_answered() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let (_keep, routes) = tokio::sync::watch::channel(over(Fixture::default()));
+    let options = crate::ServeOptions::new(4, Duration::from_secs(5));
+    tokio::spawn(crate::serve(listener, routes, options, std::future::pending()));
+    for query in [r#"query=up{job="node"}"#, "query=up>0", r#"query=up{job="a<b"}"#] {
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("connected");
+        let request = format!("GET /api/v1/query?{query} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{query}: {answer}");
+    }
 }
