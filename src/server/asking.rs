@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::deletes::Delete;
-use crate::run::Peer;
+use crate::peer::Peer;
 
 /// "Tell me what you know, or do this." Answered by frames of kind [`ITEMS`].
 pub const ASK: u8 = 65;

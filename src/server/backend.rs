@@ -20,7 +20,7 @@ use crate::clock;
 use crate::cluster_view;
 use crate::exposition;
 use crate::gateway::PeerGateway;
-use crate::run::{Peer, READY, STARTING};
+use crate::peer::{Peer, READY, STARTING};
 
 /// A [`Peer`], for the API.
 pub struct PeerBackend(pub Arc<Peer>);

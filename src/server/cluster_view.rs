@@ -9,7 +9,7 @@ use promesh_model::{PeerId, SHARD_COUNT, Timestamp};
 use promesh_node::{Contest, Digests, MeshView, PeerInfo};
 use serde_json::{Value, json};
 
-use crate::run::Peer;
+use crate::peer::Peer;
 
 /// The whole answer.
 pub fn json(peer: &Peer, facts: &BTreeMap<String, BTreeMap<String, String>>) -> Value {

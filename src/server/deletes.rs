@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::asking::Question;
 use crate::clock;
 use crate::lines::Lines;
-use crate::run::Peer;
+use crate::peer::Peer;
 
 /// How often it is looked who has to be told.
 const TELL_PERIOD: Duration = Duration::from_secs(3);

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use promesh_node::{MeshView, PeerInfo};
 
 use crate::clock;
-use crate::run::Peer;
+use crate::peer::Peer;
 use crate::telemetry::LIMITS;
 
 /// A page of metrics as it grows.

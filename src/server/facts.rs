@@ -17,7 +17,7 @@ use promesh_transport::chitchat::{ChitchatInbox, ChitchatTransport};
 use tokio::sync::watch;
 
 use crate::hands::CHITCHAT;
-use crate::run::Peer;
+use crate::peer::Peer;
 
 /// How often facts are gossiped: known everywhere within two seconds.
 const GOSSIP_PERIOD: Duration = Duration::from_millis(500);

@@ -19,7 +19,7 @@ use promesh_model::{Generation, Labels, PeerId, Timestamp};
 use crate::asking::{Did, Question};
 use crate::clock;
 use crate::lines::Lines;
-use crate::run::Peer;
+use crate::peer::Peer;
 use crate::scraping::Scraping;
 
 /// The built-in job that scrapes the groups.

@@ -10,7 +10,7 @@ use promesh_node::{Input, MeshView};
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::run::Peer;
+use crate::peer::Peer;
 
 /// How often the log is synced.
 const SYNC_PERIOD: Duration = Duration::from_millis(400);

@@ -1,9 +1,10 @@
 //! The process: options, command line, log, clock, and the loops around the minds.
 //!
-//! [`run()`] is a peer's life; [`run::Peer`] is what it consists of. The minds run on threads of their own ([`minds`]),
+//! [`run()`] is a peer's life; [`peer::Peer`] is what it consists of. The minds run on threads of their own ([`minds`]),
 //! [`hands`] does what they want done, [`ingest`] is the way of every batch.
 
 mod asking;
+mod assembling;
 mod backend;
 pub mod cli;
 pub mod clock;
@@ -14,6 +15,7 @@ mod deletes;
 mod discovering;
 mod exposition;
 mod facts;
+mod failure;
 mod failure_log;
 pub mod files;
 mod gateway;
@@ -22,6 +24,7 @@ mod history;
 mod house;
 mod identity;
 mod ingest;
+mod joining;
 mod journal;
 mod lines;
 mod live;
@@ -32,13 +35,14 @@ pub mod options;
 mod outgoing;
 mod outside;
 mod paging;
+pub mod peer;
 mod pushing;
 mod queries;
 mod reach;
 mod reading;
 mod reload;
 mod ruling;
-pub mod run;
+mod run;
 mod scrapers;
 mod scraping;
 mod sending;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::run::Peer;
+use crate::peer::Peer;
 
 /// "Do this", an [`Order`]. Answered with what came of it.
 const ORDER: u8 = 27;

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::clock;
 use crate::definitions;
-use crate::run::Peer;
+use crate::peer::Peer;
 use crate::settings;
 
 impl Peer {

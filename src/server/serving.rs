@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::backend::PeerBackend;
 use crate::operate;
 use crate::options::Options;
-use crate::run::{Peer, READY, STARTING};
+use crate::peer::{Peer, READY, STARTING};
 
 /// How long running requests may take once the peer has given its shards away.
 const STOP_GRACE: Duration = Duration::from_secs(3);
