@@ -1,10 +1,10 @@
 //! A simulated peer's storage: a log that loses what was not synced, and what follows from it.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use promesh_model::shard::ShardSet;
-use promesh_model::{PeerId, Timestamp};
+use promesh_model::{PeerId, ShardId, Timestamp};
 use promesh_node::{Digests, Possession};
 use promesh_replication::{BatchHeader, Disposition, Ledger, SourceId, Standing};
 
@@ -27,6 +27,8 @@ pub(crate) struct Store {
     pub(crate) disk: Disk,
     pub(crate) ledger: Ledger,
     pub(crate) kept: BTreeMap<(SourceId, Timestamp), BatchHeader>,
+    /// The sources of which anything was ever kept, by shard.
+    sources: BTreeMap<ShardId, BTreeSet<SourceId>>,
     pub(crate) sequence: u64,
     /// How much of the log the sync under way will have made durable.
     pub(crate) sync_began: usize,
@@ -58,9 +60,11 @@ impl Store {
         match self.ledger.admit(header) {
             Disposition::Append | Disposition::Replace(_) => {
                 self.kept.insert(key, *header);
+                self.sources.entry(header.shard).or_default().insert(header.source);
             }
             Disposition::Late => {
                 self.kept.entry(key).or_insert(*header);
+                self.sources.entry(header.shard).or_default().insert(header.source);
             }
             Disposition::Ignore => {}
         }
@@ -81,6 +85,7 @@ impl Store {
                 self.ledger.note_copied(header.source, header.shard, header.slot, header.order);
                 if let Entry::Vacant(free) = self.kept.entry((header.source, header.slot)) {
                     free.insert(header);
+                    self.sources.entry(header.shard).or_default().insert(header.source);
                     self.disk.log.push(header);
                 }
             }
@@ -89,8 +94,13 @@ impl Store {
 
     /// What is kept of some shards from an instant on; all of it for the open window.
     pub(crate) fn export(&self, shards: &ShardSet, since: Option<Timestamp>) -> Vec<BatchHeader> {
-        let wanted =
-            |header: &&BatchHeader| shards.contains(header.shard) && since.is_none_or(|since| header.slot >= since);
-        self.kept.values().filter(wanted).copied().collect()
+        let since = since.unwrap_or(Timestamp::MIN);
+        let of = |source: &SourceId| self.kept.range((*source, since)..=(*source, Timestamp::MAX));
+        if shards.len() < self.sources.len() {
+            let wanted = shards.iter().filter_map(|shard| self.sources.get(&shard));
+            return wanted.flatten().flat_map(of).map(|(_, header)| *header).collect();
+        }
+        let wanted = self.sources.iter().filter(|(shard, _)| shards.contains(**shard));
+        wanted.flat_map(|(_, sources)| sources).flat_map(of).map(|(_, header)| *header).collect()
     }
 }

@@ -177,10 +177,10 @@ int clock_gettime(clockid_t clock, struct timespec *at) {
 "#;
 
 /// A wall clock that can be set.
-struct Clock(PathBuf);
+pub struct Clock(PathBuf);
 
 impl Clock {
-    fn new(root: &Path) -> Option<(Clock, Vec<String>)> {
+    pub fn new(root: &Path) -> Option<(Clock, Vec<String>)> {
         let (source, library, offset) = (root.join("clock.c"), root.join("clock.so"), root.join("clock"));
         std::fs::write(&source, SHIM).expect("written");
         let mut cc = Command::new("cc");
@@ -194,7 +194,7 @@ impl Clock {
         Some((clock, ["env".to_owned()].into_iter().chain(variables).collect()))
     }
 
-    fn set(&self, seconds: i64) {
+    pub fn set(&self, seconds: i64) {
         let next = self.0.with_extension("next");
         std::fs::write(&next, seconds.to_string()).expect("written");
         std::fs::rename(&next, &self.0).expect("in place at once");

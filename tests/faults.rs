@@ -31,20 +31,20 @@ pub fn relayed(root: &std::path::Path, config: &str) -> (Vec<Peer>, Vec<Relay>) 
 }
 
 /// Cuts the third from the others in both directions, or heals it.
-fn isolate(peers: &[Peer], relays: &[Relay], cuts: bool) {
+pub fn isolate(peers: &[Peer], relays: &[Relay], cuts: bool) {
     for other in [0, 1] {
         cut(peers, relays, other, 2, cuts);
         cut(peers, relays, 2, other, cuts);
     }
 }
 
-fn states(peer: &Peer) -> Vec<String> {
+pub fn states(peer: &Peer) -> Vec<String> {
     let cluster = peer.cluster();
     let members = cluster["members"].as_array().cloned().unwrap_or_default();
     members.iter().map(|member| member["state"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-fn state_of(peer: &Peer, other: &Peer) -> Option<String> {
+pub fn state_of(peer: &Peer, other: &Peer) -> Option<String> {
     let id = other.cluster()["self"].clone();
     let cluster = peer.cluster();
     let members = cluster["members"].as_array()?;

@@ -138,6 +138,39 @@ fn a_fourth_peer_takes_its_share_and_gives_it_back() {
 }
 
 #[test]
+fn a_rolling_restart_of_all_peers_costs_no_slot_and_no_answer() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let mut peers = mesh(root.path(), 3, &exporter.config(20, "5s", "4s"));
+    pause(6_000);
+    let began = now_ms();
+    for number in 0..3 {
+        assert_eq!(peers[number].terminate(), Some(0), "{}", peers[number].log());
+        let others = peers.iter().enumerate().filter(|(other, _)| *other != number);
+        for (_, other) in others {
+            assert_eq!(other.query("scrapes_total").len(), 20);
+        }
+        peers[number].start();
+        peers[number].wait_ready();
+        // As whoever does it by hand: the next one when this one has its share again.
+        peers[number].wait("it owns its share again", 30_000, || {
+            let cluster = peers[number].cluster();
+            let owned = cluster["members"][0]["shardsOwned"].as_u64()?;
+            (owned > 4_000 && cluster["shards"]["underReplicated"] == 0).then_some(())
+        });
+    }
+    pause(6_000);
+    let seconds = ((now_ms() - began) / 1000 + 5) as u64;
+    for peer in &peers {
+        assert_no_hole(&peer.samples("scrapes_total", seconds), 5_000, 20, began - 4_000, 0);
+        let log = peer.log();
+        assert!(!log.contains("peer is down"), "a planned stop is no death: {log}");
+    }
+    assert_same_everywhere(&peers, "scrapes_total", seconds, began);
+}
+
+#[test]
 fn all_killed_and_restarted_have_all_but_the_last_second() {
     let _alone = one_mesh_at_a_time();
     let root = tempfile::tempdir().expect("a folder");

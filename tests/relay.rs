@@ -1,6 +1,6 @@
 //! A UDP relay before a peer: what others send it goes through here, and can be lost, delayed or cut in one direction.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,6 +15,8 @@ pub struct Faults {
     pub loss: AtomicU64,
     /// Packets wait so many ms, and up to as many more.
     pub delay_ms: AtomicU64,
+    /// After so many packets in a thousand an earlier one comes again, as a line that repeats, or somebody who listens, sends it.
+    pub repeats: AtomicU64,
     /// From these ports nothing reaches the peer.
     pub cut_in: Mutex<BTreeSet<u16>>,
     /// And to these nothing comes back, on connections that they opened.
@@ -66,6 +68,7 @@ fn forward(front: &Arc<UdpSocket>, to: SocketAddr, faults: &Arc<Faults>) {
     let backs: Mutex<BTreeMap<SocketAddr, Arc<UdpSocket>>> = Mutex::default();
     let mut buffer = [0; 65_536];
     let mut dice = Dice(0x9e37_79b9);
+    let mut heard: VecDeque<Vec<u8>> = VecDeque::new();
     while let Ok((length, from)) = front.recv_from(&mut buffer) {
         let mut backs = backs.lock().expect("no holder panics");
         let back = backs.entry(from).or_insert_with(|| {
@@ -76,6 +79,7 @@ fn forward(front: &Arc<UdpSocket>, to: SocketAddr, faults: &Arc<Faults>) {
         });
         if !Faults::has(&faults.cut_in, from.port()) && !dice.loses(faults) {
             send(back, &buffer[..length], to, faults, &mut dice);
+            repeat(back, &buffer[..length], to, faults, &mut dice, &mut heard);
         }
     }
 }
@@ -87,6 +91,29 @@ fn answer(back: &UdpSocket, front: &Arc<UdpSocket>, to: SocketAddr, faults: &Fau
         if !Faults::has(&faults.cut_out, to.port()) && !dice.loses(faults) {
             send(front, &buffer[..length], to, faults, &mut dice);
         }
+    }
+}
+
+/// Sends one of the last packets again, now and then.
+fn repeat(
+    socket: &Arc<UdpSocket>,
+    packet: &[u8],
+    to: SocketAddr,
+    faults: &Faults,
+    dice: &mut Dice,
+    heard: &mut VecDeque<Vec<u8>>,
+) {
+    let repeats = faults.repeats.load(Ordering::Relaxed);
+    if repeats == 0 {
+        return;
+    }
+    heard.push_back(packet.to_vec());
+    if heard.len() > 500 {
+        heard.pop_front();
+    }
+    if dice.next() % 1000 < repeats {
+        let again = &heard[dice.next() as usize % heard.len()];
+        send(socket, again, to, faults, dice);
     }
 }
 

@@ -152,6 +152,8 @@ pub struct Peer {
     within: Option<(String, String)>,
     /// A command that runs the binary: its name and arguments.
     prefix: Vec<String>,
+    /// Its program.
+    binary: String,
     child: Option<Child>,
 }
 
@@ -169,6 +171,7 @@ impl Peer {
             arguments,
             within: None,
             prefix: Vec::new(),
+            binary: env!("CARGO_BIN_EXE_promesh").to_owned(),
             child: None,
         }
     }
@@ -188,6 +191,13 @@ impl Peer {
         self
     }
 
+    /// Another build of the program.
+    #[allow(dead_code)] // the soak's
+    pub fn of_build(mut self, binary: &str) -> Peer {
+        binary.clone_into(&mut self.binary);
+        self
+    }
+
     /// Adds a flag.
     pub fn with(mut self, argument: impl Into<String>) -> Peer {
         self.arguments.push(argument.into());
@@ -197,7 +207,7 @@ impl Peer {
     pub fn start(&mut self) {
         std::fs::create_dir_all(&self.folder).expect("a folder");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log");
-        let binary = env!("CARGO_BIN_EXE_promesh");
+        let binary = self.binary.as_str();
         let mut command = match &self.within {
             None => match self.prefix.split_first() {
                 None => Command::new(binary),

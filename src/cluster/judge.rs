@@ -51,6 +51,9 @@ struct Heard {
 #[derive(Clone, Debug, Default)]
 pub struct Judge {
     heard: BTreeMap<PeerId, Heard>,
+    /// No deadline that is still ahead comes before this, and the grace that this was worked out with: in a mesh of a
+    /// hundred peers a look at all deadlines with each beat was a seventh of the work.
+    floor: (Monotonic, Option<Duration>),
 }
 
 impl Judge {
@@ -65,6 +68,24 @@ impl Judge {
             Beat { generation, wall: Timestamp::MIN, started_through: Timestamp::MIN, position: 0, suspended: true };
         let gap = Duration::from_secs(2) / GAPS;
         self.heard.entry(peer).or_insert(Heard { at: now, gap, beat: unheard });
+        self.lower(peer);
+    }
+
+    /// A deadline may have come nearer.
+    fn lower(&mut self, peer: PeerId) {
+        if let (Some(heard), Some(grace)) = (self.heard.get(&peer), self.floor.1) {
+            self.floor.0 = self.floor.0.min(heard.at + (heard.gap * GAPS).clamp(GRACE_MIN, grace));
+        }
+    }
+
+    /// Before this nobody becomes silent in a mesh of so many peers; the deadlines of all need no look until then.
+    pub fn floor(&self, peers: usize) -> Monotonic {
+        if self.floor.1 == grace_max(peers) { self.floor.0 } else { Monotonic(0) }
+    }
+
+    /// Of all that are not silent, the next deadline is at this instant; `None` if there is none.
+    pub fn set_floor(&mut self, peers: usize, next: Option<Monotonic>) {
+        self.floor = (next.unwrap_or(Monotonic(u64::MAX)), grace_max(peers));
     }
 
     /// Takes a beat. A beat of an earlier life than one already heard is ignored.
@@ -79,6 +100,7 @@ impl Judge {
             _ => Heard { at: now, gap: period, beat },
         };
         self.heard.insert(peer, heard);
+        self.lower(peer);
     }
 
     /// The newest beat of a peer.
@@ -144,6 +166,29 @@ mod tests {
         }
         let deadline = judge.deadline(peer, 3).expect("heard");
         assert_eq!(deadline.since(at(10_000 + 49 * 20)), GRACE_MIN);
+    }
+
+    #[test]
+    fn the_floor_is_never_above_a_deadline() {
+        let (mut judge, mut dice) = (Judge::new(), 7u64);
+        let at = |ms: u64| Monotonic(ms * 1_000_000);
+        for step in 0..5_000u64 {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (peer, peers) = (PeerId(u128::from(dice >> 33) % 20), if step < 3_000 { 21 } else { 70 });
+            let now = at(step * 17);
+            match dice >> 60 {
+                0 => judge.forget(peer),
+                1 => judge.expect(peer, Generation(1), now),
+                2 => judge.begin_anew(now),
+                _ => judge.hear(peer, beat(1), now, Duration::from_millis(200 + (dice >> 50) % 300)),
+            }
+            let ahead = (0..20).filter_map(|peer| judge.deadline(PeerId(peer), peers)).filter(|at| *at > now).min();
+            assert!(ahead.is_none_or(|ahead| judge.floor(peers) <= ahead), "step {step}");
+            if judge.floor(peers) <= now {
+                judge.set_floor(peers, ahead);
+            }
+        }
+        assert_eq!(judge.floor(21), Monotonic(0), "another grace");
     }
 
     #[test]

@@ -232,6 +232,8 @@ pub struct Mesh {
     /// What this peer holds may have changed since it was told.
     possession_stirred: bool,
     started_through: Timestamp,
+    /// The wall clock when it was last looked at.
+    looked_at: Timestamp,
     position: u64,
     next_beat: Monotonic,
     expected: Option<Monotonic>,
@@ -289,6 +291,7 @@ impl Mesh {
             told_possession: Possession::default(),
             possession_stirred: true,
             started_through: now.wall,
+            looked_at: now.wall,
             position: 0,
             next_beat: now.monotonic,
             expected: None,
@@ -323,6 +326,7 @@ impl Mesh {
             return self.note_batch(&header);
         }
         self.notice_pause(now);
+        self.notice_set_back(now);
         // Beats and timers change nothing that ranks follow from, unless they say so themselves.
         let quiet = matches!(&input, Input::Timeout | Input::Message { message: MeshMessage::Beat(_), .. });
         self.dirty |= !quiet;
@@ -603,17 +607,22 @@ impl Mesh {
 
     fn judge_silence(&mut self, now: Now) {
         let peers = self.members.len() + 1;
-        if promesh_cluster::grace_max(peers).is_none() {
+        if promesh_cluster::grace_max(peers).is_none() || now.monotonic < self.judge.floor(peers) {
             return;
         }
+        let mut next = None;
         for peer in self.alive.clone() {
-            let deadline = self.judge.deadline(peer, peers);
-            if deadline.is_some_and(|at| at <= now.monotonic) && self.silent.insert(peer) {
-                self.lose(peer, now);
-                self.dirty = true;
-                self.view_changed = true;
+            let Some(deadline) = self.judge.deadline(peer, peers).filter(|_| !self.is_silent(peer)) else { continue };
+            if deadline > now.monotonic {
+                next = Some(next.map_or(deadline, |next: Monotonic| next.min(deadline)));
+                continue;
             }
+            self.silent.insert(peer);
+            self.lose(peer, now);
+            self.dirty = true;
+            self.view_changed = true;
         }
+        self.judge.set_floor(peers, next);
     }
 
     fn progress_phase(&mut self, now: Now) {

@@ -206,6 +206,17 @@ impl Schedule {
         taken
     }
 
+    /// The clock was set back: slots that it has passed once, and for which no batch is known, come again.
+    pub(crate) fn rewind(&mut self, now: Timestamp) {
+        for (source, entry) in &mut self.entries {
+            let next = Timestamp(entry.spec.slot_at(now).ms() + entry.spec.interval_ms.max(1));
+            if next < entry.queued {
+                entry.queued = next;
+                self.due.push(Reverse((next, *source)));
+            }
+        }
+    }
+
     /// The newest slots of a shard's sources that nobody is known to have started and that can still be stamped.
     pub(crate) fn unstarted(&self, shard: ShardId, now: Timestamp) -> Vec<(SourceSpec, Timestamp)> {
         self.catalog.of(shard).iter().filter_map(|spec| self.entries.get(&spec.source)?.unstarted(now)).collect()
@@ -254,6 +265,20 @@ mod tests {
         assert_eq!(schedule.take_due(Timestamp(10_310)), [(spec(1300, 1000), Timestamp(10_300))]);
         assert!(schedule.take_due(Timestamp(10_320)).is_empty());
         assert_eq!(schedule.next(), Some(Timestamp(11_300)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_passes_its_slots_again_but_those_that_were_started() {
+        let mut schedule = over(spec(1300, 1000), 10_000);
+        assert_eq!(schedule.take_due(Timestamp(10_310)).len(), 1);
+        schedule.note(SourceId(1300), Timestamp(10_300));
+        assert_eq!(schedule.take_due(Timestamp(14_310)).len(), 1, "started by nobody: this peer does not own it");
+        schedule.rewind(Timestamp(10_200));
+        assert_eq!(schedule.next(), Some(Timestamp(10_300)));
+        assert!(schedule.take_due(Timestamp(10_310)).is_empty());
+        for slot in [11_300, 12_300, 13_300, 14_300, 15_300] {
+            assert_eq!(schedule.take_due(Timestamp(slot + 5)), [(spec(1300, 1000), Timestamp(slot))]);
+        }
     }
 
     #[test]

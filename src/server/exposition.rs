@@ -345,6 +345,18 @@ fn mesh(page: &mut Page, peer: &Peer) {
             "Datagrams that were nothing of ours.",
             counters.datagrams_garbage as f64,
         );
+        let refused = promesh_transport::RefusalReason::ALL
+            .map(|reason| (reason.name().to_owned(), counters.refused_for(reason) as f64));
+        let name = "promesh_transport_refused_total";
+        page.labelled(name, "counter", "Handshakes from outside that were refused.", "reason", &refused);
+        let dropped = [
+            ("promesh_transport_dropped_datagrams_total", "Datagrams dropped here.", counters.datagrams_dropped),
+            ("promesh_transport_dropped_messages_total", "Messages dropped here.", counters.messages_dropped),
+            ("promesh_transport_malformed_streams_total", "Streams stopped for what came.", counters.streams_malformed),
+        ];
+        for (name, help, count) in dropped {
+            page.value(name, "counter", help, count as f64);
+        }
         let by_class = |bytes: [u64; 2]| -> Vec<(String, f64)> {
             ["control", "bulk"].into_iter().zip(bytes).map(|(class, bytes)| (class.to_owned(), bytes as f64)).collect()
         };

@@ -269,12 +269,31 @@ impl TlsIdentity {
         key: &PeerKey,
         now: Timestamp,
     ) -> Result<TlsIdentity, IdentityError> {
+        TlsIdentity::from_secrets(secret, &[], label, peer, key, now)
+    }
+
+    /// The same while a secret is being changed: peers whose certificates come from one of the `also_trusted` secrets
+    /// belong to the cluster too.
+    ///
+    /// # Errors
+    /// `Tls` when the key does not sign.
+    pub fn from_secrets(
+        secret: &ClusterSecret,
+        also_trusted: &[ClusterSecret],
+        label: &str,
+        peer: PeerId,
+        key: &PeerKey,
+        now: Timestamp,
+    ) -> Result<TlsIdentity, IdentityError> {
         let issuer = secret.authority(label)?;
         let first_day = now.ms().div_euclid(DAY_MS) - 1;
         let leaf = leaf_params(peer, first_day).signed_by(&key.0, &issuer)?;
         // Only the subject and the key of a trust anchor count, so each peer's own CA certificate serves as well as any.
         let mut roots = RootCertStore::empty();
         roots.add(issuer.der().clone())?;
+        for other in also_trusted {
+            roots.add(other.authority(label)?.der().clone())?;
+        }
         let material = Material {
             peer,
             roots_for_clients: roots.clone(),

@@ -294,6 +294,34 @@ async fn a_renewed_identity_serves_new_connections_and_leaves_open_ones() {
     c.transport.request(b_addr, Class::Control, 1, b"x", PATIENCE).await.expect("a new one works");
 }
 
+/// The steps of a change of the secret: all trust the next one; one after the other signs by it, and trusts the former
+/// one on; then that is forgotten. At every step every two peers reach each other.
+#[tokio::test]
+async fn a_secret_is_changed_with_an_overlap() {
+    let secret = |byte: u8| ClusterSecret::new(&[byte; 40]).expect("long enough");
+    let (old, new) = (secret(1), secret(2));
+    let with = |id: u128, own: &ClusterSecret, other: Option<&ClusterSecret>| {
+        let (key, other) = (PeerKey::generate().expect("a key"), other.cloned().into_iter().collect::<Vec<_>>());
+        let made = TlsIdentity::from_secrets(own, &other, "default", PeerId(id), &key, now());
+        bind(&made.expect("an identity"), any_port(), id as u64)
+    };
+    let ask = async |from: &Peer, to: SocketAddr| from.transport.request(to, Class::Control, 1, b"", PATIENCE).await;
+    let steps: [[(&ClusterSecret, Option<&ClusterSecret>); 2]; 4] = [
+        [(&old, None), (&old, Some(&new))],
+        [(&old, Some(&new)), (&new, Some(&old))],
+        [(&new, Some(&old)), (&new, Some(&old))],
+        [(&new, Some(&old)), (&new, None)],
+    ];
+    for [(a, also_a), (b, also_b)] in steps {
+        let (asker, answerer) = (with(1, a, also_a), with(2, b, also_b).echo());
+        ask(&asker, answerer).await.expect("they belong together");
+        let (asker, answerer) = (with(2, b, also_b), with(1, a, also_a).echo());
+        ask(&asker, answerer).await.expect("and the other way round");
+    }
+    let (late, done) = (with(1, &old, None), with(2, &new, None).echo());
+    assert!(late.transport.request(done, Class::Control, 1, b"", Duration::from_secs(2)).await.is_err());
+}
+
 #[tokio::test]
 async fn a_certificate_for_another_peer_id_is_refused() {
     let b = peer(2);

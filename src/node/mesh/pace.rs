@@ -29,6 +29,9 @@ const TELL_STEP: Duration = Duration::from_millis(1);
 /// in steps on joins.
 const JOIN_STEP_MS: i64 = 2;
 
+/// A wall clock is set back by at least so much, or it only drifts.
+const SET_BACK_MIN: Duration = Duration::from_millis(200);
+
 /// Where the steps stand.
 #[derive(Default)]
 pub(super) struct Pace {
@@ -76,12 +79,22 @@ impl Mesh {
         [review, tell, view].into_iter().flatten().min()
     }
 
-    /// When the next peer counts as silent.
+    /// When to look for peers that count as silent: not after the first of their deadlines.
     pub(super) fn next_silence(&self) -> Option<Monotonic> {
         let peers = self.members.len() + 1;
         grace_max(peers)?;
-        let heard = self.alive.iter().filter(|peer| !self.is_silent(**peer));
-        heard.filter_map(|peer| self.judge.deadline(*peer, peers)).min()
+        let floor = self.judge.floor(peers);
+        (!self.alive.is_empty() && floor < Monotonic(u64::MAX)).then_some(floor)
+    }
+
+    /// A wall clock that is set back has passed slots that it will pass again: what this peer did not start then may be its
+    /// own by now.
+    pub(super) fn notice_set_back(&mut self, now: Now) {
+        if now.wall.after(SET_BACK_MIN) < self.looked_at {
+            self.schedule.rewind(now.wall);
+            self.started_through = now.wall;
+        }
+        self.looked_at = now.wall;
     }
 
     /// Whom this peer beats to: those it shares shards with, and those that are not ranked yet.

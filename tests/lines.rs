@@ -1,0 +1,231 @@
+//! Bad lines and bad neighbours: loss, delay, packets out of order and twice, cuts in one direction, floods, wrong clocks,
+//! and a secret that changes under it all.
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::adverse::Clock;
+use crate::faults::{relayed, state_of, states};
+use crate::mesh::{assert_no_hole, assert_same_everywhere, now_ms};
+use crate::relay::cut;
+use crate::support::{Exporter, Peer, one_mesh_at_a_time, pause};
+
+/// No peer has held another for dead.
+fn assert_nobody_was_buried(peers: &[Peer]) {
+    for peer in peers {
+        let log = peer.log();
+        assert!(!log.contains("peer is down"), "{log}");
+    }
+}
+
+fn seconds_since(began: i64) -> u64 {
+    ((now_ms() - began) / 1000 + 5) as u64
+}
+
+#[test]
+fn a_line_that_loses_delays_reorders_and_repeats_costs_no_slot() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let (peers, relays) = relayed(root.path(), &exporter.config(12, "5s", "4s"));
+    pause(6_000);
+    let began = now_ms();
+    for relay in &relays {
+        relay.faults.loss.store(30, Ordering::Relaxed);
+        relay.faults.delay_ms.store(15, Ordering::Relaxed);
+        relay.faults.repeats.store(200, Ordering::Relaxed);
+    }
+    pause(16_000);
+    for peer in &peers {
+        assert_eq!(states(peer), ["ready"; 3]);
+        assert_no_hole(&peer.samples("scrapes_total", seconds_since(began)), 5_000, 12, began - 4_000, 0);
+    }
+    assert_same_everywhere(&peers, "scrapes_total", seconds_since(began), began);
+    assert_nobody_was_buried(&peers);
+}
+
+#[test]
+fn a_cut_in_one_direction_costs_no_slot_and_both_ends_have_the_same_afterwards() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let (peers, relays) = relayed(root.path(), &exporter.config(12, "5s", "4s"));
+    pause(6_000);
+    let began = now_ms();
+    cut(&peers, &relays, 2, 0, true);
+    pause(9_000);
+    cut(&peers, &relays, 2, 0, false);
+    for peer in &peers {
+        peer.wait("all are ready again", 40_000, || (states(peer) == ["ready"; 3]).then_some(()));
+    }
+    pause(11_000);
+    for peer in &peers {
+        assert_no_hole(&peer.samples("scrapes_total", seconds_since(began)), 5_000, 12, began - 4_000, 0);
+    }
+    assert_same_everywhere(&peers, "scrapes_total", seconds_since(began), began);
+}
+
+/// Sends garbage and what looks like the beginning of a connection to a port, until it is told to end; counts.
+fn flood(port: u16, ends: Arc<AtomicBool>, sent: Arc<AtomicU64>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let mut packet = [0u8; 1_200];
+    let mut dice = 0x9e37_79b9_u64;
+    while !ends.load(Ordering::Relaxed) {
+        for _ in 0..50 {
+            for byte in packet.iter_mut().step_by(8) {
+                dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                *byte = (dice >> 40) as u8;
+            }
+            // Every third has the first bytes of QUIC's long header, version 1: somebody who dials.
+            if dice.is_multiple_of(3) {
+                packet[..6].copy_from_slice(&[0xc3, 0, 0, 0, 1, 8]);
+            }
+            if socket.send_to(&packet, ("127.0.0.1", port)).is_ok() {
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        pause(5);
+    }
+}
+
+#[test]
+fn a_flood_on_the_udp_port_costs_no_slot_and_little_memory() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let peers = crate::support::mesh(root.path(), 3, &exporter.config(12, "5s", "4s"));
+    pause(6_000);
+    let began = now_ms();
+    let resident = peers[0].metric("process_resident_memory_bytes");
+    let lines = peers[0].log().lines().count();
+    let (ends, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let flooding = {
+        let (port, ends, sent) = (peers[0].cluster, Arc::clone(&ends), Arc::clone(&sent));
+        std::thread::spawn(move || flood(port, ends, sent))
+    };
+    pause(12_000);
+    ends.store(true, Ordering::Relaxed);
+    flooding.join().expect("no panic");
+    let (garbage, sent) = (peers[0].metric("promesh_transport_garbage_datagrams_total"), sent.load(Ordering::Relaxed));
+    assert!(sent > 10_000 && garbage > 1_000.0, "{garbage} of {sent}");
+    let grown = peers[0].metric("process_resident_memory_bytes") - resident;
+    assert!(grown < 100e6, "{grown} bytes more after {sent} packets");
+    let said = peers[0].log().lines().count() - lines;
+    assert!(said < 20, "{said} lines: {}", peers[0].log());
+    pause(6_000);
+    for peer in &peers {
+        assert_eq!(states(peer), ["ready"; 3]);
+        assert_no_hole(&peer.samples("scrapes_total", seconds_since(began)), 5_000, 12, began - 4_000, 0);
+    }
+    assert_nobody_was_buried(&peers);
+}
+
+#[test]
+fn a_peer_with_a_wrong_clock_owns_nothing_until_it_is_right_again() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let Some((clock, prefix)) = Clock::new(root.path()) else {
+        println!("not run: no C compiler for a clock that can be set");
+        return;
+    };
+    let exporter = Exporter::start();
+    let mut peers = crate::support::mesh(root.path(), 2, &exporter.config(12, "5s", "4s"));
+    let prefix: Vec<&str> = prefix.iter().map(String::as_str).collect();
+    let third = Peer::new(root.path(), "peer-2", &root.path().join("prometheus.yml"), &[&peers[0]]);
+    peers.push(third.through(&prefix));
+    peers[2].start();
+    peers[2].wait_ready();
+    for peer in &peers {
+        peer.wait("all are ready", 30_000, || (states(peer) == ["ready"; 3]).then_some(()));
+    }
+    pause(6_000);
+    clock.set(4);
+    for peer in &peers {
+        peer.wait("the wrong clock is seen", 30_000, || (state_of(peer, &peers[2])? == "skewed").then_some(()));
+    }
+    // Offsets are smoothed, so that one late beat is no verdict.
+    peers[0].wait("the offset is shown", 10_000, || {
+        let members = peers[0].cluster()["members"].as_array().cloned()?;
+        let off = members.iter().filter_map(|member| member["clockOffsetSeconds"].as_f64()).fold(0.0, f64::max);
+        (3.7..4.3).contains(&off).then_some(())
+    });
+    peers[2].wait("it has given its shards away", 15_000, || {
+        (peers[2].cluster()["members"][0]["shardsOwned"] == 0).then_some(())
+    });
+    // The step itself jumps over slots of the peer whose clock it is; nobody misses one from here on, nor when it is set back.
+    let began = now_ms();
+    pause(11_000);
+    clock.set(0);
+    for peer in &peers {
+        peer.wait("all are ready again", 60_000, || (states(peer) == ["ready"; 3]).then_some(()));
+    }
+    pause(6_000);
+    for peer in &peers[..2] {
+        assert_no_hole(&peer.samples("scrapes_total", seconds_since(began)), 5_000, 12, began, 0);
+    }
+}
+
+#[test]
+fn a_secret_is_changed_peer_by_peer_without_a_restart() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let path = root.path().join("prometheus.yml");
+    std::fs::write(&path, exporter.config(6, "5s", "4s")).expect("written");
+    let secret = |peer: usize, end: &str| root.path().join(format!("secret-{peer}{end}"));
+    let (old, new) = ("a".repeat(40), "b".repeat(40));
+    let flag = |peer: usize| format!("--cluster.secret-file={}", secret(peer, "").display());
+    let mut peers: Vec<Peer> = Vec::new();
+    for number in 0..2 {
+        std::fs::write(secret(number, ""), &old).expect("written");
+        let seeds: Vec<&Peer> = peers.iter().collect();
+        let mut peer = Peer::new(root.path(), &format!("peer-{number}"), &path, &seeds).with(flag(number));
+        peer.start();
+        peers.push(peer);
+    }
+    for peer in &peers {
+        peer.wait_ready();
+        peer.wait("it sees the other", 30_000, || (states(peer) == ["ready"; 2]).then_some(()));
+    }
+    let noticed = |peer: &Peer, times: usize| {
+        let renewed = |peer: &Peer| peer.log().matches("the certificate was renewed").count();
+        peer.wait("it has read its secret again", 20_000, || (renewed(peer) >= times).then_some(()));
+    };
+    // Trusted by all, then used by one.
+    for (number, peer) in peers.iter().enumerate() {
+        std::fs::write(secret(number, ".next"), &new).expect("written");
+        noticed(peer, 1);
+    }
+    std::fs::rename(secret(1, ""), secret(1, ".previous")).expect("moved");
+    std::fs::rename(secret(1, ".next"), secret(1, "")).expect("moved");
+    noticed(&peers[1], 2);
+    // New connections: one peer signs by the new secret, the other by the old one.
+    peers[1].kill();
+    peers[1].start();
+    for peer in &peers {
+        peer.wait_ready();
+        peer.wait("they see each other", 30_000, || (states(peer) == ["ready"; 2]).then_some(()));
+    }
+    std::fs::rename(secret(0, ".next"), secret(0, "")).expect("moved");
+    std::fs::remove_file(secret(1, ".previous")).expect("removed");
+    noticed(&peers[0], 2);
+    peers[0].kill();
+    peers[0].start();
+    for peer in &peers {
+        peer.wait_ready();
+        peer.wait("they see each other", 30_000, || (states(peer) == ["ready"; 2]).then_some(()));
+        assert_eq!(peer.query("scrapes_total").len(), 6);
+    }
+    // Who has only the old one is a stranger now.
+    std::fs::write(secret(2, ""), &old).expect("written");
+    let mut stranger = Peer::new(root.path(), "peer-2", &path, &[&peers[0]]).with(flag(2));
+    stranger.start();
+    let refused = r#"promesh_transport_refused_total{reason="certificate"}"#;
+    peers[0].wait("it is refused", 20_000, || (peers[0].metric(refused) > 0.0).then_some(()));
+    assert_eq!(states(&peers[0]), ["ready"; 2]);
+    for peer in &peers {
+        let log = peer.log();
+        assert!(!log.contains(&old) && !log.contains(&new), "{log}");
+    }
+}
