@@ -113,11 +113,8 @@ fn imported_history_is_copied_repaired_and_made_good_but_not_moved() {
 
     // A damaged block is set aside and its content fetched again.
     assert_eq!(peers[1].terminate(), Some(0));
-    let data = root.path().join("peer-1/data");
-    let blocks =
-        std::fs::read_dir(&data).expect("a folder").flatten().filter(|entry| entry.path().join("index").exists());
-    let block = blocks.into_iter().next().expect("a block");
-    std::fs::write(block.path().join("index"), b"nonsense").expect("written");
+    let block = a_block(&root.path().join("peer-1/data")).expect("a block");
+    std::fs::write(block.join("index"), b"nonsense").expect("written");
     peers[1].start();
     peers[1].wait_ready();
     assert_eq!(peers[1].metric("promesh_history_damaged_blocks_total"), 1.0, "{}", peers[1].log());
@@ -174,16 +171,11 @@ fn a_peer_that_was_away_fetches_what_was_pushed_for_sealed_windows_meanwhile() {
     peers[1].kill();
     pause(1_000);
     backfill(&peers[0], begin, 20..30);
-    // Old samples become blocks at the next look of storage: then they are history, and in no log that is copied.
-    peers[0].wait("they are in a block", 20_000, || a_block(&root.path().join("peer-0/data")).map(drop));
-    pause(3_000);
-    assert_eq!(count(&peers[0]), Some(120.0));
     peers[1].start();
     peers[1].wait_ready();
-    // The eight series that got samples meanwhile, and nothing else.
-    peers[1].wait("it has fetched what it missed", 60_000, || {
-        (peers[1].metric("promesh_history_copied_series_total") >= 8.0).then_some(())
-    });
+    // With the open window, as a window that is missing or as one that differs: by what the two had in blocks by then.
+    pause(25_000);
     peers[0].kill();
     peers[1].wait("it has all of it alone", 10_000, || (count(&peers[1])? == 120.0).then_some(()));
+    assert!(peers[1].metric("promesh_history_copied_series_total") <= 8.0, "no more than it missed");
 }

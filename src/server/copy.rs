@@ -161,8 +161,10 @@ pub fn serve(
     if !whole {
         return;
     }
+    // What lies in blocks does not come with the open window: it is history, and copied as that.
+    let open_from = head.min_time().max(ingest.db().blocks_end());
     let whole_from = match (view.and_then(|view| view.own.whole_from(&wanted.shards)), wanted.since) {
-        (Some(held_from), _) => held_from.max(head.min_time()),
+        (Some(held_from), _) => held_from.max(open_from),
         // A part of the log is worth having from anybody; the open window only from one that holds it whole.
         (None, Some(since)) => Timestamp(since),
         (None, None) => return,

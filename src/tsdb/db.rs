@@ -337,6 +337,11 @@ impl Db {
         *self.log_needed.lock() = position;
     }
 
+    /// The first instant after all blocks, those of late and of copied samples too; `MIN` without any.
+    pub fn blocks_end(&self) -> Timestamp {
+        self.blocks.list().iter().map(|block| Timestamp(block.meta().max_time)).max().unwrap_or(Timestamp::MIN)
+    }
+
     /// The open blocks, by their first instant.
     pub fn blocks(&self) -> Vec<Arc<Block>> {
         self.blocks.list()

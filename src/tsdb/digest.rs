@@ -70,6 +70,8 @@ impl Db {
                 start += length;
             }
         }
+        // Late samples wait in the head until a window is cut.
+        windows.extend(self.head.late_windows(sealed_before).iter().filter(|start| **start + length <= sealed_before));
         let window = |start| Window { start: Timestamp(start), end: Timestamp(start + length) };
         windows.into_iter().map(window).collect()
     }
