@@ -1,5 +1,6 @@
 //! Several peers in one deterministic world: their clocks, disks, links and one receiver that counts.
 
+mod bodies;
 mod world;
 
 use std::time::Duration;

@@ -344,6 +344,8 @@ pub struct Alerting {
     majority_seen: Monotonic,
     claims: BTreeMap<KeyId, Claim>,
     next_claim: u64,
+    /// Attempts whose outcome is not known yet.
+    running: BTreeMap<ClaimId, KeyId>,
     waiting: BTreeMap<u64, Waiting>,
     next_request: u64,
     /// By peer, the request of a forwarded post whose acknowledgement it asks for next.
@@ -436,6 +438,7 @@ impl Alerting {
             majority_seen: now.monotonic,
             claims: BTreeMap::new(),
             next_claim: 0,
+            running: BTreeMap::new(),
             waiting: BTreeMap::new(),
             next_request: 0,
             forwarded_just_now: BTreeMap::new(),

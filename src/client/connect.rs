@@ -20,7 +20,7 @@ use url::Url;
 use crate::ClientError;
 use crate::auth::basic;
 use crate::proxy::Proxies;
-use crate::tls::Tls;
+use crate::tls::{Inside, Tls};
 
 /// Makes the connections of one client. Cheap to clone.
 #[derive(Clone)]
@@ -42,7 +42,7 @@ impl Connector {
             socket,
             proxies: Proxies::new(&config.proxy),
             proxy_headers: headers.map(|(name, values)| (name.clone(), values.clone())).collect(),
-            tls: Tls::new(&config.tls_config, config.enable_http2)?,
+            tls: Tls::new(&config.tls_config, if config.enable_http2 { Inside::Http2 } else { Inside::Http1 })?,
         })))
     }
 }

@@ -36,7 +36,7 @@ pub use body::{BodyError, LineReader, read_body};
 pub use gate::Gate;
 use gate::GatedBody;
 pub use signer::Signer;
-pub use tls::Tls;
+pub use tls::{Inside, Tls};
 
 /// What a request is asked with.
 pub const USER_AGENT: &str = concat!("promesh/", env!("CARGO_PKG_VERSION"));

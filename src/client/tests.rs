@@ -158,6 +158,16 @@ async fn first_words(config: &str) -> (Option<Vec<u8>>, String) {
     (protocol, String::from_utf8_lossy(&words).into_owned())
 }
 
+#[test]
+fn who_speaks_no_http_is_offered_none() {
+    // Exim ends the handshake with "no application protocol" else, as RFC 7301 says it must.
+    let offered = |inside| {
+        let settings = promesh_config::http::TlsConfig::default();
+        Tls::new(&settings, inside).unwrap().current().unwrap().alpn_protocols.len()
+    };
+    assert_eq!([Inside::Other, Inside::Http1, Inside::Http2].map(offered), [0, 1, 2]);
+}
+
 #[tokio::test]
 async fn http2_is_spoken_where_both_can_and_the_settings_allow_it() {
     assert_eq!(first_words("").await, (Some(b"h2".to_vec()), "PRI * HTTP/2.0".to_owned()));

@@ -14,10 +14,21 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::ClientError;
 
+/// What is spoken inside, as it is offered in the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inside {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, or HTTP/1.1.
+    Http2,
+    /// Something else, that nothing is said about: mail servers refuse who offers them HTTP.
+    Other,
+}
+
 /// TLS settings whose files may change while we run.
 pub struct Tls {
     settings: TlsConfig,
-    http2: bool,
+    inside: Inside,
     built: Mutex<(u128, Arc<ClientConfig>)>,
 }
 
@@ -29,14 +40,14 @@ struct Material {
 }
 
 impl Tls {
-    /// Of settings; `http2` offers it besides HTTP/1.1.
+    /// Of settings, and for what is spoken inside.
     ///
     /// # Errors
     /// When a file cannot be read or holds something else.
-    pub fn new(settings: &TlsConfig, http2: bool) -> Result<Tls, ClientError> {
+    pub fn new(settings: &TlsConfig, inside: Inside) -> Result<Tls, ClientError> {
         let material = Material::read(settings)?;
-        let built = Mutex::new((material.digest(), build(settings, &material, http2)?));
-        Ok(Tls { settings: settings.clone(), http2, built })
+        let built = Mutex::new((material.digest(), build(settings, &material, inside)?));
+        Ok(Tls { settings: settings.clone(), inside, built })
     }
 
     /// The configuration for a new connection: rebuilt when a file changed since the last one.
@@ -53,7 +64,7 @@ impl Tls {
         let digest = material.digest();
         let mut built = self.built.lock();
         if built.0 != digest {
-            *built = (digest, build(settings, &material, self.http2)?);
+            *built = (digest, build(settings, &material, self.inside)?);
         }
         Ok(Arc::clone(&built.1))
     }
@@ -99,7 +110,7 @@ impl Material {
     }
 }
 
-fn build(settings: &TlsConfig, material: &Material, http2: bool) -> Result<Arc<ClientConfig>, ClientError> {
+fn build(settings: &TlsConfig, material: &Material, inside: Inside) -> Result<Arc<ClientConfig>, ClientError> {
     let bad = |what: &str, error: &dyn std::fmt::Display| ClientError::Settings(format!("tls_config: {what}: {error}"));
     // The provider is named: two of them in one process would make the default one a panic.
     let provider = Arc::new(ring::default_provider());
@@ -121,7 +132,11 @@ fn build(settings: &TlsConfig, material: &Material, http2: bool) -> Result<Arc<C
         }
         _ => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
+    config.alpn_protocols = match inside {
+        Inside::Http1 => vec![b"http/1.1".to_vec()],
+        Inside::Http2 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        Inside::Other => Vec::new(),
+    };
     Ok(Arc::new(config))
 }
 

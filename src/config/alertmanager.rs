@@ -10,6 +10,8 @@ pub mod page;
 pub mod route;
 pub mod values;
 
+#[cfg(test)]
+mod fuzz;
 mod inherit;
 
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 //! Source: alertmanager notify/email; RFC 5322, RFC 2047 (words in headers), RFC 2045 (quoted-printable).
 
 use promesh_alerting::Outcome;
-use promesh_client::{Gate, Tls};
+use promesh_client::{Gate, Inside, Tls};
 use promesh_config::alertmanager::EmailConfig;
 use promesh_template::clock::Time;
 
@@ -39,7 +39,7 @@ pub async fn deliver(config: &EmailConfig, message: &Message<'_>, lease: &Gate) 
         Ok(to) => to,
         Err(why) => return refused(format!("parse 'to' addresses: {why}")),
     };
-    let tls = match Tls::new(&config.tls_config.clone().unwrap_or_default(), false) {
+    let tls = match Tls::new(&config.tls_config.clone().unwrap_or_default(), Inside::Other) {
         Ok(tls) => tls,
         Err(error) => return refused(error.to_string()),
     };

@@ -272,6 +272,7 @@ impl Alerting {
         let notification = self.notification(key, &slot, &claim, reason, &alerts, &told, voters.degraded, now);
         self.next_claim += 1;
         let id = ClaimId(self.next_claim);
+        self.running.insert(id, key);
         if let Some(claim) = self.claims.get_mut(&key) {
             claim.state = State::Sending { id, told, lease, voters: voters.members };
             claim.attempts += 1;
@@ -323,13 +324,15 @@ impl Alerting {
 
     /// An attempt ended.
     pub(super) fn notified(&mut self, id: ClaimId, outcome: Outcome, now: Now) {
-        let found = self.claims.iter().find_map(|(key, claim)| match &claim.state {
+        // Each attempt ends once. A claim may have gone since, or have begun another.
+        let Some(key) = self.running.remove(&id) else { return };
+        let found = self.claims.get(&key).and_then(|claim| match &claim.state {
             State::Sending { id: running, told, .. } if *running == id => {
-                Some((*key, claim.flush, claim.candidacy.ballot(), told.clone()))
+                Some((claim.flush, claim.candidacy.ballot(), told.clone()))
             }
             _ => None,
         });
-        let Some((key, flush, ballot, told)) = found else { return };
+        let Some((flush, ballot, told)) = found else { return };
         let kind = self.dispatcher.slot(key).map(|slot| slot.key.integration.clone()).unwrap_or_default();
         match outcome {
             Outcome::Sent { data } => {

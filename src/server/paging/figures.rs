@@ -53,6 +53,7 @@ impl Paging {
         self.received(page);
         self.deliveries(page);
         self.cluster(page);
+        self.configured(page);
         self.thread(page);
     }
 
@@ -148,8 +149,27 @@ impl Paging {
         }
     }
 
+    /// What the file says, in numbers.
+    fn configured(&self, page: &mut Page) {
+        let configuration = self.configuration();
+        let config = &configuration.config;
+        let integrations: usize = config.receivers.iter().map(|receiver| receiver.integrations().len()).sum();
+        let receivers = config.receivers.len() as f64;
+        page.value("alertmanager_receivers", "gauge", "Number of configured receivers.", receivers);
+        let help = "Number of configured integrations.";
+        page.value("alertmanager_integrations", "gauge", help, integrations as f64);
+        let rules = config.inhibit_rules.len() as f64;
+        page.value("alertmanager_inhibition_rules", "gauge", "Number of configured inhibition rules.", rules);
+        let name = "alertmanager_build_info";
+        page.family(name, "gauge", "What was built.");
+        page.sample(name, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    }
+
     fn cluster(&self, page: &mut Page) {
         let view = self.view.borrow().clone();
+        let name = "alertmanager_cluster_peer_info";
+        page.family(name, "gauge", "A metric with a constant 1 value labeled by peer name.");
+        page.sample(name, &[("peer", &self.me.to_string())], 1.0);
         let (alive, down) = view.as_ref().map_or((0, 0), |view| {
             let alive = view.peers.iter().filter(|peer| peer.alive).count();
             (alive, view.peers.len() - alive)
