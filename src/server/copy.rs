@@ -308,3 +308,40 @@ fn store(ingest: &Ingest, chunks: Vec<OrderedChunk>, contest: &mut Contest) -> R
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use promesh_model::{Generation, PeerId, ShardId};
+    use promesh_replication::{Order, Origin, SlotOrders, SourceId};
+
+    use super::*;
+
+    /// Bytes of released kinds decode for ever.
+    #[test]
+    fn golden_bytes() {
+        let origin = Origin { writer: PeerId(9), generation: Generation(3) };
+        let order = Order { failed: false, rank: 1, origin };
+        let slots = vec![(Timestamp(5_000), order)];
+        let sources = vec![SlotOrders { source: SourceId(7), shard: ShardId(70), slots }];
+        let chunk =
+            OrderedChunk { labels: Labels::from_pairs([("a", "b")]), encoding: 1, bytes: vec![1, 2], source: 1 };
+        let wanted = Wanted { shards: [ShardId(70)].into_iter().collect(), since: Some(5) };
+        let mut seen = String::new();
+        for (name, bytes) in [
+            ("asked", codec::encode(&wanted)),
+            ("sources", codec::encode(&sources)),
+            ("chunks", codec::encode(&vec![chunk])),
+        ] {
+            let shown: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            seen.push_str(&format!("{name} {shown}\n"));
+        }
+        let read = codec::decode::<Vec<SlotOrders>, BULK_BYTES_MAX>(&codec::encode(&sources)).expect("decodes");
+        assert_eq!(read, sources);
+        expect_test::expect![[r#"
+            asked 000146010a
+            sources 01074601fb102700010903
+            chunks 0104016101620102010201
+        "#]]
+        .assert_eq(&seen);
+    }
+}

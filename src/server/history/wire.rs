@@ -189,3 +189,33 @@ pub fn series(piece: &[u8]) -> Result<Vec<WindowSeries>, String> {
     };
     unpack::<WireSeries>(piece).map_err(|error| error.to_string())?.into_iter().map(read).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of released kinds decode for ever.
+    #[test]
+    fn golden_bytes() {
+        let shards: ShardSet = [ShardId(70)].into_iter().collect();
+        let asked = Asked { start: 0, end: 7_200_000, shards, known: vec![(7, 2, 9)] };
+        let series = WireSeries { labels: Labels::from_pairs([("a", "b")]), chunks: vec![(1, 5, 6, vec![1, 2])] };
+        let mut seen = String::new();
+        for (name, bytes) in [
+            ("windows", codec::encode(&vec![(0i64, 7_200_000i64)])),
+            ("asked", codec::encode(&asked)),
+            ("digests", codec::encode(&vec![(70u16, 2u64, 9u128)])),
+            ("piece", codec::encode(&vec![series])),
+        ] {
+            let shown: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            seen.push_str(&format!("{name} {shown}\n"));
+        }
+        expect_test::expect![[r#"
+            windows 0100fc00badb00
+            asked 00fc00badb0000014601070209
+            digests 01460209
+            piece 01040161016201010a0c020102
+        "#]]
+        .assert_eq(&seen);
+    }
+}
