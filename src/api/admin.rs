@@ -21,6 +21,7 @@ fn check_enabled(api: &Api) -> Result<(), ApiError> {
 
 pub(crate) async fn delete_series(State(api): State<Api>, form: Form) -> Result<Response, ApiError> {
     check_enabled(&api)?;
+    form.check()?;
     if form.all("match[]").next().is_none() {
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }

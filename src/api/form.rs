@@ -19,6 +19,8 @@ const FORM_BYTES_MAX: usize = 10 << 20;
 pub(crate) struct Form {
     body: Vec<(String, String)>,
     address: Vec<(String, String)>,
+    /// What could not be read, in Go's words.
+    broken: Option<String>,
 }
 
 impl Form {
@@ -36,6 +38,14 @@ impl Form {
     /// The first value in the address alone: some parameters are not looked for in the body.
     pub fn in_address(&self, name: &str) -> &str {
         self.address.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
+    }
+
+    /// That everything could be read: some endpoints ask, most take what they can read.
+    pub fn check(&self) -> Result<(), ApiError> {
+        match &self.broken {
+            None => Ok(()),
+            Some(why) => Err(ApiError::bad_data(format!("error parsing form values: {why}"))),
+        }
     }
 
     /// `limit`: nothing or 0 for none.
@@ -83,17 +93,37 @@ pub(crate) fn parse_bool(text: &str) -> Result<bool, String> {
 
 /// `a=b&c=d`, in order. Pairs that are not decodable are left out, as Go does when nobody asks for the error.
 pub(crate) fn parse_pairs(bytes: &[u8]) -> Vec<(String, String)> {
-    let decode = |part: &[u8]| {
-        let spaced: Vec<u8> = part.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
-        percent_decode(&spaced).decode_utf8().ok().map(std::borrow::Cow::into_owned)
-    };
-    let pair = |pair: &[u8]| {
+    parse_form(bytes).0
+}
+
+/// The pairs that can be read, and what is wrong with the others: the first bad escape, or a semicolon.
+fn parse_form(bytes: &[u8]) -> (Vec<(String, String)>, Option<String>) {
+    let (mut pairs, mut broken) = (Vec::new(), None);
+    for pair in bytes.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
+        // It separates nothing since Go 1.17.
+        if pair.contains(&b';') {
+            broken = Some("invalid semicolon separator in query".to_owned());
+            continue;
+        }
         let split = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
-        Some((decode(&pair[..split])?, decode(pair.get(split + 1..).unwrap_or_default())?))
-    };
-    // A semicolon separates nothing since Go 1.17: such a pair is an error, hence left out.
-    let pairs = bytes.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty() && !pair.contains(&b';'));
-    pairs.filter_map(pair).collect()
+        match (decode(&pair[..split]), decode(pair.get(split + 1..).unwrap_or_default())) {
+            (Ok(key), Ok(value)) => pairs.push((key, value)),
+            (Err(why), _) | (_, Err(why)) => broken = broken.or(Some(why)),
+        }
+    }
+    (pairs, broken)
+}
+
+/// Percent escapes and plus signs, as Go's `url.QueryUnescape`. Bytes that are no text are told apart from none.
+fn decode(part: &[u8]) -> Result<String, String> {
+    let is_hex = |at: usize| part.get(at).is_some_and(u8::is_ascii_hexdigit);
+    let is_bad = |at: &usize| part[*at] == b'%' && !(is_hex(at + 1) && is_hex(at + 2));
+    if let Some(at) = (0..part.len()).find(is_bad) {
+        let escape = String::from_utf8_lossy(&part[at..part.len().min(at + 3)]);
+        return Err(format!("invalid URL escape {}", promesh_model::labels::quoted(&escape)));
+    }
+    let spaced: Vec<u8> = part.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    Ok(percent_decode(&spaced).decode_utf8_lossy().into_owned())
 }
 
 fn has_form(request: &Request) -> bool {
@@ -107,14 +137,15 @@ impl<S: Send + Sync> FromRequest<S> for Form {
     type Rejection = Response;
 
     async fn from_request(request: Request, _state: &S) -> Result<Form, Response> {
-        let address = parse_pairs(request.uri().query().unwrap_or("").as_bytes());
+        let (address, broken) = parse_form(request.uri().query().unwrap_or("").as_bytes());
         if !has_form(&request) {
-            return Ok(Form { body: Vec::new(), address });
+            return Ok(Form { body: Vec::new(), address, broken });
         }
         let body = Limited::new(request.into_body(), FORM_BYTES_MAX).collect().await;
         let body =
             body.map_err(|error| ApiError::bad_data(format!("error parsing form values: {error}")).into_response())?;
-        Ok(Form { body: parse_pairs(&body.to_bytes()), address })
+        let (body, broken_body) = parse_form(&body.to_bytes());
+        Ok(Form { body, address, broken: broken_body.or(broken) })
     }
 }
 
@@ -131,7 +162,12 @@ mod tests {
             parse_pairs(b"a=b+c&d=%7B%7d&e&=f&&g=h=i"),
             text(&[("a", "b c"), ("d", "{}"), ("e", ""), ("", "f"), ("g", "h=i")])
         );
-        assert_eq!(parse_pairs(b"a;b=1&c=2&d=%ff"), text(&[("c", "2")]));
+        assert_eq!(parse_pairs(b"a;b=1&c=2&d=%ff&e=%zz"), text(&[("c", "2"), ("d", "\u{fffd}")]));
+        let broken = |bytes: &[u8]| parse_form(bytes).1;
+        assert_eq!(broken(b"a=1&b=%4"), Some("invalid URL escape \"%4\"".to_owned()));
+        assert_eq!(broken(b"%zz=1&b=2"), Some("invalid URL escape \"%zz\"".to_owned()));
+        assert_eq!(broken(b"a=1;b=2"), Some("invalid semicolon separator in query".to_owned()));
+        assert_eq!(broken(b"a=1&b=%41"), None);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::respond::{Remarks, no_content, success, success_in_pieces};
 use crate::router::Api;
 
 pub(crate) async fn series(State(api): State<Api>, form: Form) -> Result<Response, ApiError> {
+    form.check()?;
     if form.all("match[]").next().is_none() {
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }

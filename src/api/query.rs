@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::asked::{Asked, Origin, Timings, stats_json};
 use crate::backend::QueryWatch;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorType};
 use crate::form::Form;
 use crate::json::{ValueWriter, result_type};
 use crate::respond::{Remarks, success, success_in_pieces};
@@ -76,6 +76,14 @@ pub(crate) async fn instant(State(api): State<Api>, from: Requester, form: Form)
     let asked = Asked { query, start: at, end: at, step: Duration::ZERO, origin };
     let (outcome, timings) = evaluate(&api, asked, span, options).await?;
     Ok(answer(outcome, limit, form.get("stats"), timings))
+}
+
+/// A time that is over before it began.
+fn check_timeout(span: Option<Duration>) -> Result<(), ApiError> {
+    if span == Some(Duration::ZERO) {
+        return Err(ApiError::new(ErrorType::Execution, "context deadline exceeded"));
+    }
+    Ok(())
 }
 
 pub(crate) async fn range(State(api): State<Api>, from: Requester, form: Form) -> Result<Response, ApiError> {
@@ -174,6 +182,7 @@ async fn evaluate(
     span: Option<Duration>,
     mut options: QueryOptions,
 ) -> Result<(Outcome, Timings), ApiError> {
+    check_timeout(span)?;
     let span = span.unwrap_or(api.options.query_timeout).min(api.options.query_timeout);
     let arrived = api.backend.now().monotonic;
     let turn = match Arc::clone(&api.queries).try_acquire_owned() {

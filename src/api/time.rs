@@ -33,7 +33,9 @@ pub fn parse_time(text: &str) -> Result<Timestamp, String> {
 /// # Errors
 /// With upstream's texts.
 pub(crate) fn parse_span(text: &str) -> Result<i64, String> {
-    if let Ok(seconds) = text.parse::<f64>() {
+    // Go's numbers end where a float's do; only `inf` spelt out is one beyond.
+    let is_number = |seconds: &f64| seconds.is_finite() || !text.bytes().any(|byte| byte.is_ascii_digit());
+    if let Some(seconds) = text.parse::<f64>().ok().filter(is_number) {
         let nanoseconds = seconds * 1e9;
         if nanoseconds.is_nan() || nanoseconds.abs() > i64::MAX as f64 {
             return Err(format!("cannot parse {} to a valid duration. It overflows int64", quoted(text)));
@@ -164,6 +166,7 @@ mod tests {
             assert_eq!(parse_span(text), Ok(ns), "{text}");
         }
         assert_eq!(parse_span("x").unwrap_err(), "cannot parse \"x\" to a valid duration");
+        assert!(parse_span("1e400").unwrap_err().ends_with("to a valid duration"));
         assert!(parse_span("99999999999999999999").unwrap_err().ends_with("It overflows int64"));
     }
 
