@@ -1,6 +1,8 @@
 //! What a machine and its neighbours do to a peer: folders of other owners, clocks that jump, bodies that are no samples.
 //! Each time a clear error, and nothing lost.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -93,6 +95,65 @@ fn pushes_that_are_no_samples_are_named_and_cost_the_others_nothing() {
         peer.start();
         peer.wait_ready();
     }
+}
+
+/// A remote write 2.0 of one sample for each of these label sets.
+fn body_2(series: &[Series<'_>], at: i64, value: f64) -> Vec<u8> {
+    let sample = [&[9][..], &value.to_le_bytes(), &[16], &varint(at as u64)].concat();
+    let (mut symbols, mut lists) = (field(4, b""), Vec::new());
+    let mut count = 1;
+    for labels in series {
+        let mut numbers = Vec::new();
+        for text in labels.iter().flat_map(|(name, value)| [name, value]) {
+            symbols.extend(field(4, text));
+            numbers.extend(varint(count));
+            count += 1;
+        }
+        lists.extend(field(5, &[field(1, &numbers), field(2, &sample)].concat()));
+    }
+    let plain = [symbols, lists].concat();
+    let literal = (plain.len() as u32 - 1).to_le_bytes();
+    [&varint(plain.len() as u64)[..], &[63 << 2], &literal, &plain].concat()
+}
+
+#[test]
+fn a_megabyte_of_labels_costs_its_own_sample_only_by_scrape_and_by_remote_write_2() {
+    let root = tempfile::tempdir().expect("a folder");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let huge = "x".repeat(1 << 20);
+    let exposed = format!("before 1\nbad{{long=\"{huge}\"}} 2\nafter 3\n");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close\r\n";
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{exposed}", exposed.len()).as_bytes());
+        }
+    });
+    let config = root.path().join("prometheus.yml");
+    let text =
+        "global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n- job_name: test\n  static_configs:\n";
+    std::fs::write(&config, format!("{text}  - targets: ['{address}']\n")).expect("written");
+    let mut peer = Peer::new(root.path(), "peer-0", &config, &[]).with("--web.enable-remote-write-receiver");
+    peer.start();
+    peer.wait_ready();
+    peer.wait("it scrapes what can be taken", 10_000, || {
+        (peer.query("after").len() == 1 && peer.query("before").len() == 1).then_some(())
+    });
+    assert_eq!(peer.query("up")[0]["value"][1], "1");
+
+    let bad: Series<'_> = &[(b"__name__", b"bad"), (b"job", b"push"), (b"long", huge.as_bytes())];
+    let headers = "Content-Type: application/x-protobuf;proto=io.prometheus.write.v2.Request\r\nContent-Encoding: snappy\r\n\
+                   X-Prometheus-Remote-Write-Version: 2.0.0\r\n";
+    let (status, text) =
+        exchange(peer.web, "POST", "/api/v1/write", headers, &body_2(&[bad, GOOD], now() - 5_000, 7.0));
+    assert_eq!(status, 400, "{text}");
+    assert!(text.contains("limit of 65536") && text.len() < 4096, "{} bytes: {text:.300}", text.len());
+    let (status, text) = exchange(peer.web, "POST", "/api/v1/write", headers, &body_2(&[GOOD], now() - 2_000, 8.0));
+    assert_eq!(status, 204, "{text}");
+    assert_eq!(peer.query("good")[0]["value"][1], "8");
+    assert!(peer.query("bad").is_empty());
+    assert!(!peer.log().contains("panicked"), "{}", peer.log());
 }
 
 /// A command in front of the peer's that takes root's right to pass over permissions away; none when this user has no such

@@ -10,7 +10,7 @@ use promesh_otlp::{Sample, Settings, Translated};
 use std::io::Read as _;
 
 use crate::backend::{BackendError, Push, PushedSeries};
-use crate::remote_write::AHEAD_MS_MAX;
+use crate::remote_write::{AHEAD_MS_MAX, shortened};
 use crate::respond::text;
 use crate::router::Api;
 
@@ -70,7 +70,8 @@ pub(crate) async fn metrics(State(api): State<Api>, request: Request) -> Respons
         Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, error),
     };
     let refused = refused.into_iter().map(|(labels, error)| format!("{error} for series {labels}"));
-    let all: Vec<String> = problems.into_iter().chain(refused).take(PROBLEMS_MAX).collect();
+    let told = problems.into_iter().chain(refused).take(PROBLEMS_MAX);
+    let all: Vec<String> = told.map(|line| shortened(&line).to_owned()).collect();
     if all.is_empty() { answer(format) } else { text(StatusCode::BAD_REQUEST, all.join("\n")) }
 }
 

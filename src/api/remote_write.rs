@@ -35,6 +35,8 @@ const BODY_BYTES_MAX: usize = 32 << 20;
 pub(crate) const AHEAD_MS_MAX: i64 = 10 * 60 * 1000;
 /// Refusals that are told one by one.
 const REFUSALS_TOLD_MAX: usize = 20;
+/// The bytes of one of them that are told.
+const REFUSAL_BYTES_MAX: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
@@ -176,11 +178,17 @@ fn answer_v2(invalid: &[String], outcome: Result<PushOutcome, BackendError>) -> 
     response
 }
 
+/// A line that names a series, without the end of a long one: whoever sent a megabyte of labels has it already.
+pub(crate) fn shortened(line: &str) -> &str {
+    &line[..line.floor_char_boundary(REFUSAL_BYTES_MAX)]
+}
+
 /// One line for each thing refused.
 fn refusals(invalid: &[String], outcome: &PushOutcome) -> String {
     let refused = outcome.refused.iter().map(|(labels, error)| format!("{error} for series {labels}"));
     let all: Vec<String> = invalid.iter().cloned().chain(refused).collect();
-    let mut told = all[..all.len().min(REFUSALS_TOLD_MAX)].join("\n");
+    let shown: Vec<&str> = all.iter().take(REFUSALS_TOLD_MAX).map(|line| shortened(line)).collect();
+    let mut told = shown.join("\n");
     if all.len() > REFUSALS_TOLD_MAX {
         // Writing to a String cannot fail.
         let _ = write!(told, "\nand {} more", all.len() - REFUSALS_TOLD_MAX);

@@ -161,6 +161,12 @@ async fn what_protocol_2_cannot_store_is_a_400_with_the_rest_written() {
     let (reply, _) = push(Fixture { push_refuses: refuses, ..Fixture::default() }, V2, &v2_body(&[1, 2]).0).await;
     assert_eq!(reply.status, StatusCode::BAD_REQUEST);
     assert_eq!(reply.text(), "out of order sample for series {__name__=\"up\"}\n");
+    // Whoever sent a megabyte of labels is not sent it back.
+    let long = Labels::from_pairs([("__name__", "up"), ("long", &"x".repeat(1 << 20))]);
+    let refuses = vec![(long, IngestError::TooOld)];
+    let (reply, _) = push(Fixture { push_refuses: refuses, ..Fixture::default() }, V2, &v2_body(&[1, 2]).0).await;
+    assert!(reply.text().starts_with("too old sample for series {__name__=\"up\", long=\"xxx"));
+    assert!(reply.text().len() < 2048, "{} bytes", reply.text().len());
 }
 
 #[tokio::test]

@@ -61,13 +61,12 @@ impl Evaluator<'_> {
             self.annotations.add_again(&value.annotations, value.span, span);
             self.count_all(value.samples);
             value.left -= 1;
-            let grid = if value.left == 0 {
-                value.grid
-            } else {
-                let grid = value.grid.clone();
-                self.shared.values[number] = Some(value);
-                grid
-            };
+            if value.left == 0 {
+                // What was held for the copy is held for the value now.
+                return Ok(value.grid);
+            }
+            let grid = value.grid.clone();
+            self.shared.values[number] = Some(value);
             self.hold(grid.samples())?;
             return Ok(grid);
         }

@@ -226,6 +226,27 @@ fn golden_bytes() {
     .assert_eq(&hex);
 }
 
+/// A whole key frame as it was written once, compressed definitions and all, and the batch after it, decode for ever.
+#[test]
+fn a_key_frame_of_golden_bytes_reads_back() {
+    let (index, mut reader) = (Index::default(), Framing::new());
+    for (sequence, hex, value) in [(1, KEY_FRAME, 10.0), (2, NEXT_FRAME, 12.0)] {
+        let decoded = reader.decode(&unhex(hex), &index).expect("it was written by this form");
+        assert_eq!(decoded.header, header(sequence, 1000 * sequence as i64));
+        assert_eq!(decoded.batch, batch_of(&index, 1000 * sequence as i64, &[(1, value), (2, 7.0)]));
+    }
+}
+
+fn unhex(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|place| u8::from_str_radix(&hex[place..place + 2], 16).unwrap()).collect()
+}
+
+const KEY_FRAME: &str = "\
+    0200090000000000000000000000000000000700000000000000000000000000000003813ad00f010136024028b52ffd20405d01001402\
+    1f085f5f6e616d655f5f026d3108696e7374616e636503613a31036a6f62016a3202002011189c7a0202030200020a074f1e0a7345211c";
+const NEXT_FRAME: &str =
+    "0000090000000000000000000000000000000700000000000000000000000000000003813aa01f02010a06f01469a34100";
+
 /// Bytes that earlier releases wrote, with [`Section::Values`](super::sections::Section), decode for ever too.
 #[test]
 fn batches_of_the_earlier_form_read_back() {
@@ -245,9 +266,7 @@ fn batches_of_the_earlier_form_read_back() {
             [0.1, 7.0],
         ),
     ] {
-        let bytes: Vec<u8> =
-            (0..hex.len()).step_by(2).map(|place| u8::from_str_radix(&hex[place..place + 2], 16).unwrap()).collect();
-        assert_eq!(reader.decode(&bytes, &index).unwrap().batch.values, values);
+        assert_eq!(reader.decode(&unhex(hex), &index).unwrap().batch.values, values);
     }
 }
 
