@@ -5,7 +5,7 @@
 //! taken one by one.
 
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use promesh_model::labels::METRIC_NAME;
 use promesh_model::{Labels, LabelsBuilder};
 
@@ -319,6 +319,9 @@ struct Join<'a> {
     steps: usize,
 }
 
+/// The labels of the results of each group at one step.
+type Made = Vec<HashSet<Labels, RandomState>>;
+
 const FILLED: u32 = u32::MAX;
 
 impl Join<'_> {
@@ -414,7 +417,7 @@ impl Join<'_> {
             *slot = row as u32;
         }
         let mut matched = vec![false; self.group_count];
-        let mut made: Vec<Vec<Labels>> = Vec::new();
+        let mut made: Made = Vec::new();
         for many in 0..self.many.rows.len() {
             let Some(left) = self.many.rows[many].sample(step) else { continue };
             let group = self.many_groups[many] as usize;
@@ -450,7 +453,7 @@ impl Join<'_> {
         step: usize,
         group: usize,
         matched: &mut [bool],
-        made: &mut Vec<Vec<Labels>>,
+        made: &mut Made,
     ) -> Result<(), QueryError> {
         let Some(result) = self.combine(left, right, step) else { return Ok(()) };
         if self.matching.cardinality == Cardinality::OneToOne {
@@ -462,14 +465,14 @@ impl Join<'_> {
         } else {
             matched[group] = true;
             if made.is_empty() {
-                made.resize(self.group_count, Vec::new());
+                made.resize(self.group_count, HashSet::default());
             }
             let labels = self.labels_of(many, one);
-            if made[group].contains(&labels) {
+            // A group may have all series of the many side: looking through them would take their square.
+            if !made[group].insert(labels) {
                 const WHY: &str = "multiple matches for labels: grouping labels must ensure unique matches";
                 return Err(QueryError::Execution(WHY.to_owned()));
             }
-            made[group].push(labels);
         }
         self.put(many, one, step, Some(result));
         Ok(())
