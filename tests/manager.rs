@@ -43,8 +43,10 @@ impl Manager {
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.path={}", folder.join("data").display()))
             .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .args(["--web.external-url=http://am.example/", "--web.route-prefix=/", "--cluster.listen-address="])
+            .args(["--web.external-url=http://am.example/", "--web.route-prefix=/"])
             .args(flags)
+            // No mesh, unless there is to be one.
+            .args(flags.iter().all(|flag| !flag.starts_with("--cluster.listen")).then_some("--cluster.listen-address="))
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).expect("a log"))
             .spawn()
@@ -459,6 +461,58 @@ fn matcher_modes_and_limits_are_those_of_a_real_alertmanager() {
         let metrics = get(manager.port, "/metrics").1;
         let limited = metrics.lines().find(|line| line.starts_with("alertmanager_alerts_limited_total"));
         assert!(limited.is_some_and(|line| line.ends_with(" 1")), "{limited:?}");
+    }
+}
+
+/// What upstream's mixin asks for, and the labels that it relies on.
+const MIXIN: [(&str, &[&str]); 13] = [
+    ("alertmanager_alerts", &["state"]),
+    ("alertmanager_alerts_invalid_total", &["version"]),
+    ("alertmanager_alerts_received_total", &["status", "version"]),
+    ("alertmanager_cluster_failed_peers", &[]),
+    ("alertmanager_cluster_members", &[]),
+    ("alertmanager_config_hash", &[]),
+    ("alertmanager_config_last_reload_successful", &[]),
+    ("alertmanager_notification_latency_seconds_bucket", &["integration", "le"]),
+    ("alertmanager_notification_latency_seconds_count", &["integration"]),
+    ("alertmanager_notification_latency_seconds_sum", &["integration"]),
+    ("alertmanager_notifications_failed_total", &["integration", "reason"]),
+    ("alertmanager_notifications_total", &["integration"]),
+    ("process_start_time_seconds", &[]),
+];
+
+#[test]
+fn the_mixins_metrics_are_there_with_the_labels_of_a_real_alertmanager() {
+    let Some(real) = program("alertmanager") else { return };
+    let root = tempfile::tempdir().expect("a folder");
+    let hooks = [Stub::start(), Stub::start()];
+    let mesh = ["--cluster.listen-address=127.0.0.1:0"];
+    let config = "route: {receiver: all, group_wait: 0s}\nreceivers: [{name: all, webhook_configs: [{url: 'http://ADDRESS/'}]}]\n";
+    let both = side_by_side(root.path(), &real, config, [hooks[0].address, hooks[1].address], &mesh);
+    both.iter().for_each(|manager| manager.post(&json!([posted("A", false)])));
+    hooks.iter().for_each(|hook| drop(hook.wait(1, 30.0)));
+    pause(500);
+    let [theirs, ours] = both.map(|manager| get(manager.port, "/metrics").1);
+    for (name, labels) in MIXIN {
+        let names = |page: &str| -> Vec<Vec<String>> {
+            let series = page.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(['{', ' ']));
+            let names = |rest: &str| -> Vec<String> {
+                let pairs = rest.split_once('}').map_or("", |(pairs, _)| pairs);
+                pairs.split(',').filter_map(|pair| Some(pair.split_once('=')?.0.to_owned())).collect()
+            };
+            let mut all: Vec<_> = series
+                .map(|rest| {
+                    let mut names = names(rest);
+                    names.sort();
+                    names
+                })
+                .collect();
+            all.sort();
+            all.dedup();
+            all
+        };
+        let expected = [labels.iter().map(|label| (*label).to_owned()).collect::<Vec<_>>()];
+        assert_eq!((names(&ours), names(&theirs)), (expected.to_vec(), expected.to_vec()), "{name}");
     }
 }
 
