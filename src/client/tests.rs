@@ -174,3 +174,40 @@ async fn http2_is_spoken_where_both_can_and_the_settings_allow_it() {
     let (protocol, words) = first_words(", enable_http2: false").await;
     assert_eq!((protocol.as_deref(), words.as_str()), (Some(&b"http/1.1"[..]), "GET / HTTP/1.1"));
 }
+
+/// Fetches from a server that shows this certificate, which is in the client's `ca_file`.
+async fn fetch_trusting(mut params: rcgen::CertificateParams, name: &str) -> Result<StatusCode, String> {
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let cert = params.self_signed(&key).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let tls = Arc::new(builder.with_no_client_auth().with_single_cert(vec![cert.der().clone()], key).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = Url::parse(&format!("https://{}/", listener.local_addr().unwrap())).unwrap();
+    tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        if let Ok(mut stream) = tokio_rustls::TlsAcceptor::from(tls).accept(socket).await {
+            let mut piece = [0; 1000];
+            let _ = stream.read(&mut piece).await;
+            stream.write_all(&plain("200 OK", "", b"x")).await.unwrap();
+        }
+    });
+    let tls_config =
+        promesh_config::http::TlsConfig { ca: cert.pem(), server_name: name.to_owned(), ..Default::default() };
+    let client = HttpClient::new(&HttpClientConfig { tls_config, ..Default::default() }).unwrap();
+    let answer = client.fetch(Request::get(url), SECOND, 100).await;
+    answer.map(|(status, ..)| status).map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn a_certificate_in_the_ca_file_proves_its_own_server() {
+    // What `openssl req -x509` makes: its own issuer, and allowed to sign others.
+    let named = || rcgen::CertificateParams::new(vec!["exporter".to_owned()]).unwrap();
+    assert_eq!(fetch_trusting(named(), "exporter").await, Ok(StatusCode::OK));
+    assert!(fetch_trusting(named(), "another").await.is_err());
+    let mut expired = named();
+    expired.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    assert!(fetch_trusting(expired, "exporter").await.is_err());
+}

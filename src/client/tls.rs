@@ -6,7 +6,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use promesh_config::http::{TlsConfig, TlsVersion};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -120,7 +122,13 @@ fn build(settings: &TlsConfig, material: &Material, inside: Inside) -> Result<Ar
     let builder = if settings.insecure_skip_verify {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
     } else {
-        builder.with_root_certificates(roots(material)?)
+        match &material.ca {
+            Some(given) => {
+                let verifier = GivenRoots::new(given, roots(material)?, provider)?;
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
+            None => builder.with_root_certificates(roots(material)?),
+        }
     };
     let mut config = match (&material.cert, &material.key) {
         (Some(cert), Some(key)) => {
@@ -175,6 +183,68 @@ fn roots(material: &Material) -> Result<RootCertStore, ClientError> {
         }
     }
     Ok(store)
+}
+
+/// As WebPKI has it; and a certificate that stands in `ca_file` itself proves its server, though it may also sign others:
+/// `openssl req -x509` makes such ones unless told otherwise, WebPKI refuses them, and Go takes them.
+#[derive(Debug)]
+struct GivenRoots {
+    by_chain: Arc<WebPkiServerVerifier>,
+    given: Vec<CertificateDer<'static>>,
+}
+
+impl GivenRoots {
+    fn new(pem: &[u8], roots: RootCertStore, provider: Arc<CryptoProvider>) -> Result<GivenRoots, ClientError> {
+        let by_chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        let by_chain = by_chain.map_err(|error| ClientError::Settings(format!("tls_config: CA: {error}")))?;
+        Ok(GivenRoots { by_chain, given: CertificateDer::pem_slice_iter(pem).flatten().collect() })
+    }
+
+    fn proves_itself(&self, cert: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> bool {
+        let is_named = || ParsedCertificate::try_from(cert).is_ok_and(|cert| verify_server_name(&cert, name).is_ok());
+        let is_valid = || {
+            let seconds =
+                i64::try_from(now.as_secs()).ok().and_then(|at| x509_parser::time::ASN1Time::from_timestamp(at).ok());
+            let parsed = x509_parser::parse_x509_certificate(cert).ok();
+            parsed.zip(seconds).is_some_and(|((_, cert), now)| cert.validity().is_valid_at(now))
+        };
+        self.given.iter().any(|given| given == cert) && is_named() && is_valid()
+    }
+}
+
+impl ServerCertVerifier for GivenRoots {
+    fn verify_server_cert(
+        &self,
+        cert: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.by_chain.verify_server_cert(cert, intermediates, name, ocsp, now) {
+            Err(_) if self.proves_itself(cert, name, now) => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_chain.verify_tls12_signature(message, cert, signature)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_chain.verify_tls13_signature(message, cert, signature)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.by_chain.supported_verify_schemes()
+    }
 }
 
 /// `insecure_skip_verify`: any certificate is taken; signatures are still checked.
