@@ -351,7 +351,6 @@ impl Assembly {
             addresses: Arc::clone(addresses),
             minds: minds.clone(),
             replace_after: self.options.cluster.as_ref().map_or(Duration::MAX, |cluster| cluster.replace_after),
-            retention: self.options.storage.retention_time,
         };
         let history = Arc::new(History::new(means, &self.set_aside));
         tokio::spawn(Arc::clone(&history).run());

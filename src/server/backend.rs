@@ -180,7 +180,7 @@ impl Backend for PeerBackend {
             "reloadConfigSuccess": telemetry.reload_successful.load(Ordering::Relaxed) == 1,
             "lastConfigTime": loaded_at.to_string(),
             "corruptionCount": 0,
-            "storageRetention": duration::format(self.0.options.storage.retention_time),
+            "storageRetention": self.0.retention_shown(),
         })
     }
 

@@ -159,7 +159,7 @@ impl Peer {
         let mut told: BTreeSet<(PeerId, Generation)> = BTreeSet::new();
         loop {
             tokio::time::sleep(TELL_PERIOD).await;
-            let retention = self.options.storage.retention_time;
+            let retention = self.retention_time();
             let horizon = Timestamp(clock::wall().ms().saturating_sub(promesh_model::time::ms_of(retention)));
             if let Err(error) = self.deletes.forget_before(horizon) {
                 tracing::error!(%error, "the list of deletes could not be written anew");

@@ -203,7 +203,7 @@ impl Peer {
         let mut told: BTreeSet<(PeerId, Generation)> = BTreeSet::new();
         loop {
             tokio::time::sleep(TELL_PERIOD).await;
-            let retention = promesh_model::time::ms_of(self.options.storage.retention_time);
+            let retention = promesh_model::time::ms_of(self.retention_time());
             self.push_groups.forget_before(Timestamp(clock::wall().ms().saturating_sub(retention)));
             let view = self.view.borrow().clone();
             let living = view.iter().flat_map(|view| view.peers.iter()).filter(|peer| peer.alive && !peer.silent);

@@ -29,6 +29,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::clock;
 use crate::deletes::Deletes;
 use crate::minds::{Addresses, Minds};
+use crate::options::RETENTION_UNLIMITED;
 pub use wire::KINDS;
 
 /// How often this peer looks for windows to copy.
@@ -101,8 +102,6 @@ pub struct HistoryMeans {
     pub minds: Minds,
     /// How long a peer is down before its copies are made good.
     pub replace_after: Duration,
-    /// How long samples are kept.
-    pub retention: Duration,
 }
 
 /// Sealed history of one peer.
@@ -232,7 +231,7 @@ impl History {
         let now = clock::now();
         let db = Arc::clone(&self.means.db);
         let own = tokio::task::spawn_blocking(move || db.sealed_windows(now)).await.unwrap_or_default();
-        let oldest = now.wall.before(self.means.retention);
+        let oldest = now.wall.before(self.means.db.retention().time.unwrap_or(RETENTION_UNLIMITED));
         let me = self.means.view.borrow().as_ref().map(|view| view.me);
         let mut all = self.listed.lock().of.clone();
         for window in own {

@@ -31,7 +31,7 @@ use values::{Values, bad_value, negation, parse_address};
 /// Samples are kept for so long when nothing is said.
 const RETENTION_DEFAULT: Duration = Duration::from_secs(15 * 86_400);
 /// A size limit alone sets no time limit; so this is none.
-const RETENTION_UNLIMITED: Duration = Duration::from_secs(100 * 365 * 86_400);
+pub(crate) const RETENTION_UNLIMITED: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// A command line that cannot be obeyed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -8,9 +8,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use promesh_cluster::MembershipInput;
+use promesh_config::bytesize::ByteSize;
 use promesh_discovery::Manager;
 use promesh_model::storage::Queryable;
-use promesh_model::{Generation, PeerId};
+use promesh_model::{Generation, PeerId, duration};
 use promesh_node::{Digests, Input, MeshView};
 use promesh_promql::Engine;
 use promesh_query::{MeshParts, PartCounters};
@@ -27,7 +28,7 @@ use crate::journal::Journal;
 use crate::live::Live;
 use crate::minds::{Minds, ToMesh};
 use crate::operate;
-use crate::options::Options;
+use crate::options::{Options, RETENTION_UNLIMITED};
 use crate::outgoing::Outgoing;
 use crate::outside::Outside;
 use crate::paging::Paging;
@@ -146,6 +147,21 @@ impl Peer {
         let mut owned = 0;
         self.scraping.look(|target, _| owned += usize::from(acting(target.shard)));
         owned
+    }
+
+    /// How long samples are kept at present.
+    pub fn retention_time(&self) -> Duration {
+        self.ingest.db().retention().time.unwrap_or(RETENTION_UNLIMITED)
+    }
+
+    /// How long and how much is kept, for people: `15d or 10GiB`.
+    pub fn retention_shown(&self) -> String {
+        let retention = self.ingest.db().retention();
+        let time = Some(self.retention_time()).filter(|time| *time < RETENTION_UNLIMITED).map(duration::format);
+        let bytes = retention.bytes.map(|bytes| ByteSize(i64::try_from(bytes).unwrap_or(i64::MAX)).to_string());
+        let part = retention.percent.map(|percent| format!("{percent}%"));
+        let all: Vec<String> = [time, bytes, part].into_iter().flatten().collect();
+        all.join(" or ")
     }
 
     /// Where the process stands.

@@ -12,6 +12,9 @@ use crate::definitions;
 use crate::peer::Peer;
 use crate::settings;
 
+/// Exemplars kept unless the configuration says otherwise, as in Prometheus.
+const EXEMPLARS_MAX: i64 = 100_000;
+
 impl Peer {
     pub(crate) async fn follow_discovery(self: Arc<Self>) {
         let mut discovered = self.discovery.subscribe();
@@ -123,8 +126,25 @@ impl Peer {
     /// What the configuration says of storage.
     pub(crate) fn apply_storage(&self) {
         let settings = self.settings.load();
-        let window = settings.loaded.config.storage.tsdb.out_of_order_time_window;
-        self.ingest.db().head().set_out_of_order(promesh_model::time::ms_of(window));
+        let (db, storage) = (self.ingest.db(), &settings.loaded.config.storage);
+        db.head().set_out_of_order(promesh_model::time::ms_of(storage.tsdb.out_of_order_time_window));
+        db.set_retention(settings::retention(&self.options.storage, &storage.tsdb.retention));
+        if self.options.features.exemplar_storage {
+            let max = storage.exemplars.as_ref().map_or(EXEMPLARS_MAX, |exemplars| exemplars.max_exemplars);
+            db.head().set_exemplars_max(usize::try_from(max).unwrap_or(0));
+        }
+        for (is_set, name, why) in [
+            (storage.tsdb.chunk_encoding.floats == "xor2", "chunk_encoding", "blocks stay readable by older versions"),
+            (
+                storage.tsdb.stale_series_compaction_threshold > 0.0,
+                "stale_series_compaction_threshold",
+                "series that ended go when their window is cut",
+            ),
+        ] {
+            if is_set {
+                tracing::warn!("storage.tsdb.{name} of the configuration has no effect: {why}");
+            }
+        }
         let log = settings.loaded.config.global.query_log_file.as_path();
         if let Err(error) = self.queries.log_to(log) {
             tracing::warn!(path = %log.display(), %error, "queries are not logged there");

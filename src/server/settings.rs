@@ -5,17 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use promesh_config::prometheus::{self, Discovery, Loaded, ScrapeConfig};
+use promesh_config::prometheus::{self, Discovery, Loaded, RetentionConfig, ScrapeConfig};
 use promesh_config::rules::{self, RuleFile};
 use promesh_config::yaml::{self, Kind, Node};
 use promesh_config::{ConfigErrors, Source as _};
 use promesh_model::duration::format;
 use promesh_promql::EngineOptions;
+use promesh_tsdb::Retention;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::files::Disk;
 use crate::gateway;
-use crate::options::{FileOption, Options};
+use crate::options::{FileOption, Options, RETENTION_UNLIMITED, StorageOptions};
 use crate::paging::Configuration;
 
 /// What a peer scrapes that was given no configuration: all peers, itself among them, below the prefix that all share.
@@ -237,6 +238,16 @@ pub fn guard(options: &Options) -> Result<Option<promesh_api::Guard>, String> {
     options.web.config_file.as_ref().map(load).transpose().map_err(|error| format!("--web.config.file: {error}"))
 }
 
+/// How long and how much is kept: as the configuration says, else as the command line does.
+pub(crate) fn retention(flags: &StorageOptions, config: &RetentionConfig) -> Retention {
+    let size = u64::try_from(config.size.0).ok().filter(|bytes| *bytes > 0);
+    Retention {
+        time: Some(if config.time.is_zero() { flags.retention_time } else { config.time.min(RETENTION_UNLIMITED) }),
+        bytes: size.or(flags.retention_bytes),
+        percent: Some(config.percentage).filter(|percent| *percent > 0.0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,5 +327,24 @@ mod tests {
         std::fs::write(folder.path().join("r.yml"), "groups:\n- name: g\n  rule: []\n").expect("written");
         let error = Settings::load(&file, "/").expect_err("both are wrong");
         assert!(error.contains("prometheus.yml:4:3") && error.contains("r.yml:3:3"), "{error}");
+    }
+
+    #[test]
+    fn retention_is_the_configurations_else_the_command_lines() {
+        let options = |args: &[&str]| Options::parse(["promesh"].iter().chain(args)).expect("good flags").storage;
+        let config = |text: &str| {
+            let text = format!("storage: {{tsdb: {{retention: {{{text}}}}}}}");
+            let loaded = prometheus::load_text("p.yml", text.as_bytes(), Path::new(""), &Disk).expect("good");
+            loaded.config.storage.tsdb.retention
+        };
+        let day = std::time::Duration::from_secs(86_400);
+        let of = |args: &[&str], text: &str| retention(&options(args), &config(text));
+        let by_flags = ["--storage.tsdb.retention.time=3d", "--storage.tsdb.retention.size=1MB"];
+        assert_eq!(of(&[], ""), Retention { time: Some(15 * day), bytes: None, percent: None });
+        assert_eq!(of(&by_flags, ""), Retention { time: Some(3 * day), bytes: Some(1 << 20), percent: None });
+        assert_eq!(
+            of(&by_flags, "time: 1d, size: 2MB, percentage: 30"),
+            Retention { time: Some(day), bytes: Some(2 << 20), percent: Some(30.0) }
+        );
     }
 }

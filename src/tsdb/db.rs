@@ -62,6 +62,17 @@ pub struct DbOptions {
     pub progress: Arc<ReplayProgress>,
 }
 
+/// How long and how much is kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Retention {
+    /// How long samples are kept; `None`: as long as there is room.
+    pub time: Option<Duration>,
+    /// How many bytes blocks and log may take; the oldest blocks go first.
+    pub bytes: Option<u64>,
+    /// The same as a part of the file system, in percent.
+    pub percent: Option<f64>,
+}
+
 impl Default for DbOptions {
     fn default() -> Self {
         DbOptions {
@@ -198,6 +209,7 @@ pub struct Db {
     /// Held while samples are deleted, or a block is read that is then replaced.
     pub(crate) deleting: Mutex<()>,
     pub(crate) ulids: Mutex<u64>,
+    pub(crate) retention: Mutex<Retention>,
     segment_period: Mutex<i64>,
     _lock: Box<dyn Send + Sync>,
 }
@@ -240,6 +252,8 @@ impl Db {
             replay(Arc::clone(&fs), &log_dir, &head, decoders, options.replay_threads, flushed, &options.progress)
                 .map_err(|source| OpenError::Log { path: log_dir.clone(), source })?;
         let segment_period = Mutex::new(period_of(now, options.segment_span));
+        let retention =
+            Retention { time: options.retention, bytes: options.retention_bytes, percent: options.retention_percent };
         let db = Db {
             dir: dir.to_owned(),
             options,
@@ -254,6 +268,7 @@ impl Db {
             maintenance: Mutex::new(()),
             deleting: Mutex::new(()),
             ulids: Mutex::new(0),
+            retention: Mutex::new(retention),
             segment_period,
             _lock: lock,
         };
@@ -307,6 +322,16 @@ impl Db {
     /// The log, to read frames back from.
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// How long and how much is kept at present.
+    pub fn retention(&self) -> Retention {
+        *self.retention.lock()
+    }
+
+    /// Sets how long and how much is kept from the next maintenance on. How long a block may become stays as it was opened.
+    pub fn set_retention(&self, retention: Retention) {
+        *self.retention.lock() = retention;
     }
 
     /// The head.

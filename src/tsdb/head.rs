@@ -229,6 +229,11 @@ impl Head {
         self.out_of_order_ms.store(window_ms.max(0), Ordering::Relaxed);
     }
 
+    /// Sets how many exemplars are kept.
+    pub fn set_exemplars_max(&self, max: usize) {
+        self.exemplars.lock().set_max(max);
+    }
+
     /// The length of a window, in ms.
     pub fn window_ms(&self) -> i64 {
         self.options.window_ms

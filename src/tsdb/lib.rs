@@ -24,7 +24,7 @@ mod replay;
 mod window;
 
 pub use blocks::{SetAside, open_blocks_read_only};
-pub use db::{Db, DbOptions, Intake, OpenError, OpenReport, WriteError, Written};
+pub use db::{Db, DbOptions, Intake, OpenError, OpenReport, Retention, WriteError, Written};
 pub use digest::{DigestError, SEAL_AFTER, Window};
 pub use head::{AppendOutcome, HeadChunk, HeadCounts, HeadOptions, Rejected, SampleIndex, TsdbStats};
 pub use import::ImportReport;

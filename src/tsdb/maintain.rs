@@ -306,7 +306,7 @@ impl Db {
         let disk = |source| MaintainError::Disk { what: "remove blocks past retention", source };
         let mut removed = 0;
         let newest = self.blocks.list().last().map(|block| block.meta().max_time);
-        if let (Some(newest), Some(retention)) = (newest, self.options.retention) {
+        if let (Some(newest), Some(retention)) = (newest, self.retention().time) {
             let newest = newest.max(self.head.max_time().ms());
             let oldest = newest.saturating_sub(ms_of(retention));
             removed += self.blocks.remove(|block| block.meta().max_time <= oldest).map_err(disk)?;
@@ -324,11 +324,12 @@ impl Db {
     }
 
     fn bytes_limit(&self) -> Option<u64> {
-        let by_part = self.options.retention_percent.filter(|percent| *percent > 0.0).and_then(|percent| {
+        let retention = self.retention();
+        let by_part = retention.percent.filter(|percent| *percent > 0.0).and_then(|percent| {
             let space = self.options.fs.space(&self.dir).ok()?;
             Some((space.total as f64 * percent / 100.0) as u64)
         });
-        match (self.options.retention_bytes, by_part) {
+        match (retention.bytes, by_part) {
             (Some(bytes), Some(part)) => Some(bytes.min(part)),
             (bytes, part) => bytes.or(part),
         }

@@ -35,6 +35,17 @@ impl Exemplars {
         Exemplars { max, ring: VecDeque::new(), newest: HashMap::new() }
     }
 
+    /// Sets how many are kept; the oldest beyond that go.
+    pub fn set_max(&mut self, max: usize) {
+        self.max = max;
+        let beyond = self.ring.len().saturating_sub(max);
+        for (series, exemplar) in self.ring.drain(..beyond) {
+            if self.newest.get(&series) == Some(&exemplar) {
+                self.newest.remove(&series);
+            }
+        }
+    }
+
     /// Takes one; answers false for a repetition of the series' newest.
     pub fn push(&mut self, series: SeriesRef, exemplar: &Exemplar) -> Result<bool, IngestError> {
         if self.max == 0 {
