@@ -91,3 +91,24 @@ fn changed_files_are_taken_over_by_themselves_and_secrets_are_not_shown() {
     assert!(shown.contains("<secret>") && !shown.contains("hunter2"), "{shown}");
     assert!(!peer.log().contains("hunter2"));
 }
+
+#[test]
+fn retention_of_the_configuration_stands_over_the_flags_and_is_reloaded() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let config = |retention: &str| format!("storage: {{tsdb: {{retention: {{{retention}}}}}}}\n");
+    let mut peer = peer(root.path(), &config("time: 2d"));
+    peer.start();
+    peer.wait_ready();
+    let shown = |peer: &Peer| {
+        let (status, body) = get(peer.web, "/api/v1/status/runtimeinfo");
+        assert_eq!(status, 200, "{body}");
+        let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        body["data"]["storageRetention"].as_str().expect("a text").to_owned()
+    };
+    assert_eq!(shown(&peer), "2d");
+    std::fs::write(root.path().join("prometheus.yml"), config("size: 1GB, percentage: 40")).expect("written");
+    let (status, body) = post(peer.web, "/-/reload");
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(shown(&peer), "15d or 1GiB or 40%");
+}
