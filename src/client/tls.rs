@@ -120,12 +120,12 @@ fn build(settings: &TlsConfig, material: &Material, inside: Inside) -> Result<Ar
         .with_protocol_versions(&versions(settings)?)
         .map_err(|error| bad("versions", &error))?;
     let builder = if settings.insecure_skip_verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier { provider, trust: Trust::Anybody }))
     } else {
         match &material.ca {
             Some(given) => {
-                let verifier = GivenRoots::new(given, roots(material)?, provider)?;
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+                let trust = Trust::given(given, roots(material)?, Arc::clone(&provider))?;
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier { provider, trust }))
             }
             None => builder.with_root_certificates(roots(material)?),
         }
@@ -185,34 +185,48 @@ fn roots(material: &Material) -> Result<RootCertStore, ClientError> {
     Ok(store)
 }
 
-/// As WebPKI has it; and a certificate that stands in `ca_file` itself proves its server, though it may also sign others:
-/// `openssl req -x509` makes such ones unless told otherwise, WebPKI refuses them, and Go takes them.
+/// Whose certificates are taken.
 #[derive(Debug)]
-struct GivenRoots {
-    by_chain: Arc<WebPkiServerVerifier>,
-    given: Vec<CertificateDer<'static>>,
+enum Trust {
+    /// `insecure_skip_verify`: anybody's; signatures are still checked.
+    Anybody,
+    /// As WebPKI has it; and a certificate that stands in `ca_file` itself proves its server, though it may also sign
+    /// others: `openssl req -x509` makes such ones unless told otherwise, WebPKI refuses them, and Go takes them.
+    Given { by_chain: Arc<WebPkiServerVerifier>, given: Vec<CertificateDer<'static>> },
 }
 
-impl GivenRoots {
-    fn new(pem: &[u8], roots: RootCertStore, provider: Arc<CryptoProvider>) -> Result<GivenRoots, ClientError> {
+impl Trust {
+    fn given(pem: &[u8], roots: RootCertStore, provider: Arc<CryptoProvider>) -> Result<Trust, ClientError> {
         let by_chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
         let by_chain = by_chain.map_err(|error| ClientError::Settings(format!("tls_config: CA: {error}")))?;
-        Ok(GivenRoots { by_chain, given: CertificateDer::pem_slice_iter(pem).flatten().collect() })
-    }
-
-    fn proves_itself(&self, cert: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> bool {
-        let is_named = || ParsedCertificate::try_from(cert).is_ok_and(|cert| verify_server_name(&cert, name).is_ok());
-        let is_valid = || {
-            let seconds =
-                i64::try_from(now.as_secs()).ok().and_then(|at| x509_parser::time::ASN1Time::from_timestamp(at).ok());
-            let parsed = x509_parser::parse_x509_certificate(cert).ok();
-            parsed.zip(seconds).is_some_and(|((_, cert), now)| cert.validity().is_valid_at(now))
-        };
-        self.given.iter().any(|given| given == cert) && is_named() && is_valid()
+        Ok(Trust::Given { by_chain, given: CertificateDer::pem_slice_iter(pem).flatten().collect() })
     }
 }
 
-impl ServerCertVerifier for GivenRoots {
+fn proves_itself(
+    given: &[CertificateDer<'static>],
+    cert: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> bool {
+    let is_named = || ParsedCertificate::try_from(cert).is_ok_and(|cert| verify_server_name(&cert, name).is_ok());
+    let is_valid = || {
+        let seconds =
+            i64::try_from(now.as_secs()).ok().and_then(|at| x509_parser::time::ASN1Time::from_timestamp(at).ok());
+        let parsed = x509_parser::parse_x509_certificate(cert).ok();
+        parsed.zip(seconds).is_some_and(|((_, cert), now)| cert.validity().is_valid_at(now))
+    };
+    given.iter().any(|given| given == cert) && is_named() && is_valid()
+}
+
+/// Checks servers: their certificates as [`Trust`] says, their signatures always.
+#[derive(Debug)]
+struct Verifier {
+    provider: Arc<CryptoProvider>,
+    trust: Trust,
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         cert: &CertificateDer<'_>,
@@ -221,8 +235,9 @@ impl ServerCertVerifier for GivenRoots {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.by_chain.verify_server_cert(cert, intermediates, name, ocsp, now) {
-            Err(_) if self.proves_itself(cert, name, now) => Ok(ServerCertVerified::assertion()),
+        let Trust::Given { by_chain, given } = &self.trust else { return Ok(ServerCertVerified::assertion()) };
+        match by_chain.verify_server_cert(cert, intermediates, name, ocsp, now) {
+            Err(_) if proves_itself(given, cert, name, now) => Ok(ServerCertVerified::assertion()),
             verified => verified,
         }
     }
@@ -232,7 +247,7 @@ impl ServerCertVerifier for GivenRoots {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.by_chain.verify_tls12_signature(message, cert, signature)
+        verify_tls12_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
     }
     fn verify_tls13_signature(
         &self,
@@ -240,45 +255,9 @@ impl ServerCertVerifier for GivenRoots {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.by_chain.verify_tls13_signature(message, cert, signature)
+        verify_tls13_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.by_chain.supported_verify_schemes()
-    }
-}
-
-/// `insecure_skip_verify`: any certificate is taken; signatures are still checked.
-#[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
