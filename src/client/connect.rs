@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use http::Uri;
@@ -68,7 +68,7 @@ impl Settings {
             let socket = UnixStream::connect(path)
                 .await
                 .map_err(|error| io::Error::new(error.kind(), format!("dial unix {}: {error}", path.display())))?;
-            return Ok(Stream { io: TokioIo::new(Box::new(socket)), through_http_proxy: false, http2: false });
+            return Ok(Stream::new(Box::new(socket), false, false));
         }
         let https = uri.scheme_str() == Some("https");
         let host = uri.host().ok_or_else(|| invalid("a URL without host"))?;
@@ -78,7 +78,7 @@ impl Settings {
             Some(proxy) => self.through(proxy, https, host, port).await?,
         };
         if !https {
-            return Ok(Stream { io: TokioIo::new(socket), through_http_proxy, http2: false });
+            return Ok(Stream::new(socket, through_http_proxy, false));
         }
         let config = self.tls.current().map_err(|error| invalid(&error.to_string()))?;
         let name = self.tls.server_name(host).map_err(|error| invalid(&error.to_string()))?;
@@ -87,7 +87,7 @@ impl Settings {
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("tls: {error}")))?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Ok(Stream { io: TokioIo::new(Box::new(stream)), through_http_proxy: false, http2 })
+        Ok(Stream::new(Box::new(stream), false, http2))
     }
 
     /// A socket that reaches the host through a proxy, and whether requests on it name the host themselves.
@@ -216,32 +216,84 @@ fn invalid(message: &str) -> io::Error {
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
+/// What broke a connection, for the request that was on it: a server that refuses a certificate says so in an alert
+/// after the handshake, and the task that reads the alert need not be the one that waits for the answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Broken(Arc<OnceLock<String>>);
+
+impl Broken {
+    /// What broke the connection on which `error` happened, if that is known.
+    pub(crate) fn of(error: &hyper_util::client::legacy::Error) -> Option<String> {
+        let mut extensions = http::Extensions::new();
+        error.connect_info()?.get_extras(&mut extensions);
+        extensions.get::<Broken>()?.0.get().cloned()
+    }
+
+    fn note(&self, error: &io::Error) {
+        // The first error is the cause, later ones follow from it.
+        let _ = self.0.set(error.to_string());
+    }
+}
+
 /// A connection as hyper wants it.
 pub(crate) struct Stream {
     io: TokioIo<Box<dyn Socket>>,
     through_http_proxy: bool,
     http2: bool,
+    broken: Broken,
+}
+
+impl Stream {
+    fn new(io: Box<dyn Socket>, through_http_proxy: bool, http2: bool) -> Stream {
+        Stream { io: TokioIo::new(io), through_http_proxy, http2, broken: Broken::default() }
+    }
+}
+
+impl Stream {
+    /// A write fails once the server has gone away. What it said before that, in an alert, is the better error: it is
+    /// waited for, since a broken socket always becomes readable, be it with nothing.
+    fn written<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let Poll::Ready(Err(error)) = result else { return result };
+        let mut last_words = [0; 64];
+        loop {
+            let mut room = hyper::rt::ReadBuf::new(&mut last_words);
+            let error = match Pin::new(&mut self.io).poll_read(cx, room.unfilled()) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !room.filled().is_empty() => continue,
+                Poll::Ready(Ok(())) => error,
+                Poll::Ready(Err(said)) => said,
+            };
+            self.broken.note(&error);
+            return Poll::Ready(Err(error));
+        }
+    }
 }
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        let connected = Connected::new().proxy(self.through_http_proxy);
+        let connected = Connected::new().proxy(self.through_http_proxy).extra(self.broken.clone());
         if self.http2 { connected.negotiated_h2() } else { connected }
     }
 }
 
 impl Read for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let result = Pin::new(&mut self.io).poll_read(cx, buf);
+        if let Poll::Ready(Err(error)) = &result {
+            self.broken.note(error);
+        }
+        result
     }
 }
 
 impl Write for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let result = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.written(cx, result)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let result = Pin::new(&mut self.io).poll_flush(cx);
+        self.written(cx, result)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
@@ -254,6 +306,7 @@ impl Write for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.written(cx, result)
     }
 }

@@ -262,7 +262,14 @@ impl HttpClient {
         *built.method_mut() = request.method.clone();
         *built.uri_mut() = uri;
         *built.headers_mut() = headers;
-        let answer = self.0.pool.request(built).await.map_err(|error| transport(causes(&error)))?;
+        let answer = self.0.pool.request(built).await.map_err(|error| {
+            let said = causes(&error);
+            match connect::Broken::of(&error) {
+                // Only that the connection went away: why, the connection knows.
+                Some(cause) if !said.contains(&cause) => transport(format!("{said}: {cause}")),
+                _ => transport(said),
+            }
+        })?;
         let (head, body) = answer.into_parts();
         Ok(Response { status: head.status, headers: head.headers, body, url: request.url.clone() })
     }

@@ -211,3 +211,45 @@ async fn a_certificate_in_the_ca_file_proves_its_own_server() {
     expired.not_after = rcgen::date_time_ymd(2020, 1, 1);
     assert!(fetch_trusting(expired, "exporter").await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_is_refused_after_the_handshake_hears_why() {
+    // In TLS 1.3 the client is done before the server has looked at its certificate.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = rcgen::KeyPair::generate().unwrap();
+    let cert = rcgen::CertificateParams::new(vec!["exporter".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cert.der().clone()).unwrap();
+    let wanted = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let mut tls = builder
+        .with_client_cert_verifier(wanted.build().unwrap())
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let tls = Arc::new(tls);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = Url::parse(&format!("https://{}/", listener.local_addr().unwrap())).unwrap();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls));
+            tokio::spawn(async move { acceptor.accept(socket).await.map(drop) });
+        }
+    });
+    for enable_http2 in [true, false] {
+        let tls_config = promesh_config::http::TlsConfig { insecure_skip_verify: true, ..Default::default() };
+        let config = HttpClientConfig { tls_config, enable_http2, ..Default::default() };
+        // Many at once: who is first, the task that reads the alert or the one that sends the request, is chance.
+        let asked: Vec<_> = (0..100)
+            .map(|_| {
+                let (client, url) = (HttpClient::new(&config).unwrap(), url.clone());
+                tokio::spawn(async move { client.fetch(Request::get(url), SECOND, 100).await })
+            })
+            .collect();
+        for answer in asked {
+            let error = answer.await.unwrap().unwrap_err().to_string();
+            assert!(error.contains("CertificateRequired"), "{error}");
+        }
+    }
+}
