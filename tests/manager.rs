@@ -163,6 +163,7 @@ route:
   repeat_interval: 1h
   routes:
   - {receiver: few, matchers: ['alertname=~"Many"'], continue: true}
+  - {receiver: few, matchers: ['broken=~"a.*"'], continue: true}
   - {receiver: all, matchers: ['alertname=~".*"']}
 receivers:
 - name: all
@@ -173,8 +174,8 @@ receivers:
   - {url: 'http://ADDRESS/{{ .GroupLabels.alertname }}/t', send_resolved: false}
 "#;
 
-/// What the cases are about: quotes, UTF-8, empty and common labels, and a beginning that both are told. No expression of
-/// a route meets a line break: to Alertmanager's a dot is none.
+/// What the cases are about: quotes, UTF-8, empty and common labels, a line break, which to Alertmanager's expressions no
+/// dot is, and a beginning that both are told.
 fn cases(start: f64, ended: bool) -> Value {
     let alert = |labels: Value, annotations: Value| {
         let mut alert = json!({"labels": labels, "annotations": annotations, "startsAt": instant(start),
@@ -191,6 +192,7 @@ fn cases(start: f64, ended: bool) -> Value {
         alert(json!({"alertname": "Many", "n": "3", "job": "x", "shared": "s"}), json!({"d": "1", "c": "c"})),
         alert(json!({"alertname": "Many", "n": "1", "job": "x", "shared": "s"}), json!({"d": "2", "c": "c"})),
         alert(json!({"alertname": "Many", "n": "2", "job": "x", "shared": "s"}), json!({"d": "3", "c": "c"})),
+        alert(json!({"alertname": "Line", "broken": "a\nb"}), json!({})),
     ])
 }
 
@@ -202,7 +204,7 @@ fn the_same_alerts_give_the_same_webhooks_as_a_real_alertmanager() {
     let both = side_by_side(root.path(), &real, WEBHOOKS, [stubs[0].address, stubs[1].address], &[]);
     // Upstream tells at once what began longer ago than group_wait; here that counts from when the mesh heard of it.
     let start = wall();
-    for (ended, count) in [(false, 5), (true, 9)] {
+    for (ended, count) in [(false, 6), (true, 11)] {
         both.iter().for_each(|manager| manager.post(&cases(start, ended)));
         stubs.iter().for_each(|stub| drop(stub.wait(count, 15.0)));
         pause(1_500);
@@ -212,7 +214,7 @@ fn the_same_alerts_give_the_same_webhooks_as_a_real_alertmanager() {
     if theirs.iter().all(|body| !body.contains("routeLabels")) {
         ours.iter_mut().for_each(|body| *body = body.replace("\"routeLabels\":{},", ""));
     }
-    assert_eq!(theirs.len(), 9, "{theirs:#?}");
+    assert_eq!(theirs.len(), 11, "{theirs:#?}");
     // As texts: the order of fields is the same, too.
     assert_eq!(ours, theirs, "{}", both[1].said());
 }
@@ -239,7 +241,7 @@ receivers:
      image_url: 'http://i', thumb_url: 'http://t', mrkdwn_in: [text], short_fields: true, username: u, icon_emoji: ':x:', callback_id: c}
   pagerduty_configs:
   - {url: 'http://ADDRESS/pagerduty1', routing_key: k}
-  - {url: 'http://ADDRESS/pagerduty2', routing_key: k, details: {a: '{{ .Status }}'}}
+  - {url: 'http://ADDRESS/pagerduty2', routing_key: k, details: {a: '{{ .Status }}', b: y, c: 0x1F, d: 1_000, e: 1.50, f: '1', g: Off, h: ~}}
   - {url: 'http://ADDRESS/pagerduty3', routing_key: k, severity: warning, class: c, component: m, group: g, source: s,
      images: [{src: 'http://i', alt: a, href: 'http://h'}], links: [{href: 'http://l', text: t}], client: c, client_url: 'http://c'}
   opsgenie_configs:
@@ -273,7 +275,16 @@ receivers:
   jira_configs:
   - {api_url: 'http://ADDRESS/jira/rest/api/2/', project: OPS, issue_type: Bug, http_config: {basic_auth: {username: u, password: p}}}
   - {api_url: 'http://ADDRESS/jira2/rest/api/2/', project: OPS, issue_type: Bug, summary: s, description: d, labels: [a, '{{ .Status }}'], priority: High,
-     fields: {customfield_1: x, customfield_2: {value: '{{ .CommonLabels.alertname }}'}, customfield_3: [{name: none}]}, reopen_transition: r, resolve_transition: v}
+     fields: {customfield_1: x, customfield_2: {value: '{{ .CommonLabels.alertname }}'}, customfield_3: [{name: none}], customfield_4: yes, customfield_5: 010, customfield_6: 2024-01-02}, reopen_transition: r, resolve_transition: v}
+  mattermost_configs:
+  - {webhook_url: 'http://ADDRESS/mattermost1'}
+  - {webhook_url: 'http://ADDRESS/mattermost2', channel: c, username: u, text: t, fields: [{title: f, value: '{{ .Status }}'}, {title: g, value: v, short: true}],
+     icon_url: 'http://i', icon_emoji: ':x:', type: custom_t, props: {card: '{{ .Status }}'}, priority: {priority: Urgent, requested_ack: true, persistent_notifications: true}}
+  - {webhook_url: 'http://ADDRESS/mattermost3', text: 'all {{ .Status }}', attachments: [{text: a, color: red, fields: [{title: f, value: v}]}, {pretext: p, footer: z}],
+     props: {card: ''}, priority: {priority: whatever, requested_ack: true, persistent_notifications: true}}
+  incidentio_configs:
+  - {url: 'http://ADDRESS/incidentio1', alert_source_token: t}
+  - {url: 'http://ADDRESS/incidentio2', alert_source_token: t, max_alerts: 1}
   sns_configs:
   - {api_url: 'http://ADDRESS/sns/', topic_arn: 'arn:aws:sns:us-east-1:1:t', sigv4: {region: us-east-1, access_key: a, secret_key: s}, attributes: {k: v}}
 "##;

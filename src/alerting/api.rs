@@ -1,19 +1,17 @@
-//! What `/api/v2` takes and gives: upstream's JSON, as pure functions over the mind.
+//! What `/api/v2` takes and gives: upstream's JSON. What the mind shows in it is in [`crate::views`].
 //!
 //! Source: alertmanager api/v2/openapi.yaml, api/v2/api.go.
 
 use std::collections::BTreeMap;
 
-use promesh_config::alertmanager::Receiver;
 use promesh_config::alertmanager::matchers::{MatcherMode, is_label_name, parse_one};
 use promesh_model::labels::quoted;
 use promesh_model::regexp::Regexp;
-use promesh_model::{Labels, MatchOp, Matcher, Now, Timestamp};
+use promesh_model::{Labels, MatchOp, Matcher, Timestamp};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::alert::{AlertKey, AlertValue, PostedAlert, fingerprint};
-use crate::mind::Alerting;
-use crate::silence::{SilenceBody, SilenceId, SilenceState, SilenceValue};
+use crate::alert::PostedAlert;
+use crate::silence::{SilenceBody, SilenceId};
 
 /// An instant with exactly three decimals, as upstream's API prints it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,7 +130,7 @@ impl AlertFilter {
                 "muted" => filter.muted = flag(),
                 "filter" => filter.matchers.push(parse_one(value, mode)?),
                 "receiver" => {
-                    let regexp = Regexp::new(value);
+                    let regexp = Regexp::within_lines(value);
                     filter.receiver = Some(regexp.map_err(|e| format!("failed to parse receiver param: {e}"))?);
                 }
                 _ => {}
@@ -141,7 +139,7 @@ impl AlertFilter {
         Ok(filter)
     }
 
-    fn wants(&self, alert: &GettableAlert) -> bool {
+    pub(crate) fn wants(&self, alert: &GettableAlert) -> bool {
         let status = &alert.status;
         let matched = self.matchers.iter().all(|matcher| matcher.matches_labels(&alert.labels));
         let receiver = self.receiver.as_ref();
@@ -302,7 +300,7 @@ fn yes() -> bool {
 }
 
 impl MatcherView {
-    fn of(matcher: &Matcher) -> MatcherView {
+    pub(crate) fn of(matcher: &Matcher) -> MatcherView {
         MatcherView {
             name: matcher.name.clone(),
             value: matcher.value.clone(),
@@ -318,7 +316,7 @@ impl MatcherView {
             (true, true) => MatchOp::Regex,
             (false, true) => MatchOp::NotRegex,
         };
-        Matcher::new(op, &*self.name, &*self.value)
+        Matcher::within_lines(op, &*self.name, &*self.value)
             .map_err(|error| format!("invalid regular expression {:?}: {error}", self.value))
     }
 }
@@ -405,40 +403,6 @@ pub fn parse_silence(body: &[u8]) -> Result<(Option<SilenceId>, SilenceBody), St
     Ok((id, body))
 }
 
-/// `/api/v2/status`.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct StatusView {
-    /// The mesh.
-    pub cluster: ClusterStatus,
-    /// What runs here.
-    pub version_info: VersionInfo,
-    /// The file.
-    pub config: ConfigView,
-    /// When it started.
-    pub uptime: ApiTime,
-}
-
-/// The mesh as Alertmanager's API shows a cluster.
-#[derive(Clone, Debug, Serialize)]
-pub struct ClusterStatus {
-    /// This peer's name.
-    pub name: String,
-    /// `ready`, `settling` or `disabled`.
-    pub status: &'static str,
-    /// All peers, this one first.
-    pub peers: Vec<PeerView>,
-}
-
-/// One peer.
-#[derive(Clone, Debug, Serialize)]
-pub struct PeerView {
-    /// Its name.
-    pub name: String,
-    /// An address that others can join.
-    pub address: String,
-}
-
 /// What runs.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -462,175 +426,6 @@ pub struct VersionInfo {
 pub struct ConfigView {
     /// As text, secrets masked.
     pub original: String,
-}
-
-impl Alerting {
-    fn alert_view(&self, key: AlertKey, value: &AlertValue, now: Now) -> GettableAlert {
-        let mut silenced_by: Vec<String> = self
-            .silences
-            .iter()
-            .filter(|(_, silence)| silence.silences(&value.labels, now.wall))
-            .map(|(id, _)| id.to_string())
-            .collect();
-        silenced_by.sort_unstable();
-        let inhibitor = self.inhibited_by(&value.labels).filter(|by| *by != key).and_then(|by| self.alerts.get(&by));
-        let inhibited_by: Vec<String> = inhibitor.map(|by| fingerprint(&by.labels)).into_iter().collect();
-        let quiet = !silenced_by.is_empty() || !inhibited_by.is_empty();
-        let mut receivers: Vec<ReceiverView> = Vec::new();
-        for node in self.tree().matching(&value.labels) {
-            let name = self.tree().node(node).receiver.clone();
-            if !receivers.iter().any(|receiver| receiver.name == name) {
-                receivers.push(ReceiverView { labels: Labels::empty(), name });
-            }
-        }
-        let grace = self.grace();
-        GettableAlert {
-            annotations: value.notes.value.annotations.clone(),
-            ends_at: ApiTime(value.expires_at(now.wall, grace).unwrap_or_else(|| value.ends_at())),
-            fingerprint: fingerprint(&value.labels),
-            receivers,
-            starts_at: ApiTime(value.starts_at(now.wall, grace)),
-            status: AlertStatus {
-                state: if quiet { "suppressed" } else { "active" },
-                silenced_by,
-                inhibited_by,
-                muted_by: Vec::new(),
-            },
-            updated_at: ApiTime(value.updated_at),
-            generator_url: value.notes.value.generator_url.clone(),
-            labels: value.labels.clone(),
-        }
-    }
-
-    /// `GET /api/v2/alerts`: firing alerts by fingerprint.
-    pub fn alerts_view(&self, filter: &AlertFilter, now: Now) -> Vec<GettableAlert> {
-        let firing = self.alerts.iter().filter(|(_, value)| value.is_firing(now.wall, self.grace()));
-        let mut views: Vec<GettableAlert> =
-            firing.map(|(key, value)| self.alert_view(*key, value, now)).filter(|view| filter.wants(view)).collect();
-        views.sort_by(|a, b| a.fingerprint.cmp(&b.fingerprint));
-        views
-    }
-
-    /// `GET /api/v2/alerts/groups`: by labels and receiver.
-    pub fn groups_view(&self, filter: &AlertFilter, now: Now) -> Vec<AlertGroupView> {
-        let mut views = Vec::new();
-        for ((node, labels), group) in self.dispatcher.groups() {
-            let route = self.tree().node(*node);
-            if filter.receiver.as_ref().is_some_and(|regexp| !regexp.matches(&route.receiver)) {
-                continue;
-            }
-            let muted_by = self.muted_by(*node, now.wall);
-            let firing = group.alerts.iter().filter_map(|key| {
-                let value = self.alerts.get(key).filter(|value| value.is_firing(now.wall, self.grace()))?;
-                let mut view = self.alert_view(*key, value, now);
-                if !muted_by.is_empty() {
-                    view.status.state = "suppressed";
-                    view.status.muted_by.clone_from(&muted_by);
-                }
-                Some(view)
-            });
-            let mut alerts: Vec<GettableAlert> = firing.filter(|view| filter.wants(view)).collect();
-            if alerts.is_empty() {
-                continue;
-            }
-            alerts.sort_by(|a, b| a.fingerprint.cmp(&b.fingerprint));
-            views.push(AlertGroupView {
-                alerts,
-                labels: labels.clone(),
-                receiver: ReceiverView { labels: Labels::empty(), name: route.receiver.clone() },
-                route_labels: route.labels.clone(),
-            });
-        }
-        views.sort_by(|a, b| (&a.labels, &a.receiver.name).cmp(&(&b.labels, &b.receiver.name)));
-        views
-    }
-
-    /// `GET /api/v2/receivers`
-    pub fn receivers_view(&self) -> Vec<ReceiverView> {
-        let shown = |receiver: &Receiver| {
-            let name = ("name", receiver.name.as_str());
-            let labels = receiver.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-            ReceiverView { labels: labels.chain([name]).collect(), name: receiver.name.clone() }
-        };
-        self.config().receivers.iter().map(shown).collect()
-    }
-
-    /// `GET /api/v2/silences`: active ones by end, pending ones by beginning, expired ones by end, the last first.
-    ///
-    /// # Errors
-    /// A text for a 400 answer when a filter is no matcher.
-    pub fn silences_view(&self, filters: &[&str], now: Now) -> Result<Vec<GettableSilence>, String> {
-        let mut wanted = Vec::new();
-        for filter in filters {
-            wanted.push(parse_one(filter, self.limits().matchers)?);
-        }
-        let shown = |value: &&SilenceValue| {
-            let sets = &value.body.value.matcher_sets;
-            wanted.iter().all(|filter| {
-                sets.iter().flatten().any(|matcher| matcher.name == filter.name && filter.matches(&matcher.value))
-            })
-        };
-        let all = self.silences.iter().filter(|(_, value)| shown(value));
-        let mut views: Vec<(SilenceState, GettableSilence)> =
-            all.map(|(id, value)| (value.state(now.wall), silence_view(*id, value, now.wall))).collect();
-        views.sort_by_key(|(state, view)| match state {
-            SilenceState::Active => (0, view.ends_at.0.ms(), view.id.clone()),
-            SilenceState::Pending => (1, view.starts_at.0.ms(), view.id.clone()),
-            SilenceState::Expired => (2, -view.ends_at.0.ms(), view.id.clone()),
-        });
-        Ok(views.into_iter().map(|(_, view)| view).collect())
-    }
-
-    /// Firing alerts: those that are heard, and those that are silenced or inhibited.
-    pub fn alert_counts(&self, now: Now) -> [usize; 2] {
-        let firing = self.alerts.iter().filter(|(_, value)| value.is_firing(now.wall, self.grace()));
-        firing.fold([0, 0], |[active, quiet], (_, value)| {
-            if self.is_quiet(&value.labels, now.wall) { [active, quiet + 1] } else { [active + 1, quiet] }
-        })
-    }
-
-    /// Silences: active, expired, pending.
-    pub fn silence_counts(&self, now: Now) -> [usize; 3] {
-        self.silences.iter().fold([0; 3], |mut counts, (_, value)| {
-            let at = match value.state(now.wall) {
-                SilenceState::Active => 0,
-                SilenceState::Expired => 1,
-                SilenceState::Pending => 2,
-            };
-            counts[at] += 1;
-            counts
-        })
-    }
-
-    /// Groups, those without a firing alert among them.
-    pub fn group_count(&self) -> usize {
-        self.dispatcher.groups().count()
-    }
-
-    /// Entries of the notification log.
-    pub fn log_count(&self) -> usize {
-        self.log.len()
-    }
-
-    /// `GET /api/v2/silence/{id}`
-    pub fn silence_view(&self, id: SilenceId, now: Now) -> Option<GettableSilence> {
-        self.silences.get(&id).map(|value| silence_view(id, value, now.wall))
-    }
-}
-
-fn silence_view(id: SilenceId, value: &SilenceValue, now: Timestamp) -> GettableSilence {
-    let body = &value.body.value;
-    GettableSilence {
-        id: id.to_string(),
-        status: SilenceStatus { state: value.state(now).as_str() },
-        updated_at: ApiTime(value.expired_at.map_or(body.updated_at, |expired| expired.max(body.updated_at))),
-        annotations: body.annotations.clone(),
-        comment: body.comment.clone(),
-        created_by: body.created_by.clone(),
-        ends_at: ApiTime(value.ends_at()),
-        matchers: body.matcher_sets.iter().flatten().map(MatcherView::of).collect(),
-        starts_at: ApiTime(body.starts_at),
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Several peers in one deterministic world: their clocks, disks, links and one receiver that counts.
 
 mod bodies;
+mod pages;
 mod world;
 
 use std::time::Duration;

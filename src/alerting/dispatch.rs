@@ -4,6 +4,7 @@
 //! instant in steps of `group_interval`. Nothing here is kept across a restart; all of it follows from alerts and log.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use promesh_config::alertmanager::IntegrationName;
@@ -116,6 +117,12 @@ impl Dispatcher {
     /// All groups.
     pub fn groups(&self) -> impl Iterator<Item = (&GroupId, &Group)> {
         self.groups.iter()
+    }
+
+    /// Groups from this one on; all of them without one.
+    pub fn groups_from(&self, first: Option<&GroupId>) -> impl Iterator<Item = (&GroupId, &Group)> {
+        let begin = first.map_or(Bound::Unbounded, Bound::Included);
+        self.groups.range((begin, Bound::Unbounded))
     }
 
     /// A slot.

@@ -311,7 +311,7 @@ impl SilenceMatcher {
             3 => MatchOp::NotRegex,
             other => return Err(format!("a matcher of unknown type {other}")),
         };
-        Matcher::new(op, &*self.name, &*self.pattern).map_err(|error| error.to_string())
+        Matcher::within_lines(op, &*self.name, &*self.pattern).map_err(|error| error.to_string())
     }
 }
 

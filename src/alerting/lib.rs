@@ -22,7 +22,7 @@
 //! `Now` must not run backwards in `monotonic`; it must count suspended time, or a paused peer would trust its lease.
 //! [`Setup::boot`] must differ in every life: the generation does. After a pause the first inputs may come in any order.
 //!
-//! What the API serves is in [`api`]: pure functions over the mind. Only electors hold alerts and the log; a peer that
+//! What the API serves is in [`api`] and [`views`]: pure functions over the mind. Only electors hold alerts and the log; a peer that
 //! is none ([`Alerting::electorate`]) forwards posts by itself, and its API must ask an elector.
 //!
 //! What an Alertmanager left behind is read by [`inherit`].
@@ -44,6 +44,7 @@ pub mod nflog;
 pub mod records;
 pub mod route;
 pub mod silence;
+pub mod views;
 
 #[cfg(test)]
 mod cases;

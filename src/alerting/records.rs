@@ -5,6 +5,7 @@
 //! deltas; what was missed is found by comparing the sums of ranges.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use promesh_model::{PeerId, codec};
 use serde::{Deserialize, Serialize};
@@ -131,6 +132,12 @@ impl<K: Ord + Clone + Serialize, V: Lattice + Serialize> Map<K, V> {
     /// All of it, in key order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.entries.iter()
+    }
+
+    /// What follows a key, in key order; all of it without one.
+    pub fn after(&self, key: Option<&K>) -> impl Iterator<Item = (&K, &V)> {
+        let begin = key.map_or(Bound::Unbounded, Bound::Excluded);
+        self.entries.range((begin, Bound::Unbounded))
     }
 
     /// How many entries there are.

@@ -3,8 +3,8 @@
 use promesh_config::alertmanager::matchers::is_label_name;
 use promesh_config::alertmanager::{MatcherMode, Matchers};
 use promesh_model::labels::quoted;
-use promesh_model::{Labels, Matcher, Timestamp};
-use serde::{Deserialize, Serialize};
+use promesh_model::{Labels, MatchOp, Matcher, Timestamp};
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use crate::records::{Lattice, Register};
@@ -30,6 +30,7 @@ impl std::str::FromStr for SilenceId {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SilenceBody {
     /// Alternatives; a set holds when all of its matchers do.
+    #[serde(deserialize_with = "matcher_sets")]
     pub matcher_sets: Vec<Vec<Matcher>>,
     /// From when.
     pub starts_at: Timestamp,
@@ -43,6 +44,13 @@ pub struct SilenceBody {
     pub comment: String,
     /// Further facts.
     pub annotations: Labels,
+}
+
+/// Matchers on the wire and on disk say what they compare; how an expression is meant, their use says: here as Alertmanager means it.
+fn matcher_sets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Vec<Matcher>>, D::Error> {
+    let sets = Vec::<Vec<(MatchOp, String, String)>>::deserialize(deserializer)?;
+    let matcher = |(op, name, value)| Matcher::within_lines(op, name, value).map_err(serde::de::Error::custom);
+    sets.into_iter().map(|set| set.into_iter().map(matcher).collect()).collect()
 }
 
 /// A silence.

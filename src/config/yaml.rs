@@ -13,7 +13,7 @@ use std::fmt;
 
 pub use parse::parse;
 pub use print::print;
-pub use read::{FilePath, Reader, Show, Yaml, join_dir};
+pub use read::{FilePath, Plain, Reader, Show, Yaml, join_dir, resolve};
 pub use section::{Section, read_section, show_field, show_section};
 
 /// A place in a file: line and column count from one.

@@ -61,12 +61,32 @@ impl Matcher {
     /// # Errors
     /// When a regular expression does not compile.
     pub fn new(op: MatchOp, name: impl Into<String>, value: impl Into<String>) -> Result<Matcher, RegexpError> {
-        let value = value.into();
+        Matcher::build(op, name.into(), value.into(), Regexp::new)
+    }
+
+    /// A matcher of Alertmanager's: see [`Regexp::within_lines`].
+    ///
+    /// # Errors
+    /// As [`Matcher::new`].
+    pub fn within_lines(
+        op: MatchOp,
+        name: impl Into<String>,
+        value: impl Into<String>,
+    ) -> Result<Matcher, RegexpError> {
+        Matcher::build(op, name.into(), value.into(), Regexp::within_lines)
+    }
+
+    fn build(
+        op: MatchOp,
+        name: String,
+        value: String,
+        compile: fn(&str) -> Result<Regexp, RegexpError>,
+    ) -> Result<Matcher, RegexpError> {
         let regexp = match op {
-            MatchOp::Regex | MatchOp::NotRegex => Some(Regexp::new(&value)?),
+            MatchOp::Regex | MatchOp::NotRegex => Some(compile(&value)?),
             MatchOp::Equal | MatchOp::NotEqual => None,
         };
-        Ok(Matcher { name: name.into(), op, value, regexp })
+        Ok(Matcher { name, op, value, regexp })
     }
 
     /// An `=` matcher; it cannot fail.
@@ -162,6 +182,10 @@ mod tests {
         check(MatchOp::NotEqual, "b", "b", false);
         check(MatchOp::Regex, "b|c", "bc", false);
         check(MatchOp::Regex, "b.*", "b\n", true);
+        for (pattern, expected) in [("b.*", false), ("b.*\n", true), ("(?s)b.*", true), ("b", false)] {
+            let matcher = Matcher::within_lines(MatchOp::Regex, "a", pattern).expect(pattern);
+            assert_eq!(matcher.matches("b\n"), expected, "{pattern}");
+        }
         check(MatchOp::NotRegex, "b.*", "c", true);
     }
 }

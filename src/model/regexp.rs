@@ -44,19 +44,33 @@ impl Regexp {
     /// # Errors
     /// When the pattern is malformed, in Go's words, or its program would be too large.
     pub fn new(pattern: &str) -> Result<Regexp, RegexpError> {
+        Regexp::build(pattern, true)
+    }
+
+    /// Compiles a pattern of Alertmanager's, where `.` does not match a newline.
+    ///
+    /// Source: alertmanager pkg/labels/matcher.go, beside prometheus model/labels/regexp.go.
+    ///
+    /// # Errors
+    /// As [`Regexp::new`].
+    pub fn within_lines(pattern: &str) -> Result<Regexp, RegexpError> {
+        Regexp::build(pattern, false)
+    }
+
+    fn build(pattern: &str, dot_matches_new_line: bool) -> Result<Regexp, RegexpError> {
         if pattern.len() > PATTERN_BYTES_MAX {
             return Err(RegexpError::new(format!("a pattern of {} bytes is too long", pattern.len())));
         }
         let translated = go_syntax::translate(pattern).map_err(RegexpError::new)?;
         let hir = regex_syntax::ParserBuilder::new()
-            .dot_matches_new_line(true)
+            .dot_matches_new_line(dot_matches_new_line)
             .nest_limit(1000)
             .build()
             .parse(&translated)
             .map_err(|error| RegexpError::new(in_one_line(&error)))?;
         let plan = match Plan::without_engine(&hir) {
             Some(plan) => plan,
-            None => Plan::with_engine(&hir, compile(&translated)?),
+            None => Plan::with_engine(&hir, compile(&translated, dot_matches_new_line)?),
         };
         Ok(Regexp { plan: Arc::new(plan) })
     }
@@ -77,7 +91,7 @@ impl Regexp {
     }
 }
 
-fn compile(translated: &str) -> Result<meta::Regex, RegexpError> {
+fn compile(translated: &str, dot_matches_new_line: bool) -> Result<meta::Regex, RegexpError> {
     // A matcher lives for one query and sees some dozens of values: a whole automaton costs more to make than it saves. The
     // lazy one makes the states it meets.
     let config = meta::Config::new()
@@ -87,7 +101,7 @@ fn compile(translated: &str) -> Result<meta::Regex, RegexpError> {
         .which_captures(WhichCaptures::None);
     meta::Builder::new()
         .configure(config)
-        .syntax(syntax::Config::new().dot_matches_new_line(true).nest_limit(1000))
+        .syntax(syntax::Config::new().dot_matches_new_line(dot_matches_new_line).nest_limit(1000))
         .build(&format!("^(?:{translated})$"))
         .map_err(|error| {
             let cause = error.syntax_error().map_or_else(|| error.to_string(), |error| in_one_line(error));

@@ -89,7 +89,7 @@ async fn golden_payloads() {
             "slack",
             "  slack_configs: [{api_url: 'http://slack/x', channel: '#a', fields: [{title: t, value: '{{ len .Alerts }}'}]}]",
         ),
-        ("pagerduty", "  pagerduty_configs: [{routing_key: k, details: {firing: x, resolved: y}}]"),
+        ("pagerduty", "  pagerduty_configs: [{routing_key: k, details: {firing: x, resolved: yes}}]"),
         (
             "opsgenie",
             "  opsgenie_configs: [{api_key: k, tags: 'a,b', update_alerts: true, responders: [{name: 'x,y', type: teams}]}]",
@@ -112,7 +112,7 @@ async fn golden_payloads() {
         {"channel":"#a","username":"Alertmanager","attachments":[{"title":"[FIRING:1] Down (node)","title_link":"http://am/#/alerts?receiver=team","text":"","fallback":"[FIRING:1] Down (node) | http://am/#/alerts?receiver=team","callback_id":"","fields":[{"title":"t","value":"2","short":false}],"footer":"","color":"danger","mrkdwn_in":["fallback","pretext","text"]}]}
         == pagerduty
         POST https://events.pagerduty.com/v2/enqueue
-        {"routing_key":"k","dedup_key":"af94c9e8f6a3043625e36c6f472fe6be85ac23a9117184ee4cb7b4ad7401a47e","event_action":"trigger","payload":{"summary":"[FIRING:1] Down (node)","source":"Alertmanager","severity":"error","custom_details":{"firing":"x","num_firing":1,"num_resolved":1,"resolved":"y"}},"client":"Alertmanager","client_url":"http://am/#/alerts?receiver=team"}
+        {"routing_key":"k","dedup_key":"af94c9e8f6a3043625e36c6f472fe6be85ac23a9117184ee4cb7b4ad7401a47e","event_action":"trigger","payload":{"summary":"[FIRING:1] Down (node)","source":"Alertmanager","severity":"error","custom_details":{"firing":"x","num_firing":1,"num_resolved":1,"resolved":true}},"client":"Alertmanager","client_url":"http://am/#/alerts?receiver=team"}
         == opsgenie
         POST https://api.opsgenie.com/v2/alerts
         authorization: GenieKey k

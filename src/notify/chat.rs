@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use http::{HeaderMap, StatusCode};
 use promesh_config::alertmanager::{
-    DiscordConfig, MattermostAttachment, MattermostConfig, MattermostField, MsTeamsConfig, MsTeamsV2Config,
-    RocketchatConfig, TelegramConfig, WebexConfig,
+    DiscordConfig, MattermostAttachment, MattermostConfig, MattermostField, MattermostPriority, MsTeamsConfig,
+    MsTeamsV2Config, RocketchatConfig, TelegramConfig, WebexConfig,
 };
 use promesh_model::Secret;
 use serde_json::{Map, Value, json};
@@ -159,16 +159,14 @@ pub async fn mattermost(config: &MattermostConfig, message: &Message<'_>) -> Res
     put(&mut body, "icon_url", text(&config.icon_url));
     put(&mut body, "icon_emoji", text(&config.icon_emoji));
     put(&mut body, "type", text(&config.r#type));
-    if let Some(props) = &config.props {
+    if let Some(props) = config.props.as_ref().filter(|props| !props.card.is_empty()) {
         body.insert("props".to_owned(), json!({ "card": text(&props.card) }));
     }
-    if let Some(priority) = &config.priority {
-        let body_of = json!({
-            "priority": text(&priority.priority),
-            "requested_ack": priority.requested_ack,
-            "persistent_notifications": priority.persistent_notifications,
-        });
-        body.insert("priority".to_owned(), body_of);
+    if let Some(priority) = config.priority.as_ref().filter(|priority| !priority.priority.is_empty()) {
+        body.insert("priority".to_owned(), mattermost_priority(priority, message));
+    }
+    if !config.attachments.is_empty() {
+        put(&mut body, "text", truncated(&text(&config.text), MATTERMOST_CHARS_MAX));
     }
     let own = MattermostAttachment {
         fallback: config.fallback.clone(),
@@ -192,6 +190,24 @@ pub async fn mattermost(config: &MattermostConfig, message: &Message<'_>) -> Res
     Ok(vec![Call::json(url, &Value::Object(body))])
 }
 
+/// The longest text that Mattermost takes, in characters.
+const MATTERMOST_CHARS_MAX: usize = 16_383;
+
+/// A priority that Mattermost knows, with those wishes that it grants to such: others would make it refuse the message.
+fn mattermost_priority(priority: &MattermostPriority, message: &Message<'_>) -> Value {
+    let named = message.text(&priority.priority).to_lowercase();
+    let level = if matches!(named.as_str(), "urgent" | "important") { named } else { "standard".to_owned() };
+    let mut out = Map::new();
+    if priority.requested_ack && level != "standard" {
+        out.insert("requested_ack".to_owned(), Value::Bool(true));
+    }
+    if priority.persistent_notifications && level == "urgent" {
+        out.insert("persistent_notifications".to_owned(), Value::Bool(true));
+    }
+    out.insert("priority".to_owned(), Value::String(level));
+    Value::Object(out)
+}
+
 fn mattermost_attachment(config: &MattermostAttachment, message: &Message<'_>) -> Value {
     let mut out = Map::new();
     let fields = [
@@ -213,11 +229,13 @@ fn mattermost_attachment(config: &MattermostAttachment, message: &Message<'_>) -
         put(&mut out, name, message.text(value));
     }
     let field = |field: &MattermostField| {
-        json!({
-            "title": message.text(&field.title),
-            "value": message.text(&field.value),
-            "short": field.short.unwrap_or_default(),
-        })
+        let mut out = Map::new();
+        put(&mut out, "title", message.text(&field.title));
+        put(&mut out, "value", message.text(&field.value));
+        if let Some(short) = field.short {
+            out.insert("short".to_owned(), Value::Bool(short));
+        }
+        Value::Object(out)
     };
     let fields: Vec<Value> = config.fields.iter().map(field).collect();
     if !fields.is_empty() {

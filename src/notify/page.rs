@@ -61,19 +61,17 @@ pub async fn victorops(config: &VictoropsConfig, message: &Message<'_>) -> Resul
 }
 
 /// The longest message that incident.io takes.
-const INCIDENTIO_BYTES_MAX: usize = 512_000;
+const INCIDENTIO_BYTES_MAX: usize = 512 << 10;
 
-/// incident.io: Alertmanager's own message, cut to what it takes.
+/// incident.io: Alertmanager's own message in a version of its own. One that is longer than the service takes keeps its first alert.
 pub async fn incidentio(config: &IncidentioConfig, message: &Message<'_>) -> Result<Vec<Call>, String> {
     let url = match &config.url {
         Some(url) => url.url().clone(),
         None => url_of(&secret_of(&promesh_model::Secret::default(), &config.url_file).await?)?,
     };
-    let mut most = config.max_alerts;
-    let mut body = webhook::body(most, message);
-    while body.len() > INCIDENTIO_BYTES_MAX && most != 1 {
-        most = if most == 0 { message.data.alerts.len() as u64 / 2 } else { most / 2 }.max(1);
-        body = webhook::body(most, message);
+    let (mut body, left_out) = webhook::body("1", config.max_alerts, message);
+    if body.len() > INCIDENTIO_BYTES_MAX {
+        body = webhook::body_of("1", 1, left_out, message);
     }
     let mut call = Call::text(url, "application/json", body);
     let token = secret_of(&config.alert_source_token, &config.alert_source_token_file).await?;

@@ -116,6 +116,11 @@ impl World {
         world
     }
 
+    /// A peer's mind as it stands.
+    pub fn mind(&self, peer: usize) -> (&Alerting, Now) {
+        (self.peers[peer].as_ref().expect("it lives"), self.now())
+    }
+
     fn now(&self) -> Now {
         let ms = i64::try_from(self.now_ns / 1_000_000).expect("a short case");
         Now { monotonic: Monotonic(self.now_ns), wall: Timestamp(START_MS + ms) }

@@ -119,7 +119,7 @@ pub fn is_label_name(name: &str, mode: MatcherMode) -> bool {
 }
 
 fn build(op: MatchOp, name: String, value: String) -> Result<Matcher, String> {
-    Matcher::new(op, name, value).map_err(|error| format!("failed to create matcher: {error}"))
+    Matcher::within_lines(op, name, value).map_err(|error| format!("failed to create matcher: {error}"))
 }
 
 /// The UTF-8 grammar: `name op value`, names and values unquoted or in double quotes.
@@ -308,7 +308,7 @@ fn classic_matcher(text: &str) -> Result<Matcher, String> {
     let (sign, op) = operators.into_iter().find(|(sign, _)| rest.starts_with(sign)).ok_or_else(bad)?;
     let raw = rest[sign.len()..].trim();
     let value = classic_value(raw)?;
-    Matcher::new(op, name, value).map_err(|error| error.to_string())
+    Matcher::within_lines(op, name, value).map_err(|error| error.to_string())
 }
 
 fn classic_value(raw: &str) -> Result<String, String> {

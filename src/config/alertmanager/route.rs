@@ -78,7 +78,7 @@ impl Yaml for MatchRegexps {
             } else if value.is_null() {
                 reader.problem(key.at, format!("invalid regexp value for {}", quoted(&key.text)));
             } else if let Some(text) = reader.scalar(value, "string") {
-                match Matcher::new(MatchOp::Regex, &*key.text, text) {
+                match Matcher::within_lines(MatchOp::Regex, &*key.text, text) {
                     Ok(matcher) => matchers.push(matcher),
                     Err(error) => reader.problem(value.at, error.to_string()),
                 }

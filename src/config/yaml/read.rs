@@ -122,12 +122,41 @@ fn shortened(text: &str) -> String {
     if text.chars().count() <= 10 { text.to_owned() } else { text.chars().take(7).chain("...".chars()).collect() }
 }
 
+/// What an unquoted scalar is by the rules of YAML 1.1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Plain {
+    /// Nothing.
+    Null,
+    /// `yes` and `on` are among them.
+    Bool(bool),
+    /// In any of its notations.
+    Int(i128),
+    /// Infinities and NaN are among them.
+    Float(f64),
+    /// All else.
+    Text,
+}
+
+/// Resolves an unquoted scalar.
+///
+/// Source: gopkg.in/yaml.v2 resolve.go.
+pub fn resolve(text: &str) -> Plain {
+    if matches!(text, "" | "~" | "null" | "Null" | "NULL") {
+        return Plain::Null;
+    }
+    None.or_else(|| parse_bool(text).map(Plain::Bool))
+        .or_else(|| parse_int(text).map(Plain::Int))
+        .or_else(|| parse_float(text).map(Plain::Float))
+        .unwrap_or(Plain::Text)
+}
+
 fn tag_of(node: &Node) -> &'static str {
-    match &node.kind {
-        Kind::Scalar { text, plain: true } if parse_bool(text).is_some() => "bool",
-        Kind::Scalar { text, plain: true } if parse_int(text).is_some() => "int",
-        Kind::Scalar { text, plain: true } if parse_float(text).is_some() => "float",
-        _ => "str",
+    let Kind::Scalar { text, plain: true } = &node.kind else { return "str" };
+    match resolve(text) {
+        Plain::Bool(_) => "bool",
+        Plain::Int(_) => "int",
+        Plain::Float(_) => "float",
+        Plain::Null | Plain::Text => "str",
     }
 }
 
@@ -165,7 +194,7 @@ fn parse_float(text: &str) -> Option<f64> {
         ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => Some(f64::INFINITY),
         "-.inf" | "-.Inf" | "-.INF" => Some(f64::NEG_INFINITY),
         ".nan" | ".NaN" | ".NAN" => Some(f64::NAN),
-        _ if text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.')) => {
+        _ if text.bytes().all(|byte| byte.is_ascii_digit() || b"+-._eE".contains(&byte)) => {
             text.replace('_', "").parse().ok()
         }
         _ => None,

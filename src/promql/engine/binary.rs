@@ -138,8 +138,8 @@ impl Evaluator<'_> {
             last_note: Vec::new(),
             steps: steps.count,
         };
-        if join.is_static() {
-            join.run_columns();
+        if let Some(partners) = join.fixed_partners() {
+            join.run_columns(&partners);
         } else {
             for step in 0..steps.count {
                 if step % 64 == 0 {
@@ -325,31 +325,41 @@ type Made = Vec<HashSet<Labels, RandomState>>;
 const FILLED: u32 = u32::MAX;
 
 impl Join<'_> {
-    /// Whether each group has one series on the "one" side, and in one-to-one matching on the other too, and no value
-    /// is filled in: then partners never change.
-    fn is_static(&self) -> bool {
+    /// The partner of each row of the "many" side, or [`FILLED`], if partners never change and no step can fail: each group
+    /// has one series on the "one" side, in one-to-one matching on the other too, no value is filled in, and no two
+    /// results of a group can have the same labels.
+    fn fixed_partners(&self) -> Option<Vec<u32>> {
         if self.fill_many.is_some() || self.fill_one.is_some() || self.steps == 1 {
-            return false;
+            return None;
         }
-        let unique = |groups: &[u32]| {
-            let mut seen = vec![false; self.group_count];
-            groups.iter().all(|group| !std::mem::replace(&mut seen[*group as usize], true))
-        };
-        // With labels to include, two series of the many side may become equal: that is found step by step.
-        unique(&self.one_groups)
-            && match self.matching.cardinality {
-                Cardinality::OneToOne => unique(&self.many_groups),
-                _ => self.matching.include.is_empty() && !changes_metric(self.binary.op) && !self.drop_names,
-            }
-    }
-
-    fn run_columns(&mut self) {
         let mut one_of = vec![FILLED; self.group_count];
         for (row, group) in self.one_groups.iter().enumerate() {
-            one_of[*group as usize] = row as u32;
+            if std::mem::replace(&mut one_of[*group as usize], row as u32) != FILLED {
+                return None;
+            }
         }
-        for many in 0..self.many.rows.len() {
-            let one = one_of[self.many_groups[many] as usize];
+        let partners: Vec<u32> = self.many_groups.iter().map(|group| one_of[*group as usize]).collect();
+        let mut groups_seen = vec![false; self.group_count];
+        let mut results_seen: HashSet<(u32, Labels), RandomState> = HashSet::default();
+        let one_to_one = self.matching.cardinality == Cardinality::OneToOne;
+        let same_labels = self.matching.include.is_empty() && !changes_metric(self.binary.op) && !self.drop_names;
+        for (many, (group, one)) in self.many_groups.iter().zip(&partners).enumerate() {
+            let new = if one_to_one {
+                !std::mem::replace(&mut groups_seen[*group as usize], true)
+            } else {
+                // Results that keep their labels differ as their rows do.
+                *one == FILLED || same_labels || results_seen.insert((*group, self.result_labels(many as u32, *one)))
+            };
+            if !new {
+                return None;
+            }
+        }
+        Some(partners)
+    }
+
+    fn run_columns(&mut self, partners: &[u32]) {
+        for (many, one) in partners.iter().enumerate() {
+            let one = *one;
             if one == FILLED {
                 continue;
             }

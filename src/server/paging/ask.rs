@@ -1,10 +1,12 @@
 //! Lists of alerts from whoever has them: electors do, the others ask one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use promesh_alerting::Alerting;
 use promesh_alerting::api::AlertFilter;
+use promesh_alerting::views::{Page, join_groups, sort_alerts};
 use promesh_api::pager::{AlertList, PagerError};
 use promesh_config::alertmanager::MatcherMode;
 use promesh_model::codec::{self, BULK_BYTES_MAX, RPC_BYTES_MAX};
@@ -27,21 +29,6 @@ const ANSWER_BYTES_MAX: usize = 16 * BULK_BYTES_MAX;
 /// Parameters of a request, in order.
 pub type Query = Vec<(String, String)>;
 
-/// A list as JSON, of what this peer holds.
-///
-/// # Errors
-/// `Bad` for a parameter that makes no sense.
-pub fn list(mind: &Alerting, now: Now, list: AlertList, query: &Query) -> Result<Bytes, PagerError> {
-    let filter = filter(query, mind.limits().matchers)?;
-    let mut json = match list {
-        AlertList::Alerts => serde_json::to_vec(&mind.alerts_view(&filter, now)),
-        AlertList::Groups => serde_json::to_vec(&mind.groups_view(&filter, now)),
-    }
-    .expect("views have text keys only");
-    json.push(b'\n');
-    Ok(json.into())
-}
-
 /// Checks the parameters.
 ///
 /// # Errors
@@ -50,20 +37,27 @@ pub fn filter(query: &Query, mode: MatcherMode) -> Result<AlertFilter, PagerErro
     AlertFilter::parse(query.iter().map(|(name, value)| (name.as_str(), value.as_str())), mode).map_err(PagerError::Bad)
 }
 
+fn stopping() -> PagerError {
+    PagerError::Unavailable("this peer is stopping".to_owned())
+}
+
+/// Work of more than a moment, off the threads that serve.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("it neither panics nor is cancelled")
+}
+
 impl Paging {
     /// The list from an elector that answers; this peer's own if it is one.
     pub(super) async fn list(&self, wanted: AlertList, query: Query) -> Result<Bytes, PagerError> {
-        filter(&query, self.limits.matchers)?;
+        let filter = filter(&query, self.limits.matchers)?;
         let me = self.me;
-        let asked = query.clone();
-        let own = self.to.look(move |mind, now| match mind.electorate() {
-            Some(electorate) if !electorate.contains(me) => Err(electorate.members.clone()),
-            _ => Ok(list(mind, now, wanted, &asked)),
+        let others = self.to.look(move |mind, _| {
+            let electorate = mind.electorate().filter(|electorate| !electorate.contains(me));
+            electorate.map(|electorate| electorate.members.clone())
         });
-        let electors = match own.await {
-            Some(Ok(list)) => return list,
-            Some(Err(electors)) => electors,
-            None => return Err(PagerError::Unavailable("this peer is stopping".to_owned())),
+        let electors = match others.await.ok_or_else(stopping)? {
+            Some(electors) => electors,
+            None => return self.own_list(wanted, filter).await,
         };
         for elector in electors {
             match self.list_of(elector, wanted, &query).await {
@@ -72,6 +66,72 @@ impl Paging {
             }
         }
         Err(PagerError::Unavailable("no elector answers".to_owned()))
+    }
+
+    /// A list as JSON, of what this peer holds, looked at page by page.
+    async fn own_list(&self, wanted: AlertList, filter: AlertFilter) -> Result<Bytes, PagerError> {
+        let filter = Arc::new(filter);
+        let json = match wanted {
+            AlertList::Alerts => {
+                let mut alerts = self
+                    .pages(move |mind, after, now| mind.alerts_page(&filter, after, now))
+                    .await
+                    .ok_or_else(stopping)?;
+                blocking(move || {
+                    sort_alerts(&mut alerts);
+                    serde_json::to_vec(&alerts)
+                })
+                .await
+            }
+            AlertList::Groups => {
+                let parts = self
+                    .pages(move |mind, after, now| mind.groups_page(&filter, after, now))
+                    .await
+                    .ok_or_else(stopping)?;
+                blocking(move || serde_json::to_vec(&join_groups(parts))).await
+            }
+        };
+        let mut json = json.expect("views have text keys only");
+        json.push(b'\n');
+        Ok(json.into())
+    }
+
+    /// All pages; `None` when the mind has ended.
+    async fn pages<T: Send + 'static, P: Send + 'static>(
+        &self,
+        page: impl Fn(&Alerting, Option<P>, Now) -> Page<T, P> + Clone + Send + 'static,
+    ) -> Option<Vec<T>> {
+        let (mut found, mut after) = (Vec::new(), None);
+        let mut config = None;
+        loop {
+            let page = page.clone();
+            let look = move |mind: &Alerting, now: Now| (page(mind, after, now), Arc::clone(mind.config()));
+            let (part, under) = self.to.look(look).await?;
+            after = part.next;
+            // Another configuration has other routes and groups: what was found so far is of no use.
+            if config.replace(Arc::clone(&under)).is_some_and(|before| !Arc::ptr_eq(&before, &under)) {
+                found.clear();
+                after = None;
+                continue;
+            }
+            found.extend(part.found);
+            if after.is_none() {
+                return Some(found);
+            }
+        }
+    }
+
+    /// Firing alerts: those that are heard, and those that are silenced or inhibited.
+    pub(super) async fn alert_counts(&self) -> Option<[usize; 2]> {
+        let (mut counts, mut after) = ([0, 0], None);
+        loop {
+            let (part, next) = self.to.look(move |mind, now| mind.alert_counts_page(after, now)).await?;
+            counts = [counts[0] + part[0], counts[1] + part[1]];
+            after = next;
+            if after.is_none() {
+                return Some(counts);
+            }
+        }
     }
 
     async fn list_of(&self, elector: PeerId, wanted: AlertList, query: &Query) -> Result<Bytes, String> {
@@ -101,9 +161,12 @@ impl Paging {
             return;
         };
         let wanted = if groups { AlertList::Groups } else { AlertList::Alerts };
-        let found = self.to.look(move |mind, now| list(mind, now, wanted, &query)).await;
+        let found = match filter(&query, self.limits.matchers) {
+            Ok(filter) => self.own_list(wanted, filter).await,
+            Err(error) => Err(error),
+        };
         match found {
-            Some(Ok(list)) => {
+            Ok(list) => {
                 let frames = responder.stream();
                 for piece in list.chunks(PIECE_BYTES) {
                     if frames.send(ASK, piece).await.is_err() {
@@ -112,8 +175,7 @@ impl Paging {
                 }
                 let _ = frames.send(END, &[]).await;
             }
-            Some(Err(error)) => drop(responder.refuse(&error.to_string()).await),
-            None => drop(responder.refuse("it is stopping").await),
+            Err(error) => drop(responder.refuse(&error.to_string()).await),
         }
     }
 }

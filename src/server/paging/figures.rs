@@ -12,7 +12,6 @@ use crate::exposition::Page;
 
 /// What the mind says of itself.
 struct Mind {
-    alerts: [usize; 2],
     silences: [usize; 3],
     groups: usize,
     log_entries: usize,
@@ -29,7 +28,6 @@ fn look(mind: &Alerting, now: Now, me: promesh_model::PeerId) -> Mind {
     let counters = mind.counters();
     let electorate = mind.electorate();
     Mind {
-        alerts: mind.alert_counts(now),
         silences: mind.silence_counts(now),
         groups: mind.group_count(),
         log_entries: mind.log_count(),
@@ -47,8 +45,10 @@ impl Paging {
     /// Writes all of it.
     pub async fn metrics(&self, page: &mut Page) {
         let me = self.me;
-        if let Some(mind) = self.to.look(move |mind, now| look(mind, now, me)).await {
-            self.state(page, &mind);
+        if let (Some(mind), Some(alerts)) =
+            (self.to.look(move |mind, now| look(mind, now, me)).await, self.alert_counts().await)
+        {
+            self.state(page, &mind, &alerts);
         }
         self.received(page);
         self.deliveries(page);
@@ -57,11 +57,11 @@ impl Paging {
         self.thread(page);
     }
 
-    fn state(&self, page: &mut Page, mind: &Mind) {
+    fn state(&self, page: &mut Page, mind: &Mind, alerts: &[usize; 2]) {
         let by = |names: &[&str], counts: &[usize]| -> Vec<(String, f64)> {
             names.iter().zip(counts).map(|(name, count)| ((*name).to_owned(), *count as f64)).collect()
         };
-        let alerts = by(&["active", "suppressed"], &mind.alerts);
+        let alerts = by(&["active", "suppressed"], alerts);
         page.labelled("alertmanager_alerts", "gauge", "Firing alerts that this peer holds.", "state", &alerts);
         let help = "Current limit on number of alerts per alert name; 0 is none.";
         let most = self.limits.alerts_per_name_max as f64;

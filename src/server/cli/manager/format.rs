@@ -177,7 +177,7 @@ impl Listed {
             (true, true) => MatchOp::Regex,
             (false, true) => MatchOp::NotRegex,
         };
-        let built = Matcher::new(op, &*self.name, &*self.value);
+        let built = Matcher::within_lines(op, &*self.name, &*self.value);
         built.map(|built| matcher(&built)).map_err(|error| Failure::new(error.to_string()))
     }
 }
