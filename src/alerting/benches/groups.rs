@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use promesh_alerting::api::AlertFilter;
 use promesh_alerting::{AlertPeer, Alerting, Input, Limits, Outcome, Output, PostedAlert, Setup, Timing};
 use promesh_model::{Labels, Monotonic, Now, PeerId, Timestamp};
 
@@ -158,6 +159,20 @@ fn main() {
     println!("bytes a group: {}", held / groups);
     println!("lateness of decisions: p50 {:?}, p99 {:?}, worst {:?}", quantile(0.5), quantile(0.99), quantile(1.0));
     println!("longest input: {:?}", driver.slowest);
+    // What a list of all of them takes of the mind, page by page.
+    let (mut pages, mut slowest, mut listed, mut after) = (0, Duration::ZERO, 0, None);
+    let began = processor_time();
+    loop {
+        let before = processor_time();
+        let page = driver.mind.alerts_page(&AlertFilter::default(), after, driver.now());
+        slowest = slowest.max(processor_time() - before);
+        (pages, listed, after) = (pages + 1, listed + page.found.len(), page.next);
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed, groups, "the list is whole");
+    println!("a list of all: {pages} pages, {:?} in all, the longest {slowest:?}", processor_time() - began);
     // With nothing to do but keep them, a second of the mind costs:
     let idle = driver.passed;
     driver.slowest = Duration::ZERO;
