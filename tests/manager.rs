@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::remote::Prometheus;
 use crate::support::hook::Hook;
 use crate::support::paging::{firing, instant, resolved, write};
 use crate::support::stub::{Asked, Stub};
@@ -141,6 +142,27 @@ fn who_switches_over_from_alertmanager_is_not_paged_again_and_stays_silenced() {
         .expect("it runs");
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && said.contains("nflog") && said.contains("move it away"), "{said}");
+}
+
+#[test]
+fn a_real_prometheus_has_it_for_an_alertmanager() {
+    let Some(real) = program("prometheus") else { return };
+    let root = tempfile::tempdir().expect("a folder");
+    let hook = Hook::start();
+    let route = "group_by: [alertname], group_wait: 0s, group_interval: 1s";
+    let manager = Manager::start(None, root.path(), &write(root.path().join("am.yml"), &hook.config(route)), &[]);
+    // A Prometheus knows its Alertmanagers after five seconds, and says an alert again after a minute only.
+    let [from, to] = [10.0, 16.0].map(|seconds| wall() + seconds);
+    let rule = format!("{{alert: Late, expr: vector(time()) > {from:.0} < {to:.0}, labels: {{severity: page}}}}");
+    write(root.path().join("rules.yml"), &format!("groups: [{{name: g, interval: 1s, rules: [{rule}]}}]\n"));
+    let config = format!(
+        "rule_files: [rules.yml]\nalerting: {{alertmanagers: [{{static_configs: [{{targets: ['127.0.0.1:{}']}}]}}]}}\n",
+        manager.port
+    );
+    let _running = Prometheus::start(&real, root.path(), &config);
+    hook.wait_taken(2, 40.0);
+    pause(1_500);
+    assert_eq!(hook.taken(), [firing("Late"), resolved("Late")], "{}", manager.said());
 }
 
 /// Both on the same file but for the address in it.

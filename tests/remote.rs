@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// A real Prometheus.
-struct Prometheus {
+pub struct Prometheus {
     port: u16,
     child: Child,
 }
@@ -27,7 +27,7 @@ fn binary() -> Option<PathBuf> {
 }
 
 impl Prometheus {
-    fn start(binary: &Path, root: &Path, config: &str) -> Prometheus {
+    pub fn start(binary: &Path, root: &Path, config: &str) -> Prometheus {
         let port = free_port();
         let path = root.join("real.yml");
         std::fs::write(&path, config).expect("written");
