@@ -27,5 +27,6 @@ mod stage;
 mod storage;
 mod support;
 mod tidy;
+mod traces;
 mod ui;
 mod versions;

@@ -132,10 +132,19 @@ impl HttpMeter {
 pub(crate) async fn count(State(api): State<Api>, request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let began = api.backend.now().monotonic;
-    let response = next.run(request).await;
-    if let Some(matched) = matched {
+    let path = matched.as_ref().map(|matched| {
         let prefix = &api.options.route_prefix;
-        let path = if prefix == "/" { matched.as_str() } else { matched.as_str().trim_start_matches(prefix.as_str()) };
+        if prefix == "/" { matched.as_str() } else { matched.as_str().trim_start_matches(prefix.as_str()) }
+    });
+    let span = promesh_trace::answering(request.headers(), named(path.unwrap_or("/")), || {
+        vec![("http.request.method", request.method().to_string()), ("url.path", request.uri().path().to_owned())]
+    });
+    let response = span.around(next.run(request)).await;
+    span.fact("http.response.status_code", i64::from(response.status().as_u16()));
+    if response.status().is_server_error() {
+        span.fail(response.status());
+    }
+    if let Some(path) = path {
         let took = api.backend.now().monotonic.since(began);
         let bytes = response.body().size_hint().exact();
         api.meter.observe(&named(path), response.status().as_u16(), took, bytes);

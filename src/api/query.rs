@@ -174,9 +174,26 @@ fn logged(
     wanted.then(|| asked.line(at, outcome, timings))
 }
 
+/// Evaluates a query, as a part of the request's trace.
+async fn evaluate(
+    api: &Api,
+    asked: Asked,
+    span: Option<Duration>,
+    options: QueryOptions,
+) -> Result<(Outcome, Timings), ApiError> {
+    let traced = promesh_trace::below(promesh_trace::Kind::Internal, "promqlExec", || {
+        vec![("query", asked.query.clone()), ("start", asked.start.to_string()), ("end", asked.end.to_string())]
+    });
+    let answer = traced.around(evaluate_in_turn(api, asked, span, options)).await;
+    if let Err(error) = &answer {
+        traced.fail(error);
+    }
+    answer
+}
+
 /// Waits for a turn, then evaluates: here when that is the work of a moment, else on a blocking thread, within the time
 /// that is left.
-async fn evaluate(
+async fn evaluate_in_turn(
     api: &Api,
     asked: Asked,
     span: Option<Duration>,

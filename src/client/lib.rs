@@ -27,6 +27,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use promesh_config::http::{Header, HttpClientConfig};
+use promesh_trace::Kind;
 use url::Url;
 
 use auth::Auth;
@@ -262,15 +263,22 @@ impl HttpClient {
         *built.method_mut() = request.method.clone();
         *built.uri_mut() = uri;
         *built.headers_mut() = headers;
+        let span = promesh_trace::below(Kind::Client, format!("HTTP {}", request.method), || {
+            vec![("http.request.method", request.method.to_string()), ("url.full", redacted(&request.url))]
+        });
+        span.name_in(built.headers_mut());
         let answer = self.0.pool.request(built).await.map_err(|error| {
             let said = causes(&error);
-            match connect::Broken::of(&error) {
+            let error = match connect::Broken::of(&error) {
                 // Only that the connection went away: why, the connection knows.
                 Some(cause) if !said.contains(&cause) => transport(format!("{said}: {cause}")),
                 _ => transport(said),
-            }
+            };
+            span.fail(&error);
+            error
         })?;
         let (head, body) = answer.into_parts();
+        span.fact("http.response.status_code", i64::from(head.status.as_u16()));
         Ok(Response { status: head.status, headers: head.headers, body, url: request.url.clone() })
     }
 

@@ -28,6 +28,7 @@ pub use route::{InhibitRule, Route};
 pub use values::{AnyValue, GoDuration, HostPort, SecretTemplateUrl, SecretUrl};
 
 use crate::http::{HttpClientConfig, HttpUrl, TlsConfig};
+use crate::prometheus::TracingConfig;
 use crate::section;
 use crate::yaml::{self, ConfigErrors, FilePath, Node, Reader, Show, Yaml};
 
@@ -43,8 +44,8 @@ section! {
         /// Old form of `time_intervals`.
         pub mute_time_intervals: Vec<NamedInterval>,
         pub time_intervals: Vec<NamedInterval>,
-        /// Accepted; traces are the server's own business.
-        pub tracing: AnyValue,
+        /// Where traces go, unless the configuration of scraping says so.
+        pub tracing: Option<TracingConfig>,
         /// Accepted.
         pub event_recorder: AnyValue,
     }

@@ -84,7 +84,19 @@ impl Notifiers {
             };
         };
         let message = Message::new(notification, &self.template, &self.external_url);
-        let outcome = self.deliver_message(receiver, &message, lease).await;
+        let span = promesh_trace::span(promesh_trace::Kind::Internal, "notify", || {
+            let key = &notification.key;
+            vec![
+                ("alerting.group.key", key.group_key.clone()),
+                ("alerting.receiver.name", key.receiver.clone()),
+                ("alerting.integration.name", key.integration.clone()),
+                ("alerting.alerts.count", notification.alerts.len().to_string()),
+            ]
+        });
+        let outcome = span.around(self.deliver_message(receiver, &message, lease)).await;
+        if let Outcome::Retry { why, .. } | Outcome::Refused { why } = &outcome {
+            span.fail(why);
+        }
         for error in message.errors() {
             let key = &notification.key;
             tracing::warn!(

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use promesh_client::{ClientError, HttpClient, Request, Signer};
+use promesh_client::{ClientError, HttpClient, Request, Signer, redacted};
 use promesh_config::prometheus::{QueueConfig, RemoteWriteConfig, WriteMessage};
 use promesh_model::ingest::Metadata;
 use promesh_model::time::Clock;
+use promesh_trace::Kind;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -117,7 +118,7 @@ impl Sender {
 
     /// Where it sends, for people.
     pub fn shown_url(&self) -> String {
-        promesh_client::redacted(&self.url)
+        redacted(&self.url)
     }
 
     fn queue_config(&self) -> &QueueConfig {
@@ -270,7 +271,15 @@ impl Sender {
         {
             return Sent::Again(None, why);
         }
-        let answer = self.client.fetch(request, self.config.remote_timeout, ANSWER_BYTES_MAX << 10).await;
+        let span = promesh_trace::span(Kind::Internal, "Remote Send Batch", || {
+            vec![("remote_name", self.config.name.clone()), ("remote_url", redacted(&self.url))]
+        });
+        span.fact("request_size", message.len() as i64);
+        let sent = self.client.fetch(request, self.config.remote_timeout, ANSWER_BYTES_MAX << 10);
+        let answer = span.around(sent).await;
+        if let Err(error) = &answer {
+            span.fail(error);
+        }
         let (status, headers, body) = match answer {
             Ok(answer) => answer,
             // Settings that cannot be used may be mended while we run: a file that appears.

@@ -208,6 +208,7 @@ impl Assembly {
         telemetry.reload_successful.store(1, Ordering::Relaxed);
         telemetry.reload_success_at.store(now.wall.ms() as u64 / 1000, Ordering::Relaxed);
         let peer = Peer {
+            tracing: promesh_trace::Tracing::default(),
             options: self.options,
             settings: ArcSwap::from_pointee(self.settings),
             ingest,
@@ -257,6 +258,7 @@ impl Assembly {
         };
         peer.publish(digests);
         peer.apply_storage();
+        peer.apply_tracing();
         peer.keep_house();
         Ok(peer)
     }

@@ -50,6 +50,7 @@ mod serving;
 mod settings;
 mod subscribed;
 mod telemetry;
+mod traces;
 mod trust;
 mod twins;
 

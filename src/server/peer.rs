@@ -88,6 +88,8 @@ pub struct Peer {
     pub http_meter: Arc<promesh_api::metered::HttpMeter>,
     /// Groups that batch jobs pushed.
     pub push_groups: Arc<PushGroups>,
+    /// Where traces go.
+    pub(crate) tracing: promesh_trace::Tracing,
     /// The mesh as it sees it.
     pub view: watch::Receiver<Option<Arc<MeshView>>>,
     /// The newest changes.
@@ -204,6 +206,7 @@ impl Peer {
             self.outside.drain(Duration::from_secs(3)).await;
         }
         self.sending.flush().await;
+        self.tracing.stop().await;
         // What was streamed last has to reach the holders before the connections end.
         let drained = async {
             while self.live.as_ref().is_some_and(|live| live.backlog().values().any(|bytes| *bytes > 0)) {

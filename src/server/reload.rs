@@ -104,6 +104,7 @@ impl Peer {
                 self.settings.store(Arc::new(settings));
                 self.scraping.reopen_logs();
                 self.apply_storage();
+                self.apply_tracing();
                 self.ruling.apply(planned);
                 let settings = self.settings.load();
                 settings::warn_of_delivery(&settings, &self.paging.configuration(), self.ruling.has_alerts());
@@ -120,6 +121,15 @@ impl Peer {
                 tracing::error!(error, "the configuration could not be loaded, the old one stays in use");
                 Err(error)
             }
+        }
+    }
+
+    /// Follows `tracing:` of the configuration, else that of `alertmanager.yml`.
+    pub(crate) fn apply_tracing(&self) {
+        let (settings, delivery) = (self.settings.load(), self.paging.configuration());
+        let section = settings.loaded.config.tracing.as_ref().or(delivery.config.tracing.as_ref());
+        if let Err(error) = self.tracing.follow(section, &crate::traces::client) {
+            tracing::error!(%error, "traces go on as they did");
         }
     }
 

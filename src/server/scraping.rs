@@ -255,7 +255,15 @@ impl Scraping {
                 let result = scrape_loop.read_body(slot, &body(), &*db, &MachineClock);
                 return self.store(&spec, rank, &entry, &mut scrape_loop, result);
             }
-            None => scrape_loop.fetch(&MachineClock).await,
+            None => {
+                let span = promesh_trace::span(promesh_trace::Kind::Internal, "scrape", || {
+                    vec![
+                        ("scrape.job", entry.target.job.job_name.clone()),
+                        ("scrape.target", promesh_client::redacted(&entry.target.url)),
+                    ]
+                });
+                span.around(scrape_loop.fetch(&MachineClock)).await
+            }
             Some(why) => {
                 let result = scrape_loop.refuse(slot, why, &*db, &MachineClock);
                 return self.store(&spec, rank, &entry, &mut scrape_loop, result);

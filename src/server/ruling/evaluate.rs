@@ -114,7 +114,14 @@ impl Ruling {
         let options = QueryOptions { budget: Some(budget), ..QueryOptions::default() };
         let slot = self.means.queries.begin(expression, clock::wall());
         let began = clock::now().monotonic;
-        let outcome = self.means.engine.instant(&*self.means.storage, expression, at, &options);
+        let span = promesh_trace::span(promesh_trace::Kind::Internal, "rule", || {
+            vec![("rule_group", entry.planned.spec.name.clone()), ("query", expression.to_owned())]
+        });
+        let outcome = span.within(|| self.means.engine.instant(&*self.means.storage, expression, at, &options));
+        if let Err(error) = &outcome {
+            span.fail(error);
+        }
+        drop(span);
         timer.abort();
         let line = self.means.queries.wants_lines().then(|| {
             let (file, name) = (entry.planned.path.clone(), entry.planned.spec.name.clone());
