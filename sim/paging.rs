@@ -23,7 +23,7 @@ use promesh_node::{Peer, PeerInput};
 use promesh_replication::SourceId;
 use rand::RngExt;
 
-use crate::world::{Event, MS, SECOND, Wire, World};
+use crate::world::{Event, MS, Wire, World};
 pub(crate) use plan::{Moment, PlannedAlert, Strike};
 pub(crate) use receivers::{Behaviour, Delivery};
 pub(crate) use run::run;
@@ -103,6 +103,8 @@ pub(crate) struct Paging {
     pub(crate) starts: Vec<u64>,
     /// Deliveries whose record is not yet safe.
     unsettled: BTreeSet<usize>,
+    /// Since when each peer cannot reach a majority of the electors that it knows, in ns.
+    unable_since: Vec<Option<u64>>,
 }
 
 impl Paging {
@@ -124,6 +126,7 @@ impl Paging {
             deliveries: Vec::new(),
             starts: Vec::new(),
             unsettled: BTreeSet::new(),
+            unable_since: vec![None; peers],
         }
     }
 }
@@ -290,8 +293,25 @@ impl World {
         runs(peer) && reached.count() > electors.len() / 2
     }
 
-    /// Looks at deliveries whose record is not safe yet: is it by now, or can the sender not make it so?
+    /// Looks at deliveries whose record is not safe yet: is it by now, or can the sender not make it so? To be called
+    /// before and after everything that changes who reaches whom.
     pub(crate) fn weigh_doubts(&mut self) {
+        for peer in 0..self.paging.as_ref().map_or(0, |paging| paging.unable_since.len()) {
+            let (able, now) = (self.reaches_majority(peer), self.now);
+            let since = &mut self.paging().unable_since[peer];
+            // What lasted until now is weighed below.
+            let lasted = since.is_some_and(|since| now - since >= DOUBT_AFTER);
+            *since = if able { since.filter(|_| lasted) } else { since.or(Some(now)) };
+        }
+        self.weigh();
+        for peer in 0..self.paging.as_ref().map_or(0, |paging| paging.unable_since.len()) {
+            if self.reaches_majority(peer) {
+                self.paging().unable_since[peer] = None;
+            }
+        }
+    }
+
+    fn weigh(&mut self) {
         let Some(paging) = &self.paging else { return };
         let unsettled: Vec<usize> = paging.unsettled.iter().copied().collect();
         for index in unsettled {
@@ -300,12 +320,9 @@ impl World {
             let electors = self.electors_of(peer);
             let recorded = electors.iter().filter(|elector| self.has_record(**elector, key, flush)).count();
             let settled = !electors.is_empty() && recorded > electors.len() / 2;
-            let able = self.reaches_majority(peer);
             let now = self.now;
-            let delivery = &mut self.paging().deliveries[index];
-            let was_unable = delivery.unable_since.is_some_and(|since| now - since >= DOUBT_AFTER);
-            delivery.in_doubt |= was_unable || dead;
-            delivery.unable_since = if able { None } else { delivery.unable_since.or(Some(now)) };
+            let unable = self.paging().unable_since[peer].is_some_and(|since| now - since >= DOUBT_AFTER);
+            self.paging().deliveries[index].in_doubt |= unable || dead;
             if settled || dead {
                 self.paging().unsettled.remove(&index);
             }
@@ -318,6 +335,7 @@ impl World {
     }
 }
 
-/// A sender that cannot reach a majority for so long may have let its session lapse at the voters: the last beat that they
-/// heard may be half a second older, and they wait three.
-const DOUBT_AFTER: u64 = 2 * SECOND;
+/// A sender that cannot reach a majority for so long may have let its session lapse at the voters, also if it began to be so
+/// before it sent, as it may for the rest of its lease: the last beat that they heard may be half a second older, or as
+/// much again as a lost packet costs, and they wait three.
+const DOUBT_AFTER: u64 = 2_300 * MS;

@@ -22,10 +22,12 @@ fn a_sender_paused_for_31_seconds_across_the_flush_tells_nobody_twice() {
     let hook = Hook::start();
     let peers = pagers(root.path(), 3, &hook, &ROUTE.replace("group_wait: 1s", "group_wait: 3s"));
     let sender = learn_sender(&peers, &hook, "A");
+    let posted = wall();
     post_alert(other_than(&peers, sender), "A", false);
     pause(2_000);
     peers[sender].signal("STOP");
-    hook.wait_for(3, 25.0);
+    let told = hook.wait_for(3, 25.0);
+    println!("sender stopped for 31 s, a second before the flush: told {:.2} s late", told[2].at - posted - 3.0);
     pause(29_000);
     peers[sender].signal("CONT");
     ends_once(&peers, sender, &hook, 2, "A");
@@ -42,6 +44,7 @@ fn a_receiver_that_is_slow_by_20_seconds_is_told_once() {
         post_alert(&peers[n % 3], &format!("B{n:02}"), false);
     }
     pause(50_000);
+    println!("a receiver slow by 20 s: 20 groups, {} notifications", hook.told().len());
     let mut taken = hook.taken();
     taken.sort();
     assert_eq!(taken, (0..20).map(|n| firing(&format!("B{n:02}"))).collect::<Vec<_>>());
@@ -56,8 +59,13 @@ fn a_receiver_that_answers_500_for_50_seconds_is_told_once() {
     hook.answer(Manner::Failing);
     post_alert(&peers[0], "C", false);
     pause(50_000);
+    let mended = wall();
     hook.answer(Manner::Kind);
     hook.wait_taken(1, 70.0);
+    let tries = hook.told();
+    let after = tries[tries.len() - 1].at - mended;
+    println!("a receiver that answers 500 for 50 s: {} tries, taken {after:.1} s after that", tries.len());
+    assert!(tries.iter().all(|told| told.key == tries[0].key), "{tries:?}");
     ends_once(&peers, 0, &hook, 0, "C");
 }
 
@@ -73,6 +81,8 @@ fn an_alert_that_ends_within_a_long_interval_is_told_and_its_end_once() {
     post_alert(&peers[1], "D", true);
     hook.wait_for(2, 30.0);
     pause(45_000);
+    let told = hook.told();
+    println!("group_interval 20 s: {} notifications, the end {:.1} s after", told.len(), told[1].at - told[0].at);
     assert_eq!(hook.taken(), [firing("D"), resolved("D")]);
 }
 
@@ -172,7 +182,8 @@ fn cut_off(root: &Path, cut: u64) {
     pause(cut * 1000);
     wires.set(sender + 1, true);
     println!("cut for {:.1} s", wall() - began);
-    hook.wait_for(3, 30.0);
+    let told = hook.wait_for(3, 30.0);
+    println!("told {:.2} s after the cut began, 1.5 s before the flush", told[2].at - began);
     pause(20_000);
     ends_once(&peers, sender, &hook, 2, "F");
     assert!(hook.told().iter().all(|told| told.body["version"] == json!("4")));

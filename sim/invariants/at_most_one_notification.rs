@@ -2,7 +2,8 @@
 //!
 //! Twice only where the sender of the first died, stood still or was cut off, or its answer was lost, between the
 //! receiver's taking it and a durable record of that; or where one of the two was sent without a majority, which is marked.
-//! What only such a sender told may also miss its end, and so may what was told before by others and it did not know of.
+//! What only such a sender told may also miss its end. So may what others had told before and one that told alone, and died
+//! before it met them, did not know of.
 //! At least one: what was acknowledged and lasts has been told when everything works again.
 //!
 //! Source: design of the mesh, sections 1 (P3–P5), 11 and 16, invariant 3.
@@ -49,9 +50,11 @@ fn twice(deliveries: &[&Delivery], told: &mut Told) {
             if same && first.flush == second.flush && first.idempotency_key != second.idempotency_key {
                 told.violations.push(format!("a repeat under another name: {first:?} and {second:?}"));
             }
-            // Who told alone at the same time may be taken for the later one by the log, and what it told is put right.
-            let is_set_right =
-                deliveries[..at].iter().any(|d| d.degraded && first.flush != second.flush && d.at + SECOND > first.at);
+            // Who told other news alone at the same time may be taken for the later one by the log, and what it told is put
+            // right: nobody knows in which order the receiver read the two.
+            let is_other = |d: &Delivery| d.firing != first.firing || d.resolved != first.resolved;
+            let beside = |d: &Delivery| d.degraded && d.peer != first.peer && d.at + SECOND > first.at && is_other(d);
+            let is_set_right = first.flush != second.flush && deliveries[..at].iter().any(|d| beside(d));
             if first.in_doubt || first.degraded || second.degraded || is_set_right {
                 told.excused += 1;
             } else {
@@ -84,8 +87,10 @@ fn never(world: &World, by_key: &BTreeMap<KeyId, Vec<&Delivery>>, told: &mut Tol
             // Who died right after telling, or told alone, may have been the only one to know; who knows that it was told
             // as firing owes the end.
             let owed = told_firing && world.knows_as_told(key, alert);
-            // Who told alone since, and did not know of it, left it out; the last telling is what the log keeps.
-            let is_hidden = |last: &&&Delivery| by_key[&key].iter().any(|d| d.degraded && d.at > last.at);
+            // Who told alone since, and did not know of it, left it out: the last telling is what the log keeps. It puts that
+            // right when it meets the others, unless it died before.
+            let died = |d: &Delivery| !world.is_up(d.peer, d.boot);
+            let is_hidden = |last: &&&Delivery| by_key[&key].iter().any(|d| d.degraded && d.at > last.at && died(d));
             let is_alone = |last: &&&Delivery| last.in_doubt || last.degraded || is_hidden(last);
             let alone = last.filter(is_alone).is_some() && !owed;
             if told_firing != alert.episode_at(end).is_some() && alone {

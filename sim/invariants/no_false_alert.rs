@@ -50,8 +50,11 @@ pub(crate) fn violations(world: &World) -> Vec<String> {
                 let begun_again = begun.map(|(episode, (begin, _))| (episode, *begin)).any(|(episode, begin)| {
                     begin > told - POSTED_MS || episode > 0 && !planned.is_known(episode, ended.at)
                 });
-                // What only a sender knew that died or was cut off right then, the others cannot hold to.
-                let is_known = !ended.degraded && !ended.in_doubt;
+                // What only a sender knew that died or was cut off right then, the others cannot hold to; but to an end that
+                // was acknowledged, since two had that.
+                let end = planned.ended_before(told).and_then(|episode| planned.acknowledged.get(&(episode, false)));
+                let was_posted = end.is_some_and(|posted| posted + ATTEMPT < delivery.at);
+                let is_known = !ended.degraded && (!ended.in_doubt || was_posted);
                 if !begun_again && !delivery.degraded && is_known {
                     found.push(format!(
                         "{} was told as ended and fires again, {:?} after {:?}: {delivery:?} after {ended:?}",

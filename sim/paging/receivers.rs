@@ -44,8 +44,6 @@ pub(crate) struct Delivery {
     pub(crate) degraded: bool,
     /// Whether the sender died, stood still or was cut off, or the answer was lost, before its record was safe.
     pub(crate) in_doubt: bool,
-    /// Since when the sender cannot reach a majority.
-    pub(super) unable_since: Option<u64>,
 }
 
 impl World {
@@ -57,6 +55,7 @@ impl World {
             self.paging().attempts.remove(&number);
             return self.feed(peer, PeerInput::Alerting(Input::Notified { claim, outcome: Outcome::Expired }));
         }
+        self.weigh_doubts();
         let behaviour = self.paging().behaviour;
         let (mut latency, mut outcome) = (self.rng.random_range(MS..50 * MS), Outcome::Sent { data: BTreeMap::new() });
         let mut in_doubt = false;
@@ -90,7 +89,6 @@ impl World {
                 idempotency_key: notification.idempotency_key.clone(),
                 degraded: notification.degraded,
                 in_doubt,
-                unable_since: None,
             };
             if self.verbose {
                 println!("{:9.3} s {peer} tells {delivery:?}", self.now as f64 / 1e9);

@@ -179,6 +179,31 @@ fn a_slow_or_failing_receiver_is_told_once() {
     }
 }
 
+/// A peer that is alone sends to a slow receiver while others join: who accepted its intent is soon no majority any more.
+#[test]
+fn an_electorate_that_grows_while_an_attempt_runs_tells_nobody_twice() {
+    for seed in 0..6 {
+        for joined_after in (0..2000).step_by(250) {
+            let mut world = World::new(3, CONFIG, seed);
+            world.kill(1);
+            world.kill(2);
+            world.run_for(Duration::from_secs(8));
+            world.receiver = Receiver::Slow(Duration::from_secs(20));
+            world.start(1);
+            world.start(2);
+            world.run_for(Duration::from_millis(joined_after));
+            for name in ["a", "b", "c", "d", "e", "f"] {
+                world.post(0, &[("alertname", name)], true);
+            }
+            world.run_for(Duration::from_secs(60));
+            let mut told = world.told();
+            told.sort();
+            let expected = ["a", "b", "c", "d", "e", "f"].map(|name| format!("firing {name}"));
+            assert_eq!(told, expected, "seed {seed}, after {joined_after} ms");
+        }
+    }
+}
+
 #[test]
 fn silences_reach_all_and_end_when_told() {
     let mut world = world(3, 3);
@@ -189,6 +214,30 @@ fn silences_reach_all_and_end_when_told() {
     world.expire_silence(2, id);
     world.run_for(Duration::from_secs(15));
     assert_eq!(world.told(), ["firing a"]);
+}
+
+/// Both sides of a cut tell of the group. The majority's alert ends before the other side tells of its own, and of the two
+/// records that is the later one.
+#[test]
+fn what_only_the_other_side_of_a_cut_told_is_told_as_ended() {
+    let config = CONFIG.replace("group_by: [alertname]", "group_by: [team]").replace("interval: 10s", "interval: 60s");
+    for seed in 0..12 {
+        let mut world = World::new(3, &config, seed);
+        world.run_for(Duration::from_secs(20));
+        world.cut(0);
+        world.post(1, &[("alertname", "a"), ("team", "t")], true);
+        world.post(0, &[("alertname", "b"), ("team", "t")], true);
+        world.run_for(Duration::from_secs(6));
+        assert_eq!(world.told(), ["firing a"], "seed {seed}");
+        world.post(1, &[("alertname", "a"), ("team", "t")], false);
+        world.run_for(Duration::from_secs(20));
+        assert_eq!(world.told(), ["firing a", "firing b"], "seed {seed}");
+        world.heal();
+        world.run_for(Duration::from_secs(80));
+        let mut told = world.told().split_off(2);
+        told.sort();
+        assert_eq!(told, ["firing b", "resolved a"], "seed {seed}");
+    }
 }
 
 /// Crashes, pauses, cuts and lost messages at random; then all heals. Each alert is told at least once, and twice only

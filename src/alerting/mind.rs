@@ -1,5 +1,6 @@
 //! The mind: inputs in, outputs out. What it decides lies in the modules below; here they are joined.
 
+mod alone;
 mod posts;
 mod send;
 mod sync;
@@ -199,6 +200,11 @@ pub struct Notification {
     pub degraded: bool,
     /// What the receiver gave back last time.
     pub data: BTreeMap<String, String>,
+    /// Whether this is its first attempt, or the first since it was counted as failed.
+    pub is_new: bool,
+    /// An attempt that fails now or later counts the notification as failed. Upstream gives it up then, after
+    /// `group_interval`, and makes another; here it is tried on under its old name.
+    pub fails_at: Monotonic,
 }
 
 /// An alert as a receiver is told of it.
@@ -369,6 +375,8 @@ pub struct Alerting {
     woke_at: Option<Monotonic>,
     /// The greatest number of a ballot that was given back: told again, it must not give back a later claim.
     released_number: u64,
+    /// What this peer told without a majority, until it meets what others told.
+    told_alone: BTreeMap<KeyId, alone::Alone>,
     /// Claims given back while an elector was not heard: how often it is still to be told so once it is.
     owed_releases: BTreeMap<(PeerId, KeyId), (Ballot, u8)>,
     counters: Counters,
@@ -457,6 +465,7 @@ impl Alerting {
             last_step: now.monotonic,
             woke_at: None,
             released_number: 0,
+            told_alone: BTreeMap::new(),
             owed_releases: BTreeMap::new(),
             counters: Counters::default(),
         };

@@ -84,12 +84,22 @@ impl Done {
     }
 }
 
+impl Done {
+    /// Whether it told of an alert.
+    pub fn mentions(&self, alert: u64) -> bool {
+        self.firing.contains(&alert) || self.resolved.contains(&alert)
+    }
+}
+
 impl Lattice for Done {
     fn join(&mut self, other: &Done) -> bool {
         // What was told last is what the receiver knows, whatever instant it was about: of two that told without knowing
         // of each other, an end that the other told before is owed again, one that it told after is not. A sender dates
         // its telling after every one that it knows of, so wall clocks decide between strangers only.
-        let newer = (other.at, other.flush, other.ballot) > (self.at, self.flush, self.ballot);
+        // Two that put the same telling right in their own ways differ by nothing but what they hold.
+        let order = |done: &Done| (done.at, done.flush, done.ballot);
+        let holds_more = (&other.firing, &other.resolved) > (&self.firing, &self.resolved);
+        let newer = order(other) > order(self) || order(other) == order(self) && holds_more;
         if newer {
             *self = other.clone();
         }

@@ -9,9 +9,14 @@ use crate::view::MeshView;
 /// The share of a peer that is not ranked yet.
 const WEIGHT_DEFAULT: u32 = 4;
 
-/// The members of a view as alerting sees them, this peer, of zone `zone`, included: who is alive, and who of them may
-/// vote and send. `digest` gives the digest of the alerting configuration that a peer has published, if it has one.
-pub fn alert_members(view: &MeshView, zone: &str, digest: impl Fn(PeerId) -> Option<u128>) -> Vec<AlertPeer> {
+/// The members of a view as alerting sees them, in order, this peer included: who is alive, and who of them may vote and
+/// send. This peer's zone and weight are what its command line says, since a view may not rank it yet; `digest` gives the
+/// digest of the alerting configuration that a peer has published, if it has one.
+pub fn alert_members(
+    view: &MeshView,
+    (zone, weight): (&str, Option<u32>),
+    digest: impl Fn(PeerId) -> Option<u128>,
+) -> Vec<AlertPeer> {
     let member = |id: PeerId, zone: &str, state: Option<PeerState>| {
         let ranked = view.placement.candidates().find(|candidate| candidate.id == id);
         AlertPeer {
@@ -24,7 +29,9 @@ pub fn alert_members(view: &MeshView, zone: &str, digest: impl Fn(PeerId) -> Opt
     };
     let others = view.peers.iter().filter(|peer| peer.alive && peer.id != view.me);
     let mut members: Vec<AlertPeer> = others.map(|peer| member(peer.id, &peer.zone, peer.state)).collect();
-    members.push(member(view.me, zone, Some(view.state)));
+    let mut me = member(view.me, zone, Some(view.state));
+    me.weight = weight.unwrap_or(me.weight);
+    members.push(me);
     members.sort_unstable_by_key(|member| member.id);
     members
 }

@@ -95,7 +95,7 @@ impl Peer {
 
     fn tell_members(&mut self, now: Now) {
         if let (Some(alerting), Some(view)) = (&mut self.alerting, &self.view) {
-            let members = alert_members(view, &self.zone, |_| self.digest);
+            let members = alert_members(view, (&self.zone, None), |_| self.digest);
             alerting.handle(promesh_alerting::Input::View { members, view: view.number }, now);
         }
     }

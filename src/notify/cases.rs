@@ -8,7 +8,7 @@ use promesh_alerting::nflog::LogKey;
 use promesh_alerting::{Notification, NotifiedAlert, Outcome};
 use promesh_client::Gate;
 use promesh_config::alertmanager::{IntegrationName, load};
-use promesh_model::{Labels, Timestamp};
+use promesh_model::{Labels, Monotonic, Timestamp};
 use promesh_template::Template;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -43,6 +43,8 @@ fn notification(kind: &'static str) -> Notification {
         idempotency_key: "00ff".to_owned(),
         degraded: false,
         data: Default::default(),
+        is_new: true,
+        fails_at: Monotonic(u64::MAX),
     }
 }
 

@@ -9,7 +9,6 @@ mod deliveries;
 mod figures;
 mod inherit;
 mod links;
-mod members;
 mod mind;
 mod pager;
 mod records;
@@ -240,7 +239,8 @@ impl Paging {
         let mut told = self.told.lock();
         let Some(view) = self.view.borrow().clone() else { return };
         let own = self.configuration.load().published();
-        let members = members::members(&view, (&self.zone, self.weight), own, &told.digests);
+        let digest = |peer| if peer == self.me { own } else { told.digests.get(&peer).copied().flatten() };
+        let members = promesh_node::alert_members(&view, (&self.zone, Some(self.weight)), digest);
         if members != told.members {
             told.number += 1;
             told.members.clone_from(&members);

@@ -403,6 +403,7 @@ impl Alerting {
             .collect();
         for key in stale {
             self.log.remove(&key);
+            self.told_alone.remove(&key);
             self.voter.forget(key);
         }
         let gone: Vec<SilenceId> = self
@@ -433,7 +434,17 @@ impl Alerting {
         if !stale {
             self.dispatcher.looked_at(key, done.flush);
         }
-        if stale || !self.log.join(&key, done) {
+        // What it says nothing of is kept for its sender, which may not know of that.
+        let leaves_out = |before: &&Done| before.firing.iter().any(|alert| !done.mentions(*alert));
+        let before = self.log.get(&key).filter(leaves_out).cloned();
+        let is_news = !stale && self.log.join(&key, done);
+        if !stale {
+            self.meet(key, before.as_ref(), done, now);
+        }
+        if let Some(before) = before.filter(|_| is_news && self.may_hear(done.ballot.peer)) {
+            self.say(done.ballot.peer, Part::Done(key, before));
+        }
+        if !is_news {
             // Others have told newer things since: the intent behind it has come to its end all the same.
             if self.log.get(&key).is_some_and(|known| known.ballot != done.ballot) {
                 self.released(key, done.ballot);

@@ -11,7 +11,7 @@ use crate::candidacy::Candidacy;
 use crate::dispatch::{GroupId, Slot, due, first_due};
 use crate::electorate::score;
 use crate::message::Part;
-use crate::nflog::{Ballot, Done, KeyId, NotifyReason, idempotency_key, needs_update};
+use crate::nflog::{Ballot, Done, KeyId, LogKey, NotifyReason, idempotency_key, needs_update};
 
 /// How often a peer that is not the sender looks whether the sender has sent.
 const RECHECK: Duration = Duration::from_secs(1);
@@ -33,6 +33,8 @@ pub(crate) struct Claim {
     pub(super) attempts: u32,
     /// Whether the receiver may have taken what an attempt told, although that failed.
     pub(super) tried: bool,
+    /// Until when the attempts since the first that failed count as one notification.
+    pub(super) counts_until: Option<Monotonic>,
     pub(super) state: State,
 }
 
@@ -43,7 +45,7 @@ pub(super) enum State {
     /// Nothing to do before then.
     Waiting(Monotonic),
     /// An attempt runs; only those of whom a majority let it begin can prolong its lease.
-    Sending { id: ClaimId, told: Told, lease: Monotonic, voters: Vec<PeerId> },
+    Sending { id: ClaimId, told: Told, lease: Monotonic, voters: Vec<PeerId>, alone: bool, fails_at: Monotonic },
 }
 
 /// What an attempt tells.
@@ -53,6 +55,13 @@ pub(super) struct Told {
     at: Timestamp,
     firing: BTreeSet<u64>,
     resolved: BTreeSet<u64>,
+}
+
+impl Told {
+    /// As the log has it.
+    fn done(self, key: LogKey, flush: Timestamp, ballot: Ballot, data: BTreeMap<String, String>) -> Done {
+        Done { key, flush, ballot, at: self.at, firing: self.firing, resolved: self.resolved, data }
+    }
 }
 
 impl Claim {
@@ -267,14 +276,19 @@ impl Alerting {
             alerts.into_iter().filter(|(_, firing)| *firing || slot.integration.send_resolved).collect();
         if alerts.is_empty() {
             // Nobody is told of the end, but the log must know.
-            return self.log_done(key, &slot, claim.flush, claim.candidacy.ballot(), told, BTreeMap::new(), now);
+            let done = told.done(slot.key.clone(), claim.flush, claim.candidacy.ballot(), BTreeMap::new());
+            return self.log_done(key, &slot, done, voters.degraded, now);
         }
-        let notification = self.notification(key, &slot, &claim, reason, &alerts, &told, voters.degraded, now);
+        let mut notification = self.notification(key, &slot, &claim, reason, &alerts, &told, voters.degraded, now);
+        if let Some(until) = claim.counts_until {
+            (notification.is_new, notification.fails_at) = (false, until);
+        }
+        let fails_at = notification.fails_at;
         self.next_claim += 1;
         let id = ClaimId(self.next_claim);
         self.running.insert(id, key);
         if let Some(claim) = self.claims.get_mut(&key) {
-            claim.state = State::Sending { id, told, lease, voters: voters.members };
+            claim.state = State::Sending { id, told, lease, voters: voters.members, alone: voters.degraded, fails_at };
             claim.attempts += 1;
         }
         self.outputs.push_back(Output::Notify { claim: id, notification: Box::new(notification), not_after: lease });
@@ -319,6 +333,8 @@ impl Alerting {
             idempotency_key: idempotency_key(key, claim.flush, &told.firing, &told.resolved),
             degraded,
             data: self.log.get(&key).map(|done| done.data.clone()).unwrap_or_default(),
+            is_new: true,
+            fails_at: now.monotonic + self.tree.node(slot.group.0).group_interval,
         }
     }
 
@@ -327,18 +343,21 @@ impl Alerting {
         // Each attempt ends once. A claim may have gone since, or have begun another.
         let Some(key) = self.running.remove(&id) else { return };
         let found = self.claims.get(&key).and_then(|claim| match &claim.state {
-            State::Sending { id: running, told, .. } if *running == id => {
-                Some((claim.flush, claim.candidacy.ballot(), told.clone()))
+            State::Sending { id: running, told, alone, fails_at, .. } if *running == id => {
+                Some((claim.flush, claim.candidacy.ballot(), told.clone(), *alone, *fails_at))
             }
             _ => None,
         });
-        let Some((flush, ballot, told)) = found else { return };
+        let Some((flush, ballot, told, alone, fails_at)) = found else { return };
         let kind = self.dispatcher.slot(key).map(|slot| slot.key.integration.clone()).unwrap_or_default();
         match outcome {
             Outcome::Sent { data } => {
                 *self.counters.sent.entry(kind).or_default() += 1;
                 match self.dispatcher.slot(key).cloned() {
-                    Some(slot) => self.log_done(key, &slot, flush, ballot, told, data, now),
+                    Some(slot) => {
+                        let done = told.done(slot.key.clone(), flush, ballot, data);
+                        self.log_done(key, &slot, done, alone, now);
+                    }
                     None => drop(self.claims.remove(&key)),
                 }
             }
@@ -348,6 +367,7 @@ impl Alerting {
                     let doubled = BACKOFF[0] * 2u32.saturating_pow(claim.attempts.saturating_sub(1).min(6));
                     let wait = after.unwrap_or(doubled).clamp(BACKOFF[0], BACKOFF[1]);
                     claim.tried = true;
+                    claim.counts_until = Some(fails_at).filter(|at| now.monotonic < *at);
                     claim.state = State::Waiting(now.monotonic + wait);
                 }
             }
@@ -373,20 +393,9 @@ impl Alerting {
         self.schedule(key, now);
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn log_done(
-        &mut self,
-        key: KeyId,
-        slot: &Slot,
-        flush: Timestamp,
-        ballot: Ballot,
-        told: Told,
-        data: BTreeMap<String, String>,
-        now: Now,
-    ) {
-        let Told { at, firing, resolved } = told;
-        let done = Done { key: slot.key.clone(), flush, ballot, at, firing, resolved, data };
+    fn log_done(&mut self, key: KeyId, slot: &Slot, done: Done, alone: bool, now: Now) {
         self.claims.remove(&key);
+        self.note_telling(key, &done, alone);
         self.keep_done(key, &done, now);
         self.end_what_was_told(key, now);
         let mut parts = self.ends_of(slot, &done);

@@ -29,6 +29,7 @@ impl Alerting {
             asked_at: now.monotonic,
             attempts: 0,
             tried: false,
+            counts_until: None,
             state: State::Voting,
         };
         self.claims.insert(key, claim);
@@ -63,6 +64,8 @@ impl Alerting {
                 self.say(*peer, Part::Intent(intent.clone()));
             }
         }
+        // Nobody answers for this peer's own vote: were it not heard here, two could hold each other's for ever.
+        self.back_off(key, now);
     }
 
     fn judge_own(&mut self, intent: &Intent, now: Now) {
@@ -72,6 +75,9 @@ impl Alerting {
                 self.after_disk.push(Deferred::OwnVote(intent.key, intent.ballot));
             }
             verdict => {
+                if verdict == Verdict::Busy {
+                    self.remind_holder(intent.key);
+                }
                 if let Some(claim) = self.claims.get_mut(&intent.key) {
                     claim.candidacy.answered(self.me, intent.ballot, verdict);
                 }

@@ -26,12 +26,17 @@ pub const LATENCY_BUCKETS: [f64; 5] = [1.0, 5.0, 10.0, 15.0, 20.0];
 /// What happened to the notifications of one kind of integration.
 #[derive(Clone, Debug, Default)]
 pub struct Delivered {
-    /// Notifications begun: the first attempt of each.
+    /// Notifications, each however often it was tried within its `group_interval`.
     pub notifications: u64,
+    /// Of them those that were refused for good, or not taken within `group_interval`, by the reason of the last attempt as
+    /// upstream names it.
+    pub failed: BTreeMap<&'static str, u64>,
+    /// Notifications that were taken.
+    pub taken: u64,
     /// Attempts.
     pub requests: u64,
-    /// Attempts that failed, by reason as upstream names it.
-    pub failed: BTreeMap<&'static str, u64>,
+    /// Attempts that failed.
+    pub requests_failed: u64,
     /// Attempts whose lease ran out before the first byte.
     pub expired: u64,
     /// Sent without a majority of the electorate.
@@ -126,9 +131,14 @@ impl Deliveries {
         };
         delivered.requests += 1;
         delivered.degraded += u64::from(notification.degraded);
+        delivered.notifications += u64::from(notification.is_new);
+        let is_over = matches!(outcome, Outcome::Refused { .. }) || clock::monotonic() >= notification.fails_at;
         match reason {
-            None => delivered.notifications += 1,
-            Some(reason) => *delivered.failed.entry(reason).or_default() += 1,
+            None => delivered.taken += 1,
+            Some(reason) => {
+                delivered.requests_failed += 1;
+                *delivered.failed.entry(reason).or_default() += u64::from(is_over);
+            }
         }
         let seconds = took.as_secs_f64();
         let bucket = LATENCY_BUCKETS.iter().position(|most| seconds <= *most).unwrap_or(LATENCY_BUCKETS.len());

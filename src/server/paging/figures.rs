@@ -85,8 +85,8 @@ impl Paging {
         let outcomes = [
             ("busy".to_owned(), mind.busy as f64),
             ("expired".to_owned(), mind.expired as f64),
-            ("sent".to_owned(), self.total(|delivered| delivered.notifications)),
-            ("failed".to_owned(), self.total(|delivered| delivered.failed.values().sum())),
+            ("sent".to_owned(), self.total(|delivered| delivered.taken)),
+            ("failed".to_owned(), self.total(|delivered| delivered.requests_failed)),
         ];
         let help = "What became of this peer's claims on notifications.";
         page.labelled("promesh_claims_total", "counter", help, "outcome", &outcomes);
@@ -122,21 +122,22 @@ impl Paging {
                 page.sample(name, &[("integration", kind)], of(delivered) as f64);
             }
         };
-        let failed = |delivered: &Delivered| delivered.failed.values().sum::<u64>();
         count("alertmanager_notification_requests_total", "Attempts.", |delivered| delivered.requests);
-        count("alertmanager_notification_requests_failed_total", "Attempts that failed.", failed);
-        count("alertmanager_notifications_total", "Attempts to notify.", |delivered| delivered.requests);
-        count("promesh_notifications_sent_total", "Notifications that were taken.", |delivered| {
+        count("alertmanager_notification_requests_failed_total", "Attempts that failed.", |delivered| {
+            delivered.requests_failed
+        });
+        count("alertmanager_notifications_total", "Notifications, however often each was tried.", |delivered| {
             delivered.notifications
         });
+        count("promesh_notifications_sent_total", "Notifications that were taken.", |delivered| delivered.taken);
         let help = "Attempts without a majority of the electorate.";
         count("promesh_notifications_degraded_total", help, |delivered| delivered.degraded);
         let help = "Attempts that were not begun in time.";
         count("promesh_notifications_expired_total", help, |delivered| delivered.expired);
         let name = "alertmanager_notifications_failed_total";
-        page.family(name, "counter", "Attempts that failed, by reason.");
+        page.family(name, "counter", "Notifications refused for good or not taken within group_interval, by reason.");
         for (kind, delivered) in &figures {
-            for reason in ["clientError", "contextDeadlineExceeded", "other", "serverError"] {
+            for reason in ["clientError", "contextCanceled", "contextDeadlineExceeded", "other", "serverError"] {
                 let failed = delivered.failed.get(reason).copied().unwrap_or(0) as f64;
                 page.sample(name, &[("integration", kind), ("reason", reason)], failed);
             }
