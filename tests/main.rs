@@ -3,6 +3,7 @@
 mod adverse;
 mod alerts;
 mod blocks;
+mod compliance;
 mod discovery;
 mod exporters;
 mod faults;

@@ -10,7 +10,7 @@ use crate::support::{
 
 /// A real Prometheus.
 pub struct Prometheus {
-    port: u16,
+    pub port: u16,
     child: Child,
 }
 
@@ -27,6 +27,21 @@ fn binary() -> Option<PathBuf> {
 }
 
 impl Prometheus {
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGTERM, and the same again over the same data.
+    pub fn restart(self, binary: &Path, root: &Path, config: &str) -> Prometheus {
+        let sent = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill runs");
+        assert!(sent.success());
+        let mut ended = self;
+        ended.child.wait().expect("it ends");
+        drop(ended);
+        Prometheus::start(binary, root, config)
+    }
+
     pub fn start(binary: &Path, root: &Path, config: &str) -> Prometheus {
         let port = free_port();
         let path = root.join("real.yml");
@@ -36,7 +51,7 @@ impl Prometheus {
             .arg(format!("--storage.tsdb.path={}", root.join("real").display()))
             .arg(format!("--web.listen-address=127.0.0.1:{port}"))
             .arg("--web.enable-remote-write-receiver")
-            .arg("--enable-feature=native-histograms")
+            .arg("--enable-feature=native-histograms,exemplar-storage")
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(root.join("real.log")).expect("a log"))
             .spawn()
@@ -209,6 +224,85 @@ fn otlp_sent_to_any_peer_is_answered_by_all() {
     }
 }
 
+/// What a counter shows at each instant, by value, oldest first.
+fn counted(peer: &Peer) -> Vec<f64> {
+    let samples = peer.samples("jobs_done_total", 120);
+    assert!(samples.len() <= 1, "{samples:?}");
+    samples.into_values().flatten().map(|(_, value)| value.parse().expect("a number")).collect()
+}
+
+/// As PromQL's function counts: what does not rise began anew. Each difference is one, so that one that stays has, too.
+fn increase(values: &[f64]) -> f64 {
+    let mut before = 0.0;
+    let each = values.iter().map(|value| {
+        let more = if *value <= before { *value } else { value - before };
+        before = *value;
+        more
+    });
+    each.sum()
+}
+
+#[test]
+fn differences_sent_to_any_peer_become_one_sum_and_none_is_lost_though_its_owner_is_killed() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let flags = ["--web.enable-otlp-receiver", "--enable-feature=otlp-deltatocumulative"];
+    let mut peers = mesh_with(root.path(), 3, "scrape_configs: []\n", &flags);
+    // Acknowledged or repeated until it is, as an exporter does.
+    let send = |ports: &[u16], number: usize| {
+        let now = (wall() * 1000.0) as u64 * 1_000_000;
+        let message = DELTA.replace("NOW", &now.to_string());
+        for attempt in 0..40 {
+            let port = ports[(number + attempt) % ports.len()];
+            let (status, answer) =
+                crate::push::post_body(port, "/api/v1/otlp/v1/metrics", "application/json", message.as_bytes());
+            match status {
+                200 => return,
+                0 | 503 => pause(250),
+                _ => panic!("{status}: {answer}"),
+            }
+        }
+        panic!("nobody takes differences");
+    };
+    let ports: Vec<u16> = peers.iter().map(|peer| peer.web).collect();
+    for number in 0..30 {
+        send(&ports, number);
+        pause(20);
+    }
+    for peer in &peers {
+        let values = peer.wait("all are added up", 5_000, || Some(counted(peer)).filter(|values| values.len() == 30));
+        // The shard may move once or twice while the mesh is young: then the sum begins anew.
+        let begun = values.windows(2).filter(|pair| pair[1] < pair[0] + 1.0).count();
+        assert!(begun <= 2, "one sum, whoever was asked: {values:?}");
+        assert_eq!(increase(&values), 30.0, "{values:?}");
+    }
+    for killed in 0..3 {
+        peers[killed].kill();
+        let living: Vec<u16> =
+            peers.iter().enumerate().filter(|(n, _)| *n != killed).map(|(_, peer)| peer.web).collect();
+        for number in 0..10 {
+            send(&living, number);
+            pause(20);
+        }
+        peers[killed].start();
+        peers[killed].wait_ready();
+        pause(1_000);
+    }
+    let values =
+        peers[0].wait("all are there", 10_000, || Some(counted(&peers[0])).filter(|values| values.len() >= 60));
+    let increase = increase(&values);
+    // A difference whose answer was lost with its owner may be there twice, once in the sum that ended.
+    assert!((60.0..=63.0).contains(&increase), "60 were sent, {increase} counted: {values:?}");
+}
+
+const DELTA: &str = r#"{"resourceMetrics": [{
+  "resource": {"attributes": [
+    {"key": "service.name", "value": {"stringValue": "batch"}},
+    {"key": "service.instance.id", "value": {"stringValue": "one"}}]},
+  "scopeMetrics": [{"metrics": [
+    {"name": "jobs.done", "sum": {"aggregationTemporality": 1, "isMonotonic": true,
+      "dataPoints": [{"timeUnixNano": "NOW", "asInt": "1"}]}}]}]}]}"#;
+
 const OTLP: &str = r#"{"resourceMetrics": [{
   "resource": {"attributes": [
     {"key": "service.name", "value": {"stringValue": "shop"}},
@@ -239,7 +333,10 @@ fn the_mesh_reads_the_samples_of_prometheus() {
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();
     let real = Prometheus::start(&binary, root.path(), &exporter.config(8, "1s", "900ms"));
-    let config = format!("remote_read:\n- url: http://127.0.0.1:{}/api/v1/read\n  read_recent: true\n", real.port);
+    let config = format!(
+        "remote_read:\n- url: http://127.0.0.1:{}/api/v1/read\n  name: other\n  read_recent: true\n",
+        real.port
+    );
     let peers = mesh(root.path(), 2, &config);
     peers[0].wait("Prometheus has scraped all, some times", 20_000, || {
         let all = samples(real.port, 30);
@@ -253,6 +350,11 @@ fn the_mesh_reads_the_samples_of_prometheus() {
             assert!(common.len() >= 3, "{instance}: {theirs:?} {:?}", ours[&instance]);
             assert!(common.iter().all(|(at, value)| ours[&instance].get(at) == Some(value)));
         }
+        let (_, page) = get(peer.web, "/metrics");
+        let asked = page
+            .lines()
+            .find(|line| line.starts_with("prometheus_remote_read_client_queries_total{remote_name=\"other\""));
+        assert!(asked.is_some_and(|line| !line.ends_with(" 0")), "{asked:?}");
     }
 }
 

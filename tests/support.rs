@@ -3,6 +3,7 @@
 pub mod hook;
 pub mod paging;
 pub mod stub;
+pub mod write;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use promesh_model::ingest::{Exemplar, HistogramValue, IngestError, Metadata};
+use promesh_model::shard::ShardSet;
 use promesh_model::storage::Queryable;
-use promesh_model::{Labels, Matcher, Now, Timestamp};
+use promesh_model::{Labels, Matcher, Now, PeerId, ShardId, Timestamp};
 use promesh_promql::Engine;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -488,6 +489,26 @@ pub trait Backend: Send + Sync + 'static {
         let config = promesh_config::prometheus::OtlpConfig::default();
         let settings = promesh_otlp::Settings { config, native_delta: false, lookback_ms: 300_000 };
         crate::otlp::Otlp { settings, deltas: None }
+    }
+
+    /// Who adds up the differences of OTLP messages in a shard; none when that is this peer.
+    fn otlp_owner(&self, _shard: ShardId) -> Option<PeerId> {
+        None
+    }
+
+    /// Has another peer take a message whose resources are all of these shards.
+    ///
+    /// # Errors
+    /// As [`crate::otlp::take`], and `Unavailable` when that peer does not answer or is not the owner any more.
+    async fn forward_otlp(
+        &self,
+        owner: PeerId,
+        _shards: &ShardSet,
+        _format: crate::otlp::Format,
+        _message: Vec<u8>,
+    ) -> Result<Vec<String>, crate::otlp::Untaken> {
+        let why = format!("peer {owner} cannot be reached from here");
+        Err(crate::otlp::Untaken::Backend(BackendError::Unavailable(why)))
     }
 
     /// Stores pushed samples.

@@ -185,6 +185,10 @@ impl Reading {
     fn read(path: &Path) -> Result<Reading, String> {
         let text = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
         let config = load_text(path, &text).map_err(|errors| errors.to_string())?;
+        if config.tls_server_config.as_ref().is_some_and(|tls| !tls.prefer_server_cipher_suites) {
+            let file = path.display();
+            tracing::warn!(%file, "prefer_server_cipher_suites: false has no effect: the server's order counts");
+        }
         let mut all = text;
         let tls = match &config.tls_server_config {
             Some(settings) => Some(tls::Tls::build(settings, &mut all)?),

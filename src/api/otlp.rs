@@ -5,24 +5,40 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use promesh_model::Timestamp;
+use promesh_model::shard::ShardSet;
+use promesh_model::{PeerId, Timestamp};
 use promesh_otlp::{Sample, Settings, Translated};
+use std::collections::BTreeMap;
 use std::io::Read as _;
 
-use crate::backend::{BackendError, Push, PushedSeries};
+use crate::backend::{Backend, BackendError, Push, PushedSeries};
 use crate::remote_write::{AHEAD_MS_MAX, shortened};
 use crate::respond::text;
 use crate::router::Api;
 
 /// Bound on a body, before and after gzip.
 const BODY_BYTES_MAX: usize = 32 << 20;
+/// Resources that go to another peer go together up to so many bytes.
+const PART_BYTES_MAX: usize = 4 << 20;
 /// Problems that are told one by one.
 const PROBLEMS_MAX: usize = 20;
 
+/// How a message is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
+pub enum Format {
+    /// Protobuf.
     Protobuf,
+    /// JSON.
     Json,
+}
+
+/// Why a message, or a part of it, is not taken.
+#[derive(Debug)]
+pub enum Untaken {
+    /// It is no message.
+    Malformed(String),
+    /// It could not be stored.
+    Backend(BackendError),
 }
 
 pub(crate) async fn metrics(State(api): State<Api>, request: Request) -> Response {
@@ -39,9 +55,86 @@ pub(crate) async fn metrics(State(api): State<Api>, request: Request) -> Respons
         Ok(body) => body.to_bytes(),
         Err(error) => return text(StatusCode::BAD_REQUEST, error),
     };
-    let otlp = api.backend.otlp();
+    match spread(api.backend.as_ref(), format, zipped, body).await {
+        Ok(problems) if problems.is_empty() => answer(format),
+        Ok(problems) => text(StatusCode::BAD_REQUEST, problems.join("\n")),
+        Err(Untaken::Malformed(why)) => text(StatusCode::BAD_REQUEST, why),
+        Err(Untaken::Backend(error @ BackendError::Unavailable(_))) => {
+            let mut response = text(StatusCode::SERVICE_UNAVAILABLE, error);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            response
+        }
+        Err(Untaken::Backend(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, error),
+    }
+}
+
+/// What goes to one peer in one request.
+#[derive(Default)]
+struct Part {
+    shards: ShardSet,
+    messages: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+/// Takes a message, here or, where differences are added up, by the owner of each resource's shard: two that add up parts
+/// of one stream would make two sums of it.
+async fn spread(
+    backend: &dyn Backend,
+    format: Format,
+    zipped: bool,
+    body: bytes::Bytes,
+) -> Result<Vec<String>, Untaken> {
+    let cuts = backend.otlp().deltas.is_some();
     let read = tokio::task::spawn_blocking(move || {
         let body = if zipped { unzipped(&body)? } else { body.to_vec() };
+        let parts = match format {
+            _ if !cuts => return Ok((body, Vec::new())),
+            Format::Protobuf => promesh_otlp::split_protobuf(&body),
+            Format::Json => promesh_otlp::split_json(&body),
+        };
+        Ok::<_, String>((body, parts.map_err(|error| error.to_string())?))
+    });
+    let (body, parts) = read.await.map_err(panicked)?.map_err(Untaken::Malformed)?;
+    let mut by_owner: BTreeMap<Option<PeerId>, Vec<Part>> = BTreeMap::new();
+    for (shard, message) in parts {
+        let of_owner = by_owner.entry(backend.otlp_owner(shard)).or_default();
+        if of_owner.last().is_none_or(|part| part.bytes + message.len() > PART_BYTES_MAX) {
+            of_owner.push(Part::default());
+        }
+        let part = of_owner.last_mut().expect("there is one, if only just");
+        part.shards.insert(shard);
+        part.bytes += message.len();
+        part.messages.push(message);
+    }
+    if by_owner.keys().all(Option::is_none) {
+        return take(backend, format, body).await;
+    }
+    let parts = by_owner.into_iter().flat_map(|(owner, parts)| parts.into_iter().map(move |part| (owner, part)));
+    let all = parts.map(|(owner, part)| async move {
+        let message = match format {
+            Format::Protobuf => promesh_otlp::join_protobuf(&part.messages),
+            Format::Json => promesh_otlp::join_json(&part.messages),
+        };
+        match owner {
+            None => take(backend, format, message).await,
+            Some(owner) => backend.forward_otlp(owner, &part.shards, format, message).await,
+        }
+    });
+    let mut problems = Vec::new();
+    for part in futures_util::future::join_all(all).await {
+        problems.append(&mut part?);
+    }
+    problems.truncate(PROBLEMS_MAX);
+    Ok(problems)
+}
+
+/// Takes a message here; gives what of it could not be stored, line by line.
+///
+/// # Errors
+/// As [`Untaken`] says: then nothing of it is sure to be stored.
+pub async fn take(backend: &dyn Backend, format: Format, body: Vec<u8>) -> Result<Vec<String>, Untaken> {
+    let otlp = backend.otlp();
+    let read = tokio::task::spawn_blocking(move || {
         let decoded = match format {
             Format::Protobuf => promesh_otlp::decode_protobuf(&body),
             Format::Json => promesh_otlp::decode_json(&body),
@@ -52,27 +145,18 @@ pub(crate) async fn metrics(State(api): State<Api>, request: Request) -> Respons
         }
         Ok::<Translated, String>(promesh_otlp::translate(&metrics, &otlp.settings))
     });
-    let translated = match read.await {
-        Ok(Ok(translated)) => translated,
-        Ok(Err(why)) => return text(StatusCode::BAD_REQUEST, why),
-        Err(_) => return text(StatusCode::INTERNAL_SERVER_ERROR, "translating OTLP panicked: this is a bug"),
-    };
-    let latest = Timestamp(api.backend.now().wall.ms().saturating_add(AHEAD_MS_MAX));
+    let translated = read.await.map_err(panicked)?.map_err(Untaken::Malformed)?;
+    let latest = Timestamp(backend.now().wall.ms().saturating_add(AHEAD_MS_MAX));
     let (push, problems) = push_of(translated, latest);
-    let outcome = if push.series.is_empty() { Ok(Default::default()) } else { api.backend.push(push).await };
-    let refused = match outcome {
-        Ok(outcome) => outcome.refused,
-        Err(error @ BackendError::Unavailable(_)) => {
-            let mut response = text(StatusCode::SERVICE_UNAVAILABLE, error);
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-            return response;
-        }
-        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, error),
-    };
+    let refused =
+        if push.series.is_empty() { Vec::new() } else { backend.push(push).await.map_err(Untaken::Backend)?.refused };
     let refused = refused.into_iter().map(|(labels, error)| format!("{error} for series {labels}"));
     let told = problems.into_iter().chain(refused).take(PROBLEMS_MAX);
-    let all: Vec<String> = told.map(|line| shortened(&line).to_owned()).collect();
-    if all.is_empty() { answer(format) } else { text(StatusCode::BAD_REQUEST, all.join("\n")) }
+    Ok(told.map(|line| shortened(&line).to_owned()).collect())
+}
+
+fn panicked(_: tokio::task::JoinError) -> Untaken {
+    Untaken::Backend(BackendError::Failed("translating OTLP panicked: this is a bug".to_owned()))
 }
 
 fn format_of(headers: &HeaderMap) -> Result<Format, String> {

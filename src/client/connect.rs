@@ -1,8 +1,10 @@
 //! Connections: straight or through a proxy, plain or TLS.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
@@ -32,6 +34,8 @@ struct Settings {
     proxies: Proxies,
     proxy_headers: Vec<(String, Vec<Secret>)>,
     tls: Tls,
+    /// Counts connections, where these are spread over all addresses of a host.
+    spread: Option<AtomicUsize>,
 }
 
 impl Connector {
@@ -43,7 +47,15 @@ impl Connector {
             proxies: Proxies::new(&config.proxy),
             proxy_headers: headers.map(|(name, values)| (name.clone(), values.clone())).collect(),
             tls: Tls::new(&config.tls_config, if config.enable_http2 { Inside::Http2 } else { Inside::Http1 })?,
+            spread: None,
         })))
+    }
+
+    /// The same with connections spread over all addresses that a host's name has.
+    pub(crate) fn spread(mut self) -> Connector {
+        let settings = Arc::get_mut(&mut self.0).expect("nobody else has it yet");
+        settings.spread = Some(AtomicUsize::new(0));
+        self
     }
 }
 
@@ -74,7 +86,7 @@ impl Settings {
         let host = uri.host().ok_or_else(|| invalid("a URL without host"))?;
         let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
         let (socket, through_http_proxy): (Box<dyn Socket>, bool) = match self.proxies.choose(https, host, port) {
-            None => (Box::new(dial(host, port).await?), false),
+            None => (Box::new(dial(host, port, self.spread.as_ref()).await?), false),
             Some(proxy) => self.through(proxy, https, host, port).await?,
         };
         if !https {
@@ -94,7 +106,7 @@ impl Settings {
     async fn through(&self, proxy: &Url, https: bool, host: &str, port: u16) -> io::Result<(Box<dyn Socket>, bool)> {
         let proxy_host = proxy.host_str().ok_or_else(|| invalid("a proxy URL without host"))?;
         let proxy_port = proxy.port_or_known_default().unwrap_or(1080);
-        let socket = dial(proxy_host, proxy_port)
+        let socket = dial(proxy_host, proxy_port, self.spread.as_ref())
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("proxyconnect: {error}")))?;
         if matches!(proxy.scheme(), "socks5" | "socks5h") {
@@ -151,13 +163,30 @@ impl Settings {
     }
 }
 
-async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
+/// With `spread` each connection begins with another address of the host, and takes the next one where that fails.
+async fn dial(host: &str, port: u16, spread: Option<&AtomicUsize>) -> io::Result<TcpStream> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let socket = TcpStream::connect((host, port))
-        .await
-        .map_err(|error| io::Error::new(error.kind(), format!("dial tcp {host}:{port}: {error}")))?;
+    let socket = match spread {
+        None => TcpStream::connect((host, port)).await,
+        Some(count) => match tokio::net::lookup_host((host, port)).await {
+            Ok(addresses) => TcpStream::connect(&*in_turn(addresses.collect(), count)).await,
+            Err(error) => Err(error),
+        },
+    };
+    let socket = socket.map_err(|error| io::Error::new(error.kind(), format!("dial tcp {host}:{port}: {error}")))?;
     socket.set_nodelay(true)?;
     Ok(socket)
+}
+
+/// Addresses in the order in which they are tried: sorted, since resolvers shuffle them, and begun one further each time.
+fn in_turn(mut addresses: Vec<SocketAddr>, count: &AtomicUsize) -> Vec<SocketAddr> {
+    addresses.sort_unstable();
+    addresses.dedup();
+    if !addresses.is_empty() {
+        let first = count.fetch_add(1, Ordering::Relaxed) % addresses.len();
+        addresses.rotate_left(first);
+    }
+    addresses
 }
 
 /// SOCKS 5 with a name, so that the proxy resolves it; with a user and password if the URL has them.
@@ -308,5 +337,39 @@ impl Write for Stream {
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.written(cx, result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_are_spread_over_all_addresses_and_past_one_that_refuses() {
+        let first = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = first.local_addr().expect("an address").port();
+        let third = tokio::net::TcpListener::bind(("127.0.0.3", port)).await.expect("the same port elsewhere");
+        let addresses = ["127.0.0.3", "127.0.0.1", "127.0.0.2", "127.0.0.1"].map(|ip| format!("{ip}:{port}"));
+        let addresses: Vec<SocketAddr> = addresses.iter().map(|text| text.parse().expect("an address")).collect();
+        let count = AtomicUsize::new(0);
+        let mut reached = Vec::new();
+        for _ in 0..6 {
+            let socket = TcpStream::connect(&*in_turn(addresses.clone(), &count)).await.expect("somebody listens");
+            reached.push(socket.peer_addr().expect("an address").ip().to_string());
+        }
+        // Nobody listens at the second one.
+        assert_eq!(reached, ["127.0.0.1", "127.0.0.3", "127.0.0.3", "127.0.0.1", "127.0.0.3", "127.0.0.3"]);
+        drop(third);
+        assert_eq!(in_turn(Vec::new(), &count), Vec::new());
+    }
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_where_connections_are_spread() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let count = AtomicUsize::new(0);
+        assert!(dial("localhost", port, Some(&count)).await.is_ok());
+        let error = dial("nowhere.invalid", port, Some(&count)).await.expect_err("there is no such name");
+        assert!(error.to_string().starts_with("dial tcp nowhere.invalid:"), "{error}");
     }
 }

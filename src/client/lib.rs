@@ -144,6 +144,14 @@ impl HttpClient {
         HttpClient::through(config, Connector::new(config, None)?)
     }
 
+    /// As [`HttpClient::new`], with new connections spread over all addresses of a host in turn.
+    ///
+    /// # Errors
+    /// As [`HttpClient::new`].
+    pub fn spread(config: &HttpClientConfig) -> Result<HttpClient, ClientError> {
+        HttpClient::through(config, Connector::new(config, None)?.spread())
+    }
+
     /// A client all of whose requests go to a Unix socket, in plain HTTP.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ pub use values::{AnyValue, GoDuration, HostPort, SecretTemplateUrl, SecretUrl};
 use crate::http::{HttpClientConfig, HttpUrl, TlsConfig};
 use crate::prometheus::TracingConfig;
 use crate::section;
-use crate::yaml::{self, ConfigErrors, FilePath, Node, Reader, Show, Yaml};
+use crate::yaml::{self, ConfigErrors, FilePath, Node, Problem, Reader, Show, Yaml};
 
 section! {
     /// The file.
@@ -46,7 +46,7 @@ section! {
         pub time_intervals: Vec<NamedInterval>,
         /// Where traces go, unless the configuration of scraping says so.
         pub tracing: Option<TracingConfig>,
-        /// Accepted.
+        /// An experiment of Alertmanager's.
         pub event_recorder: AnyValue,
     }
 }
@@ -198,14 +198,23 @@ impl AlertmanagerConfig {
 /// # Errors
 /// Everything wrong with it.
 pub fn load(file: &str, text: &[u8], dir: &Path) -> Result<AlertmanagerConfig, ConfigErrors> {
-    load_in(file, text, dir, MatcherMode::default())
+    load_in(file, text, dir, MatcherMode::default()).map(|loaded| loaded.config)
+}
+
+/// A file that loads, and what its author should know.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The file.
+    pub config: AlertmanagerConfig,
+    /// What is written correctly and without the effect that it has in Alertmanager, with its place: for a warning.
+    pub remarks: Vec<Problem>,
 }
 
 /// As [`load`], with matchers read in the mode that the process was started in.
 ///
 /// # Errors
 /// Everything wrong with it.
-pub fn load_in(file: &str, text: &[u8], dir: &Path, mode: MatcherMode) -> Result<AlertmanagerConfig, ConfigErrors> {
+pub fn load_in(file: &str, text: &[u8], dir: &Path, mode: MatcherMode) -> Result<Loaded, ConfigErrors> {
     let node = yaml::parse(file, text).map_err(|problem| ConfigErrors(vec![problem]))?;
     let mut reader = Reader::new(file, text, dir);
     reader.matcher_mode = mode;
@@ -213,8 +222,9 @@ pub fn load_in(file: &str, text: &[u8], dir: &Path, mode: MatcherMode) -> Result
     if config.route.is_none() && reader.problem_count() == 0 {
         reader.problem(Node::new(yaml::Kind::Null).at, "no route provided in config");
     }
-    let problems = reader.into_problems();
-    if problems.is_empty() { Ok(config) } else { Err(ConfigErrors(problems)) }
+    let (remarks, unbuilt) = (reader.take_remarks(), reader.take_unbuilt());
+    let problems = [reader.into_problems(), unbuilt].concat();
+    if problems.is_empty() { Ok(Loaded { config, remarks }) } else { Err(ConfigErrors(problems)) }
 }
 
 #[cfg(test)]
@@ -266,6 +276,17 @@ mod tests {
         let again = load("b.yml", content.as_bytes(), Path::new("")).expect("it loads again");
         assert_eq!(config.digest(), again.digest());
         assert!(config.masked().contains("<secret>") && !config.masked().contains("http://h/x"), "{}", config.masked());
+    }
+
+    #[test]
+    fn what_has_no_effect_is_named_with_its_line() {
+        let text = "route: {receiver: a}\nreceivers:\n- name: a\n  sns_configs:\n  - topic_arn: t\n    use_aws_http_client: true\n\
+                    event_recorder: {}\n";
+        let loaded = load_in("a.yml", text.as_bytes(), Path::new(""), MatcherMode::default()).expect("it loads");
+        let remarks: Vec<String> = loaded.remarks.iter().map(ToString::to_string).collect();
+        assert_eq!(remarks.len(), 2, "{remarks:?}");
+        assert!(remarks[0].starts_with("a.yml:6:5: use_aws_http_client has no effect"), "{remarks:?}");
+        assert!(remarks[1].starts_with("a.yml:7:1: event_recorder has no effect"), "{remarks:?}");
     }
 
     #[test]

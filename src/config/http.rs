@@ -19,7 +19,8 @@ pub fn load_http_config(file: &str, text: &[u8], dir: &Path) -> Result<HttpClien
     let node = yaml::parse(file, text).map_err(|problem| ConfigErrors(vec![problem]))?;
     let mut reader = Reader::new(file, text, dir);
     let config = HttpClientConfig::read(&node, &mut reader);
-    let problems = reader.into_problems();
+    let unbuilt = reader.take_unbuilt();
+    let problems = [reader.into_problems(), unbuilt].concat();
     if problems.is_empty() { Ok(config) } else { Err(ConfigErrors(problems)) }
 }
 
@@ -428,6 +429,8 @@ fn check_oauth2(oauth2: &OAuth2, node: &Node, reader: &mut Reader<'_>) {
         reader.problem(node.at, "oauth2 token_url must be configured");
     }
     if oauth2.grant_type == GRANT_TYPE_JWT_BEARER {
+        let message = "oauth2 grant_type jwt-bearer is not built yet: use client_credentials";
+        reader.unbuilt(node.at_key("grant_type"), message);
         let sources = [
             !oauth2.client_certificate_key.is_empty(),
             !oauth2.client_certificate_key_file.is_empty(),

@@ -36,7 +36,7 @@ section! {
     pub struct Config "config" {
         /// What jobs and rules mean when they do not say.
         pub global: GlobalConfig = GlobalConfig::default(),
-        /// Knobs of Go's runtime; read, without effect here.
+        /// Knobs of Go's runtime, of which there is none here.
         pub runtime: RuntimeConfig,
         /// Where alerts go.
         pub alerting: AlertingConfig,
@@ -68,6 +68,8 @@ pub struct Loaded {
     pub jobs: Vec<ScrapeConfig>,
     /// What is written correctly and not built yet, with its place. A peer must not start with any of it.
     pub unsupported: Vec<Problem>,
+    /// What is written correctly and without the effect that it has in Prometheus, with its place: for a warning.
+    pub remarks: Vec<Problem>,
 }
 
 impl Loaded {

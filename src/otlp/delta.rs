@@ -4,8 +4,11 @@
 //! to what came before, if it is later. A stream that was silent for long is forgotten and begins anew.
 
 use hashbrown::HashMap;
+use promesh_model::ShardId;
+use promesh_model::shard::ShardSet;
 
 use crate::message::{Data, Explicit, Exponential, Metrics, Number, Point, Temporality};
+use crate::split::shard_of_resource;
 
 /// Streams remembered; further ones are dropped.
 const STREAMS_MAX: usize = 500_000;
@@ -25,7 +28,7 @@ enum Sum {
 /// What has been added up so far.
 #[derive(Debug, Default)]
 pub struct DeltaState {
-    streams: HashMap<Key, Sum>,
+    streams: HashMap<Key, (ShardId, Sum)>,
     newest_ns: u64,
 }
 
@@ -165,6 +168,7 @@ impl DeltaState {
     pub fn accumulate(&mut self, metrics: &mut Metrics) {
         for resource in &mut metrics.resources {
             let of_resource = hash(0, &resource.attributes);
+            let shard = shard_of_resource(resource);
             for scope in &mut resource.scopes {
                 let of_scope = hash(of_resource ^ text_hash(&[&scope.name, &scope.version]), &scope.attributes);
                 for metric in &mut scope.metrics {
@@ -172,15 +176,15 @@ impl DeltaState {
                     match &mut metric.data {
                         Data::Sum { points, temporality: temporality @ Temporality::Delta, .. } => {
                             *temporality = Temporality::Cumulative;
-                            self.add_up(of_metric, points);
+                            self.add_up(shard, of_metric, points);
                         }
                         Data::Histogram { points, temporality: temporality @ Temporality::Delta } => {
                             *temporality = Temporality::Cumulative;
-                            self.add_up(of_metric, points);
+                            self.add_up(shard, of_metric, points);
                         }
                         Data::Exponential { points, temporality: temporality @ Temporality::Delta } => {
                             *temporality = Temporality::Cumulative;
-                            self.add_up(of_metric, points);
+                            self.add_up(shard, of_metric, points);
                         }
                         _ => {}
                     }
@@ -189,7 +193,7 @@ impl DeltaState {
         }
         if self.streams.len() > STREAMS_MAX / 2 {
             let newest = self.newest_ns;
-            self.streams.retain(|_, sum| {
+            self.streams.retain(|_, (_, sum)| {
                 let time = match sum {
                     Sum::Number(found) => found.time(),
                     Sum::Explicit(found) => found.time(),
@@ -200,11 +204,17 @@ impl DeltaState {
         }
     }
 
-    fn add_up<T: Adds>(&mut self, metric: Key, points: &mut Vec<T>) {
+    /// Forgets the streams of all other shards: somebody else adds them up now, and what this peer knows of them would be
+    /// wrong by what that one has added, should they come back.
+    pub fn keep_only(&mut self, shards: &ShardSet) {
+        self.streams.retain(|_, (shard, _)| shards.contains(*shard));
+    }
+
+    fn add_up<T: Adds>(&mut self, shard: ShardId, metric: Key, points: &mut Vec<T>) {
         points.retain_mut(|point| {
             let key = hash(metric, &point.point().attributes);
             self.newest_ns = self.newest_ns.max(point.time());
-            let known = self.streams.get(&key).and_then(T::unwrap);
+            let known = self.streams.get(&key).and_then(|(_, sum)| T::unwrap(sum));
             let mut sum = match known {
                 Some(known) if point.time() <= known.time() => return false,
                 Some(known) if point.time() - known.time() < STALE_NS => {
@@ -223,7 +233,7 @@ impl DeltaState {
             };
             let mut kept = sum.clone();
             kept.point().exemplars.clear();
-            self.streams.insert(key, kept.wrap());
+            self.streams.insert(key, (shard, kept.wrap()));
             std::mem::swap(point, &mut sum);
             true
         });
@@ -289,6 +299,22 @@ mod tests {
         assert_eq!(add(20, 5.0), None);
         assert_eq!(add(15, 5.0), None);
         assert_eq!(add(20 + STALE_NS, 4.0), Some(4.0));
+    }
+
+    #[test]
+    fn what_another_peer_adds_up_is_forgotten() {
+        let mut state = DeltaState::default();
+        let shard = shard_of_resource(&sum(0, 0.0).resources[0]);
+        let add = |state: &mut DeltaState, time: u64| {
+            let mut metrics = sum(time, 1.0);
+            state.accumulate(&mut metrics);
+            value(&metrics)
+        };
+        assert_eq!((add(&mut state, 10), add(&mut state, 20)), (Some(1.0), Some(2.0)));
+        state.keep_only(&std::iter::once(shard).collect());
+        assert_eq!(add(&mut state, 30), Some(3.0));
+        state.keep_only(&ShardSet::default());
+        assert_eq!(add(&mut state, 40), Some(1.0));
     }
 
     #[test]

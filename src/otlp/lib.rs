@@ -9,12 +9,14 @@ mod json;
 mod message;
 mod names;
 mod protobuf;
+mod split;
 mod translate;
 
 pub use delta::DeltaState;
 pub use json::decode_json;
 pub use message::Metrics;
 pub use protobuf::decode_protobuf;
+pub use split::{join_json, join_protobuf, split_json, split_protobuf};
 pub use translate::{Sample, Settings, Translated, TranslatedSeries, translate};
 
 /// Why bytes are no message.

@@ -156,6 +156,18 @@ pub fn decode_protobuf(bytes: &[u8]) -> Result<Metrics, DecodeError> {
     Ok(metrics)
 }
 
+/// The bytes of each resource, as a message that has it alone.
+pub(crate) fn resources(bytes: &[u8]) -> Read<Vec<&[u8]>> {
+    let (mut all, mut fields) = (Vec::new(), Fields(bytes));
+    loop {
+        let begun = fields.0;
+        let Some((number, _)) = fields.next()? else { return Ok(all) };
+        if number == 1 {
+            all.push(&begun[..begun.len() - fields.0.len()]);
+        }
+    }
+}
+
 fn resource(mut fields: Fields<'_>, limits: &mut Limits) -> Read<Resource> {
     let mut resource = Resource::default();
     while let Some((number, wire)) = fields.next()? {

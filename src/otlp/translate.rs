@@ -403,7 +403,7 @@ impl Translator<'_> {
 }
 
 /// `job` and `instance` of a resource.
-fn identity(resource: &Resource) -> (String, String) {
+pub(crate) fn identity(resource: &Resource) -> (String, String) {
     let of = |wanted: &str| {
         let found = resource.attributes.iter().find(|(name, _)| name == wanted);
         found.map(|(_, value)| value.as_str()).unwrap_or_default()

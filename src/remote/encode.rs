@@ -13,7 +13,7 @@ use crate::proto::{Writer, zigzag};
 use crate::queue::{Item, Value};
 
 /// A `prometheus.WriteRequest`, before compression.
-pub fn v1(items: &[Item]) -> Vec<u8> {
+pub fn v1(items: &[&Item]) -> Vec<u8> {
     let mut request = Writer::default();
     for run in runs(items) {
         let mut series = Writer::default();
@@ -55,7 +55,7 @@ pub fn v1_metadata(families: &[(String, Metadata)]) -> Vec<u8> {
 }
 
 /// An `io.prometheus.write.v2.Request`, before compression.
-pub fn v2(items: &[Item]) -> Vec<u8> {
+pub fn v2(items: &[&Item]) -> Vec<u8> {
     let mut symbols = Symbols::default();
     let mut all = Writer::default();
     for run in runs(items) {
@@ -65,8 +65,16 @@ pub fn v2(items: &[Item]) -> Vec<u8> {
         series.packed(1, |out| refs.iter().for_each(|symbol| out.varint(*symbol)));
         for item in run {
             match &item.value {
-                Value::Float(value) => series.message(2, &sample(*value, item.at)),
-                Value::Histogram(value) => series.message(3, &histogram(value, item.at)),
+                Value::Float(value) => {
+                    let mut message = sample(*value, item.at);
+                    message.signed(3, item.start);
+                    series.message(2, &message);
+                }
+                Value::Histogram(value) => {
+                    let mut message = histogram(value, item.at);
+                    message.signed(17, item.start);
+                    series.message(3, &message);
+                }
                 Value::Exemplar(exemplar) => {
                     let mut message = Writer::default();
                     let refs = symbols.labels(&exemplar.labels);
@@ -84,6 +92,7 @@ pub fn v2(items: &[Item]) -> Vec<u8> {
             message.unsigned(4, symbols.of(&metadata.unit));
             series.message(5, &message);
         }
+        // As it was before 2.0 was settled, for receivers of that time: Prometheus up to 3.7.
         series.signed(6, run.iter().map(|item| item.start).find(|start| *start != 0).unwrap_or(0));
         all.message(5, &series);
     }
@@ -124,9 +133,27 @@ impl Symbols {
     }
 }
 
-/// Stretches of one series.
-fn runs(items: &[Item]) -> impl Iterator<Item = &[Item]> {
-    items.chunk_by(|a, b| Arc::ptr_eq(&a.series, &b.series) || a.series.is_same(&b.series))
+/// Stretches of one series. Floats and histograms of one series apart, since no message may have both.
+fn runs<'a, 'b>(mut items: &'b [&'a Item]) -> Vec<&'b [&'a Item]> {
+    let mut runs = Vec::with_capacity(items.len());
+    while let Some(first) = items.first() {
+        let mut has_histograms = None;
+        let belongs = |item: &&&Item| {
+            let kind = match item.value {
+                Value::Float(_) => Some(false),
+                Value::Histogram(_) => Some(true),
+                Value::Exemplar(_) => None,
+            };
+            let is_same = Arc::ptr_eq(&first.series, &item.series) || first.series.is_same(&item.series);
+            let fits = kind.is_none() || has_histograms.is_none() || kind == has_histograms;
+            has_histograms = has_histograms.or(kind);
+            is_same && fits
+        };
+        let (run, rest) = items.split_at(items.iter().take_while(belongs).count());
+        runs.push(run);
+        items = rest;
+    }
+    runs
 }
 
 fn label(name: &str, value: &str) -> Writer {

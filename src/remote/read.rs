@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use promesh_client::{HttpClient, Request};
@@ -28,6 +29,21 @@ pub struct Reader {
     pub config: RemoteReadConfig,
     client: HttpClient,
     headers: HeaderMap,
+    /// What was counted.
+    pub counters: ReadCounters,
+}
+
+/// What was counted of one server.
+#[derive(Debug, Default)]
+pub struct ReadCounters {
+    /// Queries that it answered.
+    pub answered: AtomicU64,
+    /// Queries that failed.
+    pub failed: AtomicU64,
+    /// Queries under way.
+    pub under_way: AtomicU64,
+    /// How long all took together, in µs.
+    pub took_us: AtomicU64,
 }
 
 impl Reader {
@@ -51,7 +67,7 @@ impl Reader {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        Ok(Reader { config, client, headers })
+        Ok(Reader { config, client, headers, counters: ReadCounters::default() })
     }
 
     /// Where, for people.

@@ -7,11 +7,11 @@
 //! Source: prometheus `storage/remote/queue_manager.go`, `client.go`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use promesh_client::{ClientError, HttpClient, Request, Signer, redacted};
+use promesh_client::{HttpClient, Request, Signer, redacted};
 use promesh_config::prometheus::{QueueConfig, RemoteWriteConfig, WriteMessage};
 use promesh_model::ingest::Metadata;
 use promesh_model::time::Clock;
@@ -22,6 +22,10 @@ use url::Url;
 use crate::encode;
 use crate::queue::{Item, Queue, Value};
 
+/// So many items of a request that was not taken are logged, if that is asked for.
+const LOGGED_ITEMS_MAX: usize = 100;
+/// A request of so many bytes is not split where it is said to be too large.
+const SMALL_BYTES: usize = 64 << 10;
 /// An answer is read so far: for the log.
 const ANSWER_BYTES_MAX: usize = 1024;
 /// Parts of one request that are refused before the rest is given up, unless they may be repeats.
@@ -67,6 +71,8 @@ pub struct Sender {
     url: Url,
     client: HttpClient,
     headers: HeaderMap,
+    /// The receiver answered that it does not know messages of 2.0: it gets those of 1.0 from then on.
+    falls_back: AtomicBool,
     /// Who signs requests for AWS.
     signer: Option<Signer>,
     clock: Arc<dyn Clock>,
@@ -76,6 +82,8 @@ pub struct Sender {
 enum Sent {
     Taken,
     Again(Option<Duration>, String),
+    /// Not in this form, and now in an older one.
+    InOlderForm,
     /// Something in it, or all of it: perhaps a part would be taken.
     RefusedPart(String),
     Refused(String),
@@ -89,31 +97,30 @@ impl Sender {
     pub fn new(config: RemoteWriteConfig, clock: Arc<dyn Clock>) -> Result<Sender, String> {
         let signer = config.sigv4.as_ref().map(Signer::new).transpose();
         let signer = signer.map_err(|why| format!("remote_write: {why}"))?;
-        for (what, given) in [("azuread", config.azuread.is_some()), ("google_iam", config.google_iam.is_some())] {
-            if given {
-                return Err(format!("remote_write: {what} is not built yet"));
-            }
-        }
         let url = config.url.as_ref().expect("checked when it was read");
         let url = url.url().clone();
-        let client = HttpClient::new(&config.http.0).map_err(|error| error.to_string())?;
+        let client = match config.round_robin_dns {
+            true => HttpClient::spread(&config.http.0),
+            false => HttpClient::new(&config.http.0),
+        };
+        let client = client.map_err(|error| error.to_string())?;
         let mut headers = HeaderMap::new();
         for (name, value) in &config.headers {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| format!("header {name:?}: {error}"))?;
             let value = HeaderValue::from_str(value).map_err(|error| format!("header {name}: {error}"))?;
             headers.insert(name, value);
         }
-        let (content_type, version) = match config.protobuf_message {
-            WriteMessage::V1 => ("application/x-protobuf", "0.1.0"),
-            WriteMessage::V2 => ("application/x-protobuf;proto=io.prometheus.write.v2.Request", "2.0.0"),
-        };
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("snappy"));
-        headers.insert("x-prometheus-remote-write-version", HeaderValue::from_static(version));
+        let falls_back = AtomicBool::new(false);
         let queue = &config.queue_config;
         let capacity = (queue.capacity as usize).saturating_mul(queue.max_shards as usize).min(500_000);
         let (queue, counters) = (Queue::new(capacity), Counters::default());
-        Ok(Sender { queue, counters, url, client, headers, signer, clock, config })
+        Ok(Sender { queue, counters, url, client, headers, falls_back, signer, clock, config })
+    }
+
+    /// The message it sends: what was asked for, unless the receiver does not take that.
+    pub fn message(&self) -> WriteMessage {
+        if self.falls_back.load(Ordering::Relaxed) { WriteMessage::V1 } else { self.config.protobuf_message }
     }
 
     /// Where it sends, for people.
@@ -210,6 +217,8 @@ impl Sender {
                         tracing::error!(url = %self.shown_url(), count = lost, why, "non-recoverable error while sending samples to remote");
                     }
                 }
+                // Once: the older form has none before it.
+                Sent::InOlderForm => stack.push(items),
                 Sent::Again(after, why) => {
                     self.counters.retried.fetch_add(items.len() as u64, Ordering::Relaxed);
                     let wait = after.unwrap_or(back_off);
@@ -250,63 +259,100 @@ impl Sender {
     }
 
     async fn post(&self, items: &[Item]) -> Sent {
-        let message = match self.config.protobuf_message {
-            WriteMessage::V1 => encode::v1(items),
-            WriteMessage::V2 => encode::v2(items),
-        };
-        self.post_message(&message).await
+        let is_v2 = self.message() == WriteMessage::V2;
+        // Histograms were put in for 2.0; 1.0 has them only where that is asked for.
+        let keeps =
+            |item: &&Item| is_v2 || self.config.send_native_histograms || !matches!(item.value, Value::Histogram(_));
+        let kept: Vec<&Item> = items.iter().filter(keeps).collect();
+        if kept.is_empty() {
+            return Sent::Taken;
+        }
+        let message = if is_v2 { encode::v2(&kept) } else { encode::v1(&kept) };
+        let (mut sent, headers) = self.post_message(&message, is_v2).await;
+        if is_v2 && matches!(sent, Sent::Taken) && !says_written(&headers) {
+            let why = "the receiver answered that it took the request and not that it wrote any of it: does it speak \
+                       remote write 2.0? Else set protobuf_message: prometheus.WriteRequest";
+            sent = Sent::Refused(why.to_owned());
+        }
+        if let Sent::Again(_, why) | Sent::RefusedPart(why) | Sent::Refused(why) = &sent
+            && is_v2
+            && self.config.failed_request_logging
+        {
+            let shown: Vec<String> = items.iter().take(LOGGED_ITEMS_MAX).map(described).collect();
+            let (url, count) = (self.shown_url(), items.len());
+            tracing::debug!(url, why, count, request = shown.join(", "), "failed to send remote write v2 request");
+        }
+        sent
     }
 
-    async fn post_message(&self, message: &[u8]) -> Sent {
+    async fn post_message(&self, message: &[u8], is_v2: bool) -> (Sent, HeaderMap) {
+        match self.answer_to(message, is_v2).await {
+            Ok((sent, headers)) => (sent, headers),
+            Err(why) => (Sent::Again(None, why), HeaderMap::new()),
+        }
+    }
+
+    /// What became of a message, and the headers of the answer.
+    ///
+    /// # Errors
+    /// Why there is no answer, which is always worth another try.
+    async fn answer_to(&self, message: &[u8], is_v2: bool) -> Result<(Sent, HeaderMap), String> {
         let body = snap::raw::Encoder::new().compress_vec(message).expect("messages are far below 4 GiB");
         self.counters.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
-        let mut request = Request {
-            method: http::Method::POST,
-            url: self.url.clone(),
-            headers: self.headers.clone(),
-            body: body.into(),
+        let (length, mut headers) = (body.len(), self.headers.clone());
+        let (content_type, version) = match is_v2 {
+            false => ("application/x-protobuf", "0.1.0"),
+            true => ("application/x-protobuf;proto=io.prometheus.write.v2.Request", "2.0.0"),
         };
-        if let Some(signer) = &self.signer
-            && let Err(why) = signer.sign(&mut request, self.clock.now().wall)
-        {
-            return Sent::Again(None, why);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert("x-prometheus-remote-write-version", HeaderValue::from_static(version));
+        let mut request = Request { method: http::Method::POST, url: self.url.clone(), headers, body: body.into() };
+        if let Some(signer) = &self.signer {
+            signer.sign(&mut request, self.clock.now().wall)?;
         }
+        // Settings that cannot be used may be mended while we run, too: a file that appears.
+        let timeout = self.config.remote_timeout;
         let span = promesh_trace::span(Kind::Internal, "Remote Send Batch", || {
             vec![("remote_name", self.config.name.clone()), ("remote_url", redacted(&self.url))]
         });
         span.fact("request_size", message.len() as i64);
-        let sent = self.client.fetch(request, self.config.remote_timeout, ANSWER_BYTES_MAX << 10);
-        let answer = span.around(sent).await;
-        if let Err(error) = &answer {
-            span.fail(error);
-        }
-        let (status, headers, body) = match answer {
-            Ok(answer) => answer,
-            // Settings that cannot be used may be mended while we run: a file that appears.
-            Err(error @ (ClientError::Settings(_) | ClientError::Auth(_))) => {
-                return Sent::Again(None, error.to_string());
-            }
-            Err(error) => return Sent::Again(None, error.to_string()),
-        };
+        let answer = span.around(self.client.send(request, timeout)).await.map_err(|error| {
+            span.fail(&error);
+            error.to_string()
+        })?;
+        let (status, headers, mut body) = (answer.status, answer.headers, Vec::new());
+        // The status is the answer; a body that is too long or breaks off is cut.
+        let whole = promesh_client::read_body(answer.body, &headers, ANSWER_BYTES_MAX << 10, &mut body);
+        let _ = tokio::time::timeout(timeout, whole).await;
         if status.is_success() {
-            return Sent::Taken;
+            return Ok((Sent::Taken, headers));
         }
         let text = String::from_utf8_lossy(&body[..body.len().min(ANSWER_BYTES_MAX)]).trim().to_owned();
         let why = format!("server returned HTTP status {status}: {text}");
         let again = status.is_server_error() || (status.as_u16() == 429 && self.queue_config().retry_on_http_429);
-        match status.as_u16() {
+        let sent = match status.as_u16() {
             _ if again => Sent::Again(retry_after(&headers, self.clock.now().wall.ms()), why),
-            400 | 413 => Sent::RefusedPart(why),
+            415 if is_v2 => {
+                self.falls_back.store(true, Ordering::Relaxed);
+                tracing::warn!(url = %self.shown_url(), why, "the receiver takes no messages of 2.0: it gets those of 1.0 from now on");
+                Sent::InOlderForm
+            }
+            // A receiver of 2.0 has written what it could.
+            400 if !is_v2 => Sent::RefusedPart(why),
+            // A small request will not be taken when it is smaller.
+            413 if length > SMALL_BYTES => Sent::RefusedPart(why),
             _ => Sent::Refused(why),
-        }
+        };
+        Ok((sent, headers))
     }
 
     /// Sends metadata of families, as 1.0 has it; what fails is said again with the next round.
     pub async fn send_metadata(&self, families: &[(String, Metadata)]) {
         let count = self.config.metadata_config.max_samples_per_send.max(1) as usize;
         for families in families.chunks(count) {
-            match self.post_message(&encode::v1_metadata(families)).await {
+            match self.post_message(&encode::v1_metadata(families), false).await.0 {
                 Sent::Taken => drop(self.counters.metadata.fetch_add(families.len() as u64, Ordering::Relaxed)),
+                Sent::InOlderForm => return,
                 Sent::Again(_, why) | Sent::Refused(why) | Sent::RefusedPart(why) => {
                     tracing::warn!(url = %self.shown_url(), why, "metadata could not be sent");
                     return;
@@ -316,14 +362,34 @@ impl Sender {
     }
 }
 
-/// `Retry-After`: seconds, or an instant as HTTP writes it.
+/// Whether a receiver of 2.0 says that it wrote anything at all: one of 1.0 that looks at no content type reads such a
+/// message as an empty one, and takes it.
+fn says_written(headers: &HeaderMap) -> bool {
+    ["samples", "histograms", "exemplars"].iter().any(|what| {
+        let written = headers.get(format!("x-prometheus-remote-write-{what}-written"));
+        written.and_then(|value| value.to_str().ok()?.parse::<u64>().ok()).is_some_and(|count| count > 0)
+    })
+}
+
+/// An item for the log.
+fn described(item: &Item) -> String {
+    let (labels, at) = (&item.series.labels, item.at);
+    match &item.value {
+        Value::Float(value) => format!("{labels} {value}@{at}"),
+        Value::Histogram(_) => format!("{labels} histogram@{at}"),
+        Value::Exemplar(exemplar) => format!("{labels} # {} {}@{at}", exemplar.labels, exemplar.value),
+    }
+}
+
+/// `Retry-After`: seconds, or an instant as HTTP writes it. What names no time to come says nothing.
 fn retry_after(headers: &HeaderMap, now_ms: i64) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse::<u64>() {
-        return Some(Duration::from_secs(seconds.min(600)));
+        return Some(Duration::from_secs(seconds.min(600))).filter(|wait| !wait.is_zero());
     }
     let at = http_date(text)?;
-    Some(Duration::from_millis(u64::try_from(at - now_ms).unwrap_or(0).min(600_000)))
+    let wait = u64::try_from(at - now_ms).ok().filter(|ms| *ms > 0)?;
+    Some(Duration::from_millis(wait.min(600_000)))
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT` in ms since the epoch.

@@ -428,7 +428,7 @@ impl Assembly {
             queries: Arc::clone(&asking.queries),
         }));
         ruling.apply(ruling.plan(&self.settings)?);
-        settings::warn_of_delivery(&self.settings, &paging.configuration(), ruling.has_alerts());
+        settings::warn(&self.settings, &paging.configuration(), ruling.has_alerts());
         Ok(Alerting { paging, threads, outgoing, outside, ruling })
     }
 

@@ -10,8 +10,9 @@ use promesh_api::backend::{
     Alertmanagers, Backend, BackendError, BuildInfo, ClusterOrder, DroppedTarget, HeadStats, NamedCount, Notification,
     Push, PushOutcome, Readiness, ReloadScope, RuleGroup, SeriesExemplars, Target, TargetMetadata, Targets, TsdbStatus,
 };
+use promesh_model::shard::ShardSet;
 use promesh_model::storage::Queryable;
-use promesh_model::{Labels, Matcher, Now, ShardId, Timestamp, duration};
+use promesh_model::{Labels, Matcher, Now, PeerId, ShardId, Timestamp, duration};
 use promesh_promql::Engine;
 use serde_json::Value;
 
@@ -330,6 +331,20 @@ impl Backend for PeerBackend {
             },
             deltas: features.otlp_delta_to_cumulative.then(|| Arc::clone(&self.0.otlp_deltas)),
         }
+    }
+
+    fn otlp_owner(&self, shard: ShardId) -> Option<PeerId> {
+        self.0.otlp_owner(shard)
+    }
+
+    async fn forward_otlp(
+        &self,
+        owner: PeerId,
+        shards: &ShardSet,
+        format: promesh_api::otlp::Format,
+        message: Vec<u8>,
+    ) -> Result<Vec<String>, promesh_api::otlp::Untaken> {
+        self.0.forward_otlp(owner, shards, format, message).await
     }
 
     async fn push(&self, push: Push) -> Result<PushOutcome, BackendError> {

@@ -65,6 +65,7 @@ pub async fn metrics(peer: &Peer) -> String {
     alertmanager_configuration(&mut page, peer);
     peer.outside.metrics(&mut page);
     peer.sending.metrics(&mut page);
+    peer.reading.metrics(&mut page);
     mesh(&mut page, peer);
     history(&mut page, peer);
     watch(&mut page, peer);

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use crate::asking;
 use crate::copy;
 use crate::deletes::Deletes;
+use crate::deltas::OTLP;
 use crate::discovering::FOLLOW;
 use crate::history::{self, History};
 use crate::identity::{KnownMember, PeerFolder};
@@ -346,6 +347,14 @@ impl Hands {
             pushing::PUSH | pushing::PUSH_DENSE | pushing::COPY => {
                 tokio::spawn(async move { Arc::clone(&hands.pushing).answer(kind, bytes, responder).await });
             }
+            OTLP => {
+                tokio::spawn(async move {
+                    match hands.peer.get().and_then(Weak::upgrade) {
+                        Some(peer) => peer.add_up(bytes, responder).await,
+                        None => drop(responder.refuse("not started yet").await),
+                    }
+                });
+            }
             asking::ASK => {
                 tokio::spawn(async move {
                     match hands.peer.get().and_then(Weak::upgrade) {
@@ -524,6 +533,7 @@ mod tests {
             asking::ASK,
             FOLLOW,
             RULES,
+            OTLP,
         ];
         let kinds = single.iter().chain(&operate::KINDS).chain(&promesh_query::KINDS).chain(&history::KINDS);
         let mut seen = BTreeSet::new();

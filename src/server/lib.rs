@@ -12,6 +12,7 @@ mod cluster_view;
 mod copy;
 mod definitions;
 mod deletes;
+mod deltas;
 mod discovering;
 mod exposition;
 mod facts;

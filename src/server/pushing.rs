@@ -23,7 +23,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use promesh_api::backend::{BackendError, Push, PushOutcome};
 use promesh_model::codec::{self, BULK_BYTES_MAX};
-use promesh_model::shard::shard_of;
+use promesh_model::shard::{ShardSet, shard_of};
 use promesh_model::{Monotonic, PeerId, ShardId};
 use promesh_node::MeshView;
 use promesh_transport::{Class, RequestError, Responder, Transport};
@@ -107,6 +107,20 @@ impl Pushing {
     /// stored.
     pub async fn push(self: &Arc<Self>, push: Push) -> Result<PushOutcome, BackendError> {
         self.route(push, 0, clock::monotonic() + PATIENCE).await
+    }
+
+    /// Who takes a shard's samples now; none when it is this peer, or nobody does.
+    pub fn owner(&self, shard: ShardId) -> Option<PeerId> {
+        self.transport.as_ref()?;
+        match self.view.borrow().as_ref().filter(|view| !view.peers.is_empty()).map(|view| taker(view, shard, &[]))? {
+            Taker::Peer(peer) => Some(peer),
+            Taker::Me | Taker::Nobody => None,
+        }
+    }
+
+    /// Whether this peer takes the samples of all these shards.
+    pub fn acts_for(&self, shards: &ShardSet) -> bool {
+        shards.iter().all(|shard| self.owner(shard).is_none())
     }
 
     /// Sends every series where it belongs until all are taken, or time is over.

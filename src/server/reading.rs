@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
@@ -17,6 +18,9 @@ use promesh_model::{Labels, Timestamp};
 use promesh_remote::read::Reader;
 use promesh_tsdb::Db;
 use tokio::runtime::Handle;
+
+use crate::clock;
+use crate::exposition::Page;
 
 /// The servers of one configuration.
 #[derive(Default)]
@@ -71,6 +75,37 @@ impl Reading {
     }
 }
 
+impl Reading {
+    /// Upstream's families, with how a query ended in place of the answer's form.
+    pub fn metrics(&self, page: &mut Page) {
+        let readers = self.readers.load_full();
+        if readers.readers.is_empty() {
+            return;
+        }
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
+        let name = "prometheus_remote_read_client_queries_total";
+        page.family(name, "counter", "Queries sent to servers of remote_read, by how they ended.");
+        for reader in &readers.readers {
+            let (remote, url, counters) = (&reader.config.name, reader.shown_url(), &reader.counters);
+            for (code, counter) in [("200", &counters.answered), ("error", &counters.failed)] {
+                page.sample(name, &[("remote_name", remote), ("url", &url), ("code", code)], of(counter));
+            }
+        }
+        let name = "prometheus_remote_read_client_queries";
+        page.family(name, "gauge", "Queries sent to servers of remote_read that are under way.");
+        for reader in &readers.readers {
+            let (remote, url) = (&reader.config.name, reader.shown_url());
+            page.sample(name, &[("remote_name", remote), ("url", &url)], of(&reader.counters.under_way));
+        }
+        let name = "promesh_remote_read_client_seconds_total";
+        page.family(name, "counter", "How long queries sent to servers of remote_read took together.");
+        for reader in &readers.readers {
+            let (remote, url) = (&reader.config.name, reader.shown_url());
+            page.sample(name, &[("remote_name", remote), ("url", &url)], of(&reader.counters.took_us) / 1e6);
+        }
+    }
+}
+
 impl Queryable for Reading {
     fn select(&self, requests: &[SelectRequest], budget: &Budget) -> Result<Vec<Selection>, StorageError> {
         let readers = self.readers.load_full();
@@ -82,7 +117,7 @@ impl Queryable for Reading {
             for reader in &readers.readers {
                 if let Some(span) = self.span(reader, request) {
                     let external = &readers.external_labels;
-                    asking.push(async move { (index, reader, reader.read(request, span, external).await) });
+                    asking.push(async move { (index, reader, counted(reader, request, span, external).await) });
                 }
             }
         }
@@ -136,6 +171,23 @@ impl Queryable for Reading {
     fn series(&self, request: &ListRequest, budget: &Budget) -> Result<Listing<Labels>, StorageError> {
         self.mesh.series(request, budget)
     }
+}
+
+async fn counted(
+    reader: &Reader,
+    request: &SelectRequest,
+    span: (Timestamp, Timestamp),
+    external: &Labels,
+) -> Result<Vec<SeriesColumns>, String> {
+    let (counters, began) = (&reader.counters, clock::monotonic());
+    counters.under_way.fetch_add(1, Ordering::Relaxed);
+    let answer = reader.read(request, span, external).await;
+    counters.under_way.fetch_sub(1, Ordering::Relaxed);
+    let took = clock::monotonic().since(began).as_micros() as u64;
+    counters.took_us.fetch_add(took, Ordering::Relaxed);
+    let ended = if answer.is_ok() { &counters.answered } else { &counters.failed };
+    ended.fetch_add(1, Ordering::Relaxed);
+    answer
 }
 
 /// Two answers as one, in label order; of two samples for one instant the own one stands.

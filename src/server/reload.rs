@@ -107,7 +107,7 @@ impl Peer {
                 self.apply_tracing();
                 self.ruling.apply(planned);
                 let settings = self.settings.load();
-                settings::warn_of_delivery(&settings, &self.paging.configuration(), self.ruling.has_alerts());
+                settings::warn(&settings, &self.paging.configuration(), self.ruling.has_alerts());
                 let found = Arc::clone(&self.discovery.subscribe().borrow());
                 self.apply_targets(&found);
                 self.telemetry.reload_successful.store(1, Ordering::Relaxed);
@@ -142,18 +142,6 @@ impl Peer {
         if self.options.features.exemplar_storage {
             let max = storage.exemplars.as_ref().map_or(EXEMPLARS_MAX, |exemplars| exemplars.max_exemplars);
             db.head().set_exemplars_max(usize::try_from(max).unwrap_or(0));
-        }
-        for (is_set, name, why) in [
-            (storage.tsdb.chunk_encoding.floats == "xor2", "chunk_encoding", "blocks stay readable by older versions"),
-            (
-                storage.tsdb.stale_series_compaction_threshold > 0.0,
-                "stale_series_compaction_threshold",
-                "series that ended go when their window is cut",
-            ),
-        ] {
-            if is_set {
-                tracing::warn!("storage.tsdb.{name} of the configuration has no effect: {why}");
-            }
         }
         let log = settings.loaded.config.global.query_log_file.as_path();
         if let Err(error) = self.queries.log_to(log) {

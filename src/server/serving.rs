@@ -88,6 +88,7 @@ impl Peer {
     /// Starts what goes on beside the answers: targets, orders, deletes, an eye on who is down.
     pub(crate) fn accompany(self: &Arc<Self>) {
         tokio::spawn(Arc::clone(self).follow_discovery());
+        tokio::spawn(Arc::clone(self).forget_sums());
         if let Some(orders) = self.orders.lock().take() {
             tokio::spawn(operate::obey(Arc::clone(self), orders));
         }

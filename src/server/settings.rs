@@ -172,8 +172,12 @@ pub fn digest(options: &Options) -> Option<u128> {
     if options.alerting_only { None } else { Settings::digest_of(&options.config_file) }
 }
 
-/// Says where alerts go when that is not what somebody might think.
-pub fn warn_of_delivery(settings: &Settings, delivery: &Configuration, has_alerts: bool) {
+/// Says what of the files has no effect, and where alerts go when that is not what somebody might think.
+pub fn warn(settings: &Settings, delivery: &Configuration, has_alerts: bool) {
+    for remark in settings.loaded.remarks.iter().chain(&delivery.remarks) {
+        let at = format!("{}:{}:{}", remark.file, remark.at.line, remark.at.column);
+        tracing::warn!(at, "{}", remark.message);
+    }
     let outside: Vec<String> = settings.loaded.config.alerting.alertmanagers.iter().map(described).collect();
     match (delivery.is_given, outside.is_empty()) {
         (true, false) => tracing::warn!(

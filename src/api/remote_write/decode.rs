@@ -1,5 +1,6 @@
 //! What both protocols share: samples, histograms, checks of labels.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use promesh_model::histogram::CUSTOM_BUCKETS_SCHEMA;
@@ -56,6 +57,49 @@ impl Decoded {
                 self.refuse(|| why);
             }
         }
+    }
+
+    /// As [`Decoded::finish`] for samples that began to count at several instants, as around a restart of what is counted:
+    /// a series for each stretch, the exemplars with the last.
+    pub fn finish_runs(&mut self, begun: Begun, labels: Result<Labels, String>, starts: &Starts) {
+        let Ok(labels) = labels else { return self.finish(begun, labels, Timestamp(0)) };
+        let (mut sample, mut histogram) = (begun.samples, begun.histograms);
+        let exemplars_end = self.push.exemplars.len();
+        let mut add = |samples: Range<usize>, histograms: Range<usize>, exemplars: Range<usize>, start: Timestamp| {
+            self.push.series.push(PushedSeries { labels: labels.clone(), samples, histograms, exemplars, start });
+        };
+        for run in starts.samples.chunk_by(|a, b| a == b) {
+            add(sample..sample + run.len(), histogram..histogram, begun.exemplars..begun.exemplars, run[0]);
+            sample += run.len();
+        }
+        for run in starts.histograms.chunk_by(|a, b| a == b) {
+            add(sample..sample, histogram..histogram + run.len(), begun.exemplars..begun.exemplars, run[0]);
+            histogram += run.len();
+        }
+        if let Some(last) = self.push.series.last_mut() {
+            last.exemplars = begun.exemplars..exemplars_end;
+        }
+    }
+}
+
+/// Since when each sample of one series counts; zero where it is not said.
+#[derive(Debug, Default)]
+pub(crate) struct Starts {
+    pub samples: Vec<Timestamp>,
+    pub histograms: Vec<Timestamp>,
+}
+
+impl Starts {
+    pub fn clear(&mut self) {
+        self.samples.clear();
+        self.histograms.clear();
+    }
+
+    /// The one instant of all samples, zero if there are none; `None` where they differ.
+    pub fn single(&self) -> Option<Timestamp> {
+        let mut all = self.samples.iter().chain(&self.histograms);
+        let first = all.next().copied().unwrap_or(Timestamp(0));
+        all.all(|start| *start == first).then_some(first)
     }
 }
 
@@ -117,18 +161,19 @@ impl<'a> Pairs<'a> {
     }
 }
 
-/// Why a histogram is left out, or bytes are no message at all.
-pub(crate) fn sample(fields: Fields<'_>) -> Result<(Timestamp, f64), ProtoError> {
-    let (mut at, mut value) = (0, 0.0);
+/// A float: when, which, and since when it counts, which only 2.0 says.
+pub(crate) fn sample(fields: Fields<'_>) -> Result<(Timestamp, f64, Timestamp), ProtoError> {
+    let (mut at, mut value, mut start) = (0, 0.0, 0);
     for field in fields {
         let field = field?;
         match field.number {
             1 => value = field.double()?,
             2 => at = field.signed()?,
+            3 => start = field.signed()?,
             _ => {}
         }
     }
-    Ok((Timestamp(at), value))
+    Ok((Timestamp(at), value, Timestamp(start)))
 }
 
 /// An exemplar whose labels the caller reads.
@@ -136,14 +181,14 @@ pub(crate) fn exemplar(labels: Result<Labels, String>, value: f64, timestamp: Ti
     labels.ok().map(|labels| Exemplar { labels, value, timestamp })
 }
 
-/// A native histogram; alike in both protocols.
-pub(crate) fn histogram(fields: Fields<'_>) -> Result<(Timestamp, HistogramValue), ProtoError> {
+/// A native histogram, alike in both protocols: when, which, and since when it counts, which only 2.0 says.
+pub(crate) fn histogram(fields: Fields<'_>) -> Result<(Timestamp, HistogramValue, Timestamp), ProtoError> {
     let mut read = Read::default();
     for field in fields {
         read.take(&field?)?;
     }
-    let at = Timestamp(read.timestamp);
-    Ok((at, if read.is_float { read.float()? } else { read.integer()? }))
+    let (at, start) = (Timestamp(read.timestamp), Timestamp(read.start));
+    Ok((at, if read.is_float { read.float()? } else { read.integer()? }, start))
 }
 
 #[derive(Default)]
@@ -165,6 +210,7 @@ struct Read {
     reset: u64,
     timestamp: i64,
     custom_values: Vec<f64>,
+    start: i64,
 }
 
 impl Read {
@@ -189,6 +235,7 @@ impl Read {
             14 => self.reset = field.unsigned()?,
             15 => self.timestamp = field.signed()?,
             16 => field.each_double(|value| self.custom_values.push(value))?,
+            17 => self.start = field.signed()?,
             _ => {}
         }
         Ok(())

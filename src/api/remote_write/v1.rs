@@ -48,7 +48,7 @@ fn series<'a>(
                 label(field.message()?, pairs)?;
             }
             2 => {
-                let (at, value) = sample(field.message()?)?;
+                let (at, value, _) = sample(field.message()?)?;
                 too_new |= at > latest;
                 decoded.push.samples.push((at, value));
             }
@@ -57,9 +57,9 @@ fn series<'a>(
                 decoded.push.exemplars.extend(found);
             }
             4 => {
-                let found = histogram(field.message()?)?;
-                too_new |= found.0 > latest;
-                decoded.push.histograms.push(found);
+                let (at, value, _) = histogram(field.message()?)?;
+                too_new |= at > latest;
+                decoded.push.histograms.push((at, value));
             }
             _ => {}
         }

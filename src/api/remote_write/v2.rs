@@ -6,7 +6,7 @@ use promesh_model::Timestamp;
 use promesh_model::ingest::Metadata;
 use promesh_model::labels::METRIC_NAME;
 
-use super::decode::{Decoded, Pairs, exemplar, histogram, metric_type, sample};
+use super::decode::{Decoded, Pairs, Starts, exemplar, histogram, metric_type, sample};
 use super::proto::{Fields, ProtoError};
 
 /// The texts that everything else refers to by number; the first is empty.
@@ -39,7 +39,8 @@ pub(crate) fn decode(body: &[u8], latest: Timestamp) -> Result<Decoded, ProtoErr
             symbols.0.push(field.text()?);
         }
     }
-    let mut reader = Reader { symbols, latest, references: Vec::new(), pairs: Pairs::default() };
+    let mut reader =
+        Reader { symbols, latest, references: Vec::new(), pairs: Pairs::default(), starts: Starts::default() };
     let mut decoded = Decoded::default();
     for field in Fields(body) {
         let field = field?;
@@ -55,32 +56,37 @@ struct Reader<'a> {
     latest: Timestamp,
     references: Vec<u32>,
     pairs: Pairs<'a>,
+    starts: Starts,
 }
 
 impl<'a> Reader<'a> {
     fn series(&mut self, fields: Fields<'a>, decoded: &mut Decoded) -> Result<(), ProtoError> {
         let begun = decoded.begin();
         self.references.clear();
+        self.starts.clear();
         let (mut too_new, mut start, mut metadata) = (false, Timestamp(0), None);
         for field in fields {
             let field = field?;
             match field.number {
                 1 => field.each_varint(|value| self.references.push(u32::try_from(value).unwrap_or(u32::MAX)))?,
                 2 => {
-                    let (at, value) = sample(field.message()?)?;
+                    let (at, value, start) = sample(field.message()?)?;
                     too_new |= at > self.latest;
                     decoded.push.samples.push((at, value));
+                    self.starts.samples.push(start);
                 }
                 3 => {
-                    let found = histogram(field.message()?)?;
-                    too_new |= found.0 > self.latest;
-                    decoded.push.histograms.push(found);
+                    let (at, value, start) = histogram(field.message()?)?;
+                    too_new |= at > self.latest;
+                    decoded.push.histograms.push((at, value));
+                    self.starts.histograms.push(start);
                 }
                 4 => {
                     let found = self.exemplar(field.message()?)?;
                     decoded.push.exemplars.extend(found);
                 }
                 5 => metadata = Some(self.metadata(field.message()?)?),
+                // Before 2.0 was settled it was said once for all samples, as Prometheus up to 3.7 does.
                 6 => start = Timestamp(field.signed()?),
                 _ => {}
             }
@@ -96,7 +102,11 @@ impl<'a> Reader<'a> {
         {
             decoded.push.metadata.push((labels.value(METRIC_NAME).to_owned(), metadata));
         }
-        decoded.finish(begun, labels, start);
+        match self.starts.single() {
+            Some(Timestamp(0)) => decoded.finish(begun, labels, start),
+            Some(start) => decoded.finish(begun, labels, start),
+            None => decoded.finish_runs(begun, labels, &self.starts),
+        }
         Ok(())
     }
 

@@ -64,6 +64,9 @@ pub(super) fn check_receiver(receiver: &mut Receiver, node: &Node, reader: &mut 
 }
 
 pub(super) fn check_config(config: &mut AlertmanagerConfig, node: &Node, reader: &mut Reader<'_>) {
+    if config.event_recorder.0.is_some() {
+        reader.remark(node.at_key("event_recorder"), "event_recorder has no effect: events are in the log");
+    }
     let mut names = BTreeSet::new();
     let nodes = node.get("receivers").map_or(&[][..], Node::elements);
     for (index, receiver) in config.receivers.iter_mut().enumerate() {

@@ -344,6 +344,25 @@ fn check_sns(sns: &mut SnsConfig, node: &Node, reader: &mut Reader<'_>) {
     if (absent[0] != absent[1]) != absent[2] {
         reader.problem(node.at, "must provide either a Target ARN, Topic ARN, or Phone Number for SNS config");
     }
+    if sns.use_aws_http_client {
+        let message = "use_aws_http_client has no effect: requests are made as http_config says";
+        reader.remark(node.at_key("use_aws_http_client"), message);
+    }
+    let keys = node.get("sigv4").unwrap_or(node);
+    for (name, given) in [
+        ("role_arn", !sns.sigv4.role_arn.is_empty()),
+        ("external_id", !sns.sigv4.external_id.is_empty()),
+        ("profile", !sns.sigv4.profile.is_empty()),
+    ] {
+        if given {
+            let message = format!("{name} of sigv4 is not built: no notification will go out by this receiver");
+            reader.remark(keys.at_key(name), message);
+        }
+    }
+    if sns.sigv4.use_fips_sts_endpoint {
+        let message = "use_fips_sts_endpoint of sigv4 has no effect: no role is asked for at an STS endpoint";
+        reader.remark(keys.at_key("use_fips_sts_endpoint"), message);
+    }
     // A half pair of keys cannot sign anything.
     if sns.sigv4.access_key.is_empty() != sns.sigv4.secret_key.is_empty() {
         let at = node.at_key("sigv4");

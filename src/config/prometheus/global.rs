@@ -58,10 +58,16 @@ section! {
 }
 
 section! {
-    /// Knobs of Go's runtime; read, without effect here.
-    pub struct RuntimeConfig "runtime" {
+    /// Knobs of Go's runtime, of which there is none here.
+    pub struct RuntimeConfig "runtime" => check_runtime {
         /// Garbage collection target in percent.
         pub gogc: i64,
+    }
+}
+
+fn check_runtime(_: &mut RuntimeConfig, node: &Node, reader: &mut Reader<'_>) {
+    if node.get("gogc").is_some() {
+        reader.remark(node.at_key("gogc"), "runtime.gogc has no effect: there is no garbage collector");
     }
 }
 

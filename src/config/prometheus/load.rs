@@ -38,9 +38,9 @@ pub fn load_text(file: &str, text: &[u8], dir: &Path, source: &dyn Source) -> Re
     let mut names = BTreeMap::new();
     let jobs_node = node.get("scrape_configs");
     check_job_names(&config.scrape_configs, jobs_node, "", &mut names, &mut reader);
+    let (mut unsupported, mut remarks) = (reader.take_unbuilt(), in_order(reader.take_remarks()));
     let mut problems = in_order(reader.into_problems());
     let mut jobs = config.scrape_configs.clone();
-    let mut unsupported = Vec::new();
     note_unsupported(file, text, &config.scrape_configs, &mut unsupported);
     for manager in &config.alerting.alertmanagers {
         note_unbuilt(file, text, manager.discovery.unbuilt(), &mut unsupported);
@@ -49,7 +49,12 @@ pub fn load_text(file: &str, text: &[u8], dir: &Path, source: &dyn Source) -> Re
         match source.glob(&pattern.0) {
             Ok(paths) => {
                 for path in paths {
-                    let mut read = ScrapeFileRead { config: &config, names: &mut names, unsupported: &mut unsupported };
+                    let mut read = ScrapeFileRead {
+                        config: &config,
+                        names: &mut names,
+                        unsupported: &mut unsupported,
+                        remarks: &mut remarks,
+                    };
                     match read.run(&path, source) {
                         Ok(more) => jobs.extend(more),
                         Err(more) => problems.extend(more),
@@ -63,7 +68,7 @@ pub fn load_text(file: &str, text: &[u8], dir: &Path, source: &dyn Source) -> Re
         }
     }
     if problems.is_empty() {
-        return Ok(Loaded { config, jobs, unsupported });
+        return Ok(Loaded { config, jobs, unsupported, remarks });
     }
     // Who mends the file should hear at once what else will be in the way.
     problems.extend(unsupported);
@@ -92,6 +97,7 @@ struct ScrapeFileRead<'a> {
     config: &'a Config,
     names: &'a mut BTreeMap<String, String>,
     unsupported: &'a mut Vec<Problem>,
+    remarks: &'a mut Vec<Problem>,
 }
 
 impl ScrapeFileRead<'_> {
@@ -109,6 +115,8 @@ impl ScrapeFileRead<'_> {
         }
         check_job_names(&read.scrape_configs, list, &file, self.names, &mut reader);
         note_unsupported(&file, &text, &read.scrape_configs, self.unsupported);
+        self.unsupported.append(&mut reader.take_unbuilt());
+        self.remarks.append(&mut in_order(reader.take_remarks()));
         let problems = in_order(reader.into_problems());
         if problems.is_empty() { Ok(read.scrape_configs) } else { Err(problems) }
     }

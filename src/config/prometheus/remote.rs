@@ -28,11 +28,11 @@ section! {
         pub send_exemplars: bool,
         /// Whether native histograms are sent.
         pub send_native_histograms: bool,
-        /// Whether connections are spread over all addresses of the host.
+        /// Whether new connections are spread over all addresses of the host, not made to the first that answers.
         pub round_robin_dns: bool,
         /// Which message. Default remote write 1.
         pub protobuf_message: WriteMessage = WriteMessage::V1,
-        /// Whether refused requests are logged at debug.
+        /// Whether requests of 2.0 that were not taken are logged at debug, with the series in them.
         pub failed_request_logging: bool,
         /// The queue.
         pub queue_config: QueueConfig = QueueConfig::default(),
@@ -74,6 +74,20 @@ section! {
 }
 
 fn check_sigv4(sigv4: &mut SigV4Config, node: &Node, reader: &mut Reader<'_>) {
+    for (name, given) in [
+        ("role_arn", !sigv4.role_arn.is_empty()),
+        ("external_id", !sigv4.external_id.is_empty()),
+        ("profile", !sigv4.profile.is_empty()),
+    ] {
+        if given {
+            let message = format!("{name} of sigv4 is not built yet: give access_key and secret_key");
+            reader.unbuilt(node.at_key(name), message);
+        }
+    }
+    if sigv4.use_fips_sts_endpoint {
+        let message = "use_fips_sts_endpoint of sigv4 has no effect: no role is asked for at an STS endpoint";
+        reader.remark(node.at_key("use_fips_sts_endpoint"), message);
+    }
     if sigv4.access_key.is_empty() != sigv4.secret_key.is_empty() {
         reader.problem(
             node.at,
@@ -217,6 +231,13 @@ fn check_remote_write(write: &mut RemoteWriteConfig, node: &Node, reader: &mut R
         reader.problem(node.at, "url for remote_write is empty");
     }
     check_headers(&write.headers, node, reader);
+    for (name, given) in [("azuread", write.azuread.is_some()), ("google_iam", write.google_iam.is_some())] {
+        if given {
+            let message =
+                format!("{name} of remote_write is not built yet: use basic_auth, authorization, oauth2 or sigv4");
+            reader.unbuilt(node.at_key(name), message);
+        }
+    }
     let http = &write.http.0;
     let ways = [
         ("basic_auth", http.basic_auth.is_some()),

@@ -20,7 +20,7 @@ section! {
 
 section! {
     /// Blocks and head.
-    pub struct TsdbConfig "tsdb" {
+    pub struct TsdbConfig "tsdb" => check_tsdb {
         /// How far behind the newest sample another may come.
         pub out_of_order_time_window: Duration,
         /// Share of stale series that starts a compaction, 0–1; zero: never.
@@ -106,9 +106,21 @@ section! {
     }
 }
 
+fn check_tsdb(tsdb: &mut TsdbConfig, node: &Node, reader: &mut Reader<'_>) {
+    if tsdb.stale_series_compaction_threshold > 0.0 {
+        let message = "storage.tsdb.stale_series_compaction_threshold has no effect: series that ended go when their \
+                       window is cut";
+        reader.remark(node.at_key("stale_series_compaction_threshold"), message);
+    }
+}
+
 fn check_encoding(encoding: &mut ChunkEncodingConfig, node: &Node, reader: &mut Reader<'_>) {
     if !matches!(encoding.floats.as_str(), "" | "xor" | "xor2") {
         reader.problem(node.at_key("floats"), format!("'storage.tsdb.chunk_encoding.floats' must be 'xor' or 'xor2', or the field must be omitted entirely, got {:?}", encoding.floats));
+    }
+    if encoding.floats == "xor2" {
+        let message = "storage.tsdb.chunk_encoding.floats: xor2 has no effect: blocks stay readable by older versions";
+        reader.remark(node.at_key("floats"), message);
     }
 }
 

@@ -49,6 +49,35 @@ fn what_is_not_built_loads_and_is_named_with_its_line() {
 }
 
 #[test]
+fn what_has_no_effect_is_named_with_its_line_and_does_not_keep_a_file_from_loading() {
+    let text = "runtime: {gogc: 75}\nstorage:\n  tsdb:\n    chunk_encoding: {floats: xor2}\n    \
+                stale_series_compaction_threshold: 0.5\n    out_of_order_time_window: 5m\nremote_write:\n- url: http://h/\n  \
+                azuread: {cloud: AzurePublic}\n";
+    let loaded = loaded(text).expect("it loads");
+    let places = |problems: &[Problem]| -> Vec<(u32, String)> {
+        let first = |text: &str| text.split_whitespace().next().unwrap_or_default().to_owned();
+        problems.iter().map(|problem| (problem.at.line, first(&problem.message))).collect()
+    };
+    let named = |line: u32, name: &str| (line, name.to_owned());
+    assert_eq!(
+        places(&loaded.remarks),
+        [
+            named(1, "runtime.gogc"),
+            named(4, "storage.tsdb.chunk_encoding.floats:"),
+            named(5, "storage.tsdb.stale_series_compaction_threshold"),
+        ]
+    );
+    assert_eq!(places(&loaded.unsupported), [named(9, "azuread")]);
+    let same = load_text(
+        "p.yml",
+        b"storage: {tsdb: {chunk_encoding: {floats: xor}}}\n",
+        Path::new(""),
+        &MemorySource::default(),
+    );
+    assert!(same.expect("it loads").remarks.is_empty());
+}
+
+#[test]
 fn what_is_built_is_read_with_its_types_and_its_secrets_are_masked() {
     let text = "scrape_configs:\n- job_name: a\n  ec2_sd_configs:\n  - {region: x, secret_key: hidden, port: 9100, mesh_scope: everywhere}\n";
     let loaded = loaded(text).unwrap();

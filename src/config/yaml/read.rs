@@ -45,6 +45,8 @@ pub struct Reader<'a> {
     source: &'a str,
     dir: &'a Path,
     problems: Vec<Problem>,
+    remarks: Vec<Problem>,
+    unbuilt: Vec<Problem>,
     /// How matchers of Alertmanager's files are read, which a flag of the process says.
     pub matcher_mode: MatcherMode,
 }
@@ -56,15 +58,54 @@ impl<'a> Reader<'a> {
     /// A reader of a file. Relative paths in it mean `dir`.
     pub fn new(file: &'a str, source: &'a [u8], dir: &'a Path) -> Reader<'a> {
         let source = std::str::from_utf8(source).unwrap_or("").trim_start_matches('\u{feff}');
-        Reader { file, source, dir, problems: Vec::new(), matcher_mode: MatcherMode::default() }
+        Reader {
+            file,
+            source,
+            dir,
+            problems: Vec::new(),
+            remarks: Vec::new(),
+            unbuilt: Vec::new(),
+            matcher_mode: MatcherMode::default(),
+        }
     }
 
     /// Says that something is wrong.
     pub fn problem(&mut self, at: Position, message: impl Into<String>) {
         if self.problems.len() < Self::PROBLEMS_MAX {
-            let snippet = snippet(self.source, at);
-            self.problems.push(Problem { file: self.file.to_owned(), at, message: message.into(), snippet });
+            let problem = self.place(at, message.into());
+            self.problems.push(problem);
         }
+    }
+
+    /// Says that something is written correctly and does less here than its author may think: the file loads, and whoever
+    /// loads it is warned.
+    pub fn remark(&mut self, at: Position, message: impl Into<String>) {
+        if self.remarks.len() < Self::PROBLEMS_MAX {
+            let remark = self.place(at, message.into());
+            self.remarks.push(remark);
+        }
+    }
+
+    /// Says that something is written correctly and not built: the file is sound, and no peer starts with it.
+    pub fn unbuilt(&mut self, at: Position, message: impl Into<String>) {
+        if self.unbuilt.len() < Self::PROBLEMS_MAX {
+            let problem = self.place(at, message.into());
+            self.unbuilt.push(problem);
+        }
+    }
+
+    fn place(&self, at: Position, message: String) -> Problem {
+        Problem { file: self.file.to_owned(), at, message, snippet: snippet(self.source, at) }
+    }
+
+    /// The remarks so far; none are left.
+    pub fn take_remarks(&mut self) -> Vec<Problem> {
+        std::mem::take(&mut self.remarks)
+    }
+
+    /// What is not built so far; none is left.
+    pub fn take_unbuilt(&mut self) -> Vec<Problem> {
+        std::mem::take(&mut self.unbuilt)
     }
 
     /// How many problems there are.

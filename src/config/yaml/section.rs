@@ -69,6 +69,9 @@ pub fn show_field<T: super::Yaml>(name: &str, value: &T, always: bool, show: Sho
 /// A field without a default has its type's `Default` and is printed only when it says something; `inline { … }` after
 /// the fields takes sections whose fields stand among this one's. A section may stand in lists (`null` there is a
 /// problem), in options and in other sections.
+///
+/// Under the feature `audit` every field is deprecated: the compiler then names each place that reads one, by which
+/// `tests/audit.rs` finds fields that nobody reads.
 #[macro_export]
 macro_rules! section {
     (
@@ -81,8 +84,8 @@ macro_rules! section {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq)]
         pub struct $name {
-            $( $(#[$field_meta])* pub $field: $type, )*
-            $( $( $(#[$inline_meta])* pub $inline: $inline_type, )* )?
+            $( $(#[$field_meta])* #[cfg_attr(feature = "audit", deprecated)] pub $field: $type, )*
+            $( $( $(#[$inline_meta])* #[cfg_attr(feature = "audit", deprecated)] pub $inline: $inline_type, )* )?
         }
 
         impl Default for $name {

@@ -150,6 +150,46 @@ async fn of_samples_that_may_repeat_only_the_repeats_are_lost() {
 }
 
 #[tokio::test]
+async fn a_receiver_of_one_that_takes_messages_of_two_without_reading_them_is_no_success() {
+    let two = "  protobuf_message: io.prometheus.write.v2.Request\n";
+    for (answer, taken) in [
+        ("204 ok\r\nX-Prometheus-Remote-Write-Samples-Written: 3", 3),
+        ("200 ok\r\nX-Prometheus-Remote-Write-Samples-Written: 0", 0),
+        ("204 ok", 0),
+    ] {
+        let server = receiver(&[answer]);
+        let sending = sender(&server, two);
+        assert!(delivered(&sending, items(3, false)).await);
+        let counted = (count(&sending.counters.samples), count(&sending.counters.failed));
+        assert_eq!(counted, (taken, 3 - taken), "{answer}");
+        assert_eq!(server.got.lock().len(), 1, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_knows_only_one_gets_one_from_then_on() {
+    let server = receiver(&["415 what is this?", "204 ok"]);
+    let sending = sender(&server, "  protobuf_message: io.prometheus.write.v2.Request\n");
+    assert!(delivered(&sending, items(2, false)).await && delivered(&sending, items(2, false)).await);
+    assert_eq!((count(&sending.counters.samples), count(&sending.counters.failed)), (4, 0));
+    let got = server.got.lock();
+    // Series are field 5 in messages of 2.0, after the symbols in field 4, and field 1 in those of 1.0.
+    assert_eq!(got.iter().map(|message| message[0] >> 3).collect::<Vec<_>>(), [4, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_refusal_is_a_refusal_whatever_its_words() {
+    let two = "  protobuf_message: io.prometheus.write.v2.Request\n";
+    // A receiver of 2.0 has written what it could: nothing is sent again.
+    for answer in ["400 partly", "401 no", "404 no", "413 large", "429 slow"] {
+        let server = receiver(&[answer]);
+        let sending = sender(&server, two);
+        assert!(delivered(&sending, items(5, true)).await);
+        assert_eq!(server.got.lock().len(), 1, "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn told_to_stop_it_lets_go_of_what_has_not_arrived() {
     let server = receiver(&["503 no"]);
     let sending = sender(&server, "");
@@ -167,4 +207,7 @@ fn retry_after_is_seconds_or_an_instant() {
     assert_eq!(of("120"), Some(Duration::from_secs(120)));
     assert_eq!(of("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
     assert_eq!(of("soon"), None);
+    // What is past, or no time at all, would be a request after the other.
+    assert_eq!(of("Sun, 06 Nov 1994 08:49:30 GMT"), None);
+    assert_eq!(of("0"), None);
 }

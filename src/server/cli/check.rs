@@ -129,7 +129,7 @@ fn check_config(file: &Path, syntax_only: bool, lint: &mut Lint) -> bool {
         Err(errors) => return failed(&errors),
     };
     println!(" SUCCESS: {} is valid prometheus config file syntax", file.display());
-    for problem in &loaded.unsupported {
+    for problem in loaded.unsupported.iter().chain(&loaded.remarks) {
         println!("  WARNING: {problem}");
     }
     if syntax_only {

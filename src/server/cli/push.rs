@@ -64,7 +64,7 @@ pub(super) fn run(matches: &ArgMatches) -> Done {
         for (name, text) in inputs {
             println!("Parsing {name}");
             let message = match items(&text, &labels) {
-                Ok(items) => encode::v1(&items),
+                Ok(items) => encode::v1(&items.iter().collect::<Vec<_>>()),
                 Err(error) => {
                     eprintln!("  FAILED: {error}");
                     failed = true;

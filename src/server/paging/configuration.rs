@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use promesh_config::Source;
 use promesh_config::alertmanager::{self, AlertmanagerConfig, MatcherMode};
+use promesh_config::{Problem, Source};
 use promesh_template::Template;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -28,6 +28,8 @@ pub struct Configuration {
     pub digest: u128,
     /// Whether there is a file; else nobody is told of anything.
     pub is_given: bool,
+    /// What of it has no effect here.
+    pub remarks: Vec<Problem>,
 }
 
 impl Configuration {
@@ -49,7 +51,7 @@ impl Configuration {
     fn parse(path: &Path, text: &[u8], source: &dyn Source, mode: MatcherMode) -> Result<Configuration, String> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let config = alertmanager::load_in(&path.to_string_lossy(), text, folder, mode);
-        let config = config.map_err(|errors| errors.to_string())?;
+        let alertmanager::Loaded { config, remarks } = config.map_err(|errors| errors.to_string())?;
         let mut template = Template::alertmanager();
         let mut bytes = config.digest().to_le_bytes().to_vec();
         for pattern in &config.templates {
@@ -71,6 +73,7 @@ impl Configuration {
             file: path.to_owned(),
             digest: xxh3_128(&bytes),
             is_given: true,
+            remarks,
         })
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use promesh_config::prometheus::{RemoteWriteConfig, WriteMessage, content_digest};
-use promesh_model::ingest::{Batch, HistogramValue, Metadata, SeriesIndex as _, SeriesRef};
+use promesh_model::ingest::{Batch, Exemplar, HistogramValue, Metadata, SeriesIndex as _, SeriesRef};
 use promesh_model::matcher::MatchOp;
 use promesh_model::shard::{ShardSet, shard_of};
 use promesh_model::storage::{Budget, Queryable as _, SelectHints, SelectRequest, SeriesColumns};
@@ -301,7 +301,7 @@ impl Remote {
     fn read(&self, sending: &Sending, shards: &ShardSet, from: i64, to: i64) -> Result<Vec<Item>, String> {
         let named = Matcher::new(MatchOp::NotEqual, "__name__", "").expect("no expression");
         let request = SelectRequest {
-            matchers: vec![named],
+            matchers: vec![named.clone()],
             start: Timestamp(from),
             end: Timestamp(to),
             hints: SelectHints::default(),
@@ -314,6 +314,22 @@ impl Remote {
                 && let Some(series) = self.shaped(&columns.labels, sending)
             {
                 self.append(&series, columns, &mut items);
+            }
+        }
+        if self.config.send_exemplars {
+            for found in sending.ingest.db().head().exemplars(&[vec![named]], from, to) {
+                if shards.contains(shard_of(&found.labels))
+                    && let Some(series) = self.shaped(&found.labels, sending)
+                {
+                    let item = |exemplar: Exemplar| Item {
+                        series: Arc::clone(&series),
+                        at: exemplar.timestamp.ms(),
+                        start: 0,
+                        value: Value::Exemplar(exemplar),
+                        may_repeat: true,
+                    };
+                    items.extend(found.exemplars.into_iter().map(item));
+                }
             }
         }
         Ok(items)
@@ -395,13 +411,16 @@ impl Remote {
 
     /// Says the families' metadata every now and then, where the protocol has no better place.
     async fn tell_metadata(self: Arc<Self>, sending: Arc<Sending>) {
-        if self.config.protobuf_message != WriteMessage::V1 || !self.config.metadata_config.send {
+        if !self.config.metadata_config.send {
             return;
         }
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(self.config.metadata_config.send_interval.max(LOOK_PERIOD)) => {}
+            }
+            if self.sender.message() != WriteMessage::V1 {
+                continue;
             }
             let mut families: std::collections::BTreeMap<String, Metadata> = std::collections::BTreeMap::new();
             sending.scraping.look(|_, status| families.extend(status.metadata.iter().cloned()));

@@ -67,9 +67,10 @@ fn check(name: &str, content: Result<Vec<u8>, String>, mode: MatcherMode) -> usi
             println!("  FAILED: {why}");
             1
         }
-        Ok(config) => {
+        Ok(loaded) => {
             println!("  SUCCESS");
-            found(&config)
+            loaded.remarks.iter().for_each(|remark| println!("  WARNING: {remark}"));
+            found(&loaded.config)
         }
     };
     println!();

@@ -115,7 +115,8 @@ fn configuration(common: &Common, matches: &ArgMatches) -> Result<AlertmanagerCo
             (common.url.as_str(), text, Path::new("").to_owned())
         }
     };
-    alertmanager::load_in(name, &text, &folder, common.mode).map_err(|errors| Failure::new(errors.to_string()))
+    let loaded = alertmanager::load_in(name, &text, &folder, common.mode);
+    loaded.map(|loaded| loaded.config).map_err(|errors| Failure::new(errors.to_string()))
 }
 
 fn show_tree(matches: &ArgMatches) -> Done {
