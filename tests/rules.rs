@@ -140,8 +140,8 @@ const GROUPS: &str = r#"groups:
     annotations: {summary: '{{ $labels.instance }} is {{ $value | humanize }}'}
   - {record: 'held:sum', expr: 'sum by (job) (trigger)', labels: {added: x}}
   - {record: 'held:next', expr: 'held:sum * 2'}
-  - {record: broken, expr: 'vector(1) + on() (label_replace(vector(1), "a", "x", "", "") or vector(2))'}
-  - {record: same, expr: 'label_replace(trigger, "instance", "x", "", "") or label_replace(trigger, "job", "y", "", "")', labels: {job: z, instance: z}}
+  - {record: broken, expr: 'label_replace(trigger, "a", "(", "instance", "(")'}
+  - {record: same, expr: 'label_replace(vector(1), "instance", "x", "", "") or label_replace(vector(1), "job", "y", "", "")', labels: {job: z, instance: z}}
 - name: long
   interval: 1s
   rules:
@@ -267,6 +267,10 @@ fn groups_do_what_those_of_a_real_prometheus_do() {
     assert_eq!(keys(&ours_made), keys(&theirs_made), "the same series");
     for (labels, points) in &ours_made {
         let other = &theirs_made[labels];
+        if std::env::var_os("FACES").is_some() {
+            eprintln!("{labels}: {:?} {:?} {:?} {:?}", points.len(), other.len(), points.first(), other.first());
+            continue;
+        }
         let near = points.len().abs_diff(other.len()) <= 2;
         assert!(near, "{labels}: {} samples here, {} there\n{points:?}\n{other:?}", points.len(), other.len());
     }

@@ -90,6 +90,7 @@ pub struct Target {
     /// When the last scrape began; RFC 3339.
     pub last_scrape: String,
     /// How long it took, in seconds.
+    #[serde(serialize_with = "crate::json::as_go_number")]
     pub last_scrape_duration: f64,
     /// `up`, `down` or `unknown`.
     pub health: String,

@@ -155,6 +155,17 @@ fn write_sample(out: &mut Vec<u8>, sample: &VectorSample) {
     out.push(b'}');
 }
 
+/// A number as Go's JSON has it: whole ones without a point.
+pub(crate) fn go_number(value: f64) -> serde_json::Value {
+    const WHOLE_MAX: f64 = (1u64 << 53) as f64;
+    if value.fract() == 0.0 && value.abs() <= WHOLE_MAX { (value as i64).into() } else { value.into() }
+}
+
+/// [`go_number`] where a field is serialized.
+pub(crate) fn as_go_number<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serde::Serialize::serialize(&go_number(*value), serializer)
+}
+
 /// The word for a value's type.
 pub(crate) fn result_type(value: &Value) -> &'static str {
     match value {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::backend::{Rule, RuleGroup, RuleKind};
 use crate::error::ApiError;
 use crate::form::{Form, parse_bool};
+use crate::json::go_number;
 use crate::respond::success;
 use crate::router::Api;
 use crate::targets::all_match;
@@ -74,8 +75,8 @@ impl<'a> Filter<'a> {
         let rules: Vec<_> =
             group.rules.iter().filter(|rule| self.takes(rule)).map(|rule| show(rule, self.exclude_alerts)).collect();
         (!rules.is_empty()).then(|| {
-            json!({"name": group.name, "file": group.file, "rules": rules, "interval": group.interval,
-                   "limit": group.limit, "evaluationTime": group.evaluation_time,
+            json!({"name": group.name, "file": group.file, "rules": rules, "interval": go_number(group.interval),
+                   "limit": group.limit, "evaluationTime": go_number(group.evaluation_time),
                    "lastEvaluation": group.last_evaluation})
         })
     }
@@ -89,8 +90,8 @@ fn show(rule: &Rule, exclude_alerts: bool) -> Value {
     shown["name"] = rule.name.as_str().into();
     shown["query"] = rule.query.as_str().into();
     if let RuleKind::Alerting { duration, keep_firing_for, annotations, alerts, .. } = &rule.kind {
-        shown["duration"] = (*duration).into();
-        shown["keepFiringFor"] = (*keep_firing_for).into();
+        shown["duration"] = go_number(*duration);
+        shown["keepFiringFor"] = go_number(*keep_firing_for);
         shown["labels"] = json!(rule.labels);
         shown["annotations"] = json!(annotations);
         shown["alerts"] = if exclude_alerts { Value::Null } else { json!(alerts) };

@@ -122,11 +122,11 @@ async fn answers_with_data_have_the_shape_of_prometheus() {
         ),
         (
             "/api/v1/rules?type=record&rule_name[]=r1",
-            r#"{"status":"success","data":{"groups":[{"name":"g","file":"rules.yml","rules":[{"name":"r1","query":"up","health":"ok","evaluationTime":0.5,"lastEvaluation":"2026-11-22T20:37:17Z","type":"recording"}],"interval":60.0,"limit":0,"evaluationTime":0.5,"lastEvaluation":"2026-11-22T20:37:17Z"}]}}"#,
+            r#"{"status":"success","data":{"groups":[{"name":"g","file":"rules.yml","rules":[{"name":"r1","query":"up","health":"ok","evaluationTime":0.5,"lastEvaluation":"2026-11-22T20:37:17Z","type":"recording"}],"interval":60,"limit":0,"evaluationTime":0.5,"lastEvaluation":"2026-11-22T20:37:17Z"}]}}"#,
         ),
         (
             r#"/api/v1/rules?match[]={severity="page"}&exclude_alerts=true"#,
-            r#"{"status":"success","data":{"groups":[{"name":"g","file":"rules.yml","rules":[{"state":"firing","name":"A","query":"up == 1","duration":0.0,"keepFiringFor":0.0,"labels":{"severity":"page"},"annotations":{"summary":"hello"},"alerts":null,"health":"ok","evaluationTime":0.5,"lastEvaluation":"2026-11-22T20:37:17Z","type":"alerting"}],"interval":60.0,"limit":0,"evaluationTime":0.5,"lastEvaluation":"2026-11-22T20:37:17Z"}]}}"#,
+            r#"{"status":"success","data":{"groups":[{"name":"g","file":"rules.yml","rules":[{"state":"firing","name":"A","query":"up == 1","duration":0,"keepFiringFor":0,"labels":{"severity":"page"},"annotations":{"summary":"hello"},"alerts":null,"health":"ok","evaluationTime":0.5,"lastEvaluation":"2026-11-22T20:37:17Z","type":"alerting"}],"interval":60,"limit":0,"evaluationTime":0.5,"lastEvaluation":"2026-11-22T20:37:17Z"}]}}"#,
         ),
         (
             "/api/v1/alerts",
