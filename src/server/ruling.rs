@@ -26,6 +26,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
+use crate::clock;
 use crate::ingest::Ingest;
 use crate::options::Options;
 use crate::outgoing::Outgoing;
@@ -60,6 +61,8 @@ struct Entry {
     /// What its newest evaluation here showed.
     shown: Mutex<Option<Shown>>,
     counters: Counters,
+    /// When it was planned so: what passed before, nobody was to evaluate, or at other instants.
+    since: Timestamp,
 }
 
 #[derive(Default)]
@@ -206,9 +209,17 @@ impl Entry {
             planned,
             state: Mutex::new(state),
             counters: predecessor.as_ref().map_or_else(Counters::default, |old| Counters::continued(&old.counters)),
+            since: clock::wall(),
             predecessor: Mutex::new(predecessor),
             shown: Mutex::new(shown),
         }
+    }
+
+    /// Counts the slots between one that is evaluated and the newest that anybody evaluated before, or the beginning.
+    fn note_gap(&self, slot: Timestamp, before: Option<Timestamp>) {
+        let interval = promesh_model::time::ms_of(self.planned.spec.interval).max(1);
+        let passed = before.map_or(0, |before| (slot.ms() - before.max(self.since).ms()) / interval - 1);
+        self.counters.passed(u64::try_from(passed).unwrap_or(0));
     }
 
     /// Takes over what the group was before reloads changed it.

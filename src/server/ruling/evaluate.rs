@@ -30,19 +30,23 @@ const RESTORE_RETRY: Duration = Duration::from_millis(200);
 struct Slot {
     at: Timestamp,
     rank: u8,
+    /// The newest slot that anybody evaluated before it, as far as that is known.
+    before: Option<Timestamp>,
 }
 
 impl Ruling {
     pub(super) fn evaluate(&self, entry: &Entry, slot: Timestamp, rank: u8) {
         // The slot before is still running: this one is missed, as upstream does it.
         let Some(mut state) = entry.state.try_lock() else {
-            entry.counters.missed.fetch_add(1, Ordering::Relaxed);
+            entry.counters.miss(1);
             return;
         };
         entry.inherit(&mut state);
         self.take_over(entry, &mut state);
+        let newest = self.means.ingest.newest(entry.planned.source, entry.planned.shard).map(|(slot, _)| slot);
+        let before = newest.max(Some(state.evaluated).filter(|slot| *slot > Timestamp::MIN));
         state.group.begin(slot, clock::now());
-        let slot = Slot { at: slot, rank };
+        let slot = Slot { at: slot, rank, before };
         loop {
             while let Some(output) = state.group.poll_output() {
                 self.carry_out(entry, &mut state, slot, output);
@@ -85,13 +89,14 @@ impl Ruling {
             }
             Output::Alerts(alerts) => self.means.outgoing.send(&alerts),
             Output::Finished { evaluated: true, .. } => {
+                entry.note_gap(slot.at, slot.before);
                 self.write_end(entry, slot);
                 state.evaluated = slot.at;
                 entry.counters.evaluated.fetch_add(1, Ordering::Relaxed);
                 *entry.shown.lock() = Some(Shown::of(&entry.planned, &state.group, slot.at));
             }
             Output::Finished { evaluated: false, .. } => {
-                entry.counters.missed.fetch_add(1, Ordering::Relaxed);
+                entry.counters.miss(1);
             }
         }
     }
@@ -161,7 +166,7 @@ impl Ruling {
             }
             if now.wall.after(RESTORE_RETRY) > stampable {
                 state.group.stop();
-                entry.counters.missed.fetch_add(1, Ordering::Relaxed);
+                entry.counters.miss(1);
                 return;
             }
             std::thread::sleep(RESTORE_RETRY);
@@ -269,7 +274,7 @@ impl Ruling {
     pub(super) fn end_series(&self, entry: &Entry) {
         let mut state = entry.state.lock();
         entry.inherit(&mut state);
-        let slot = Slot { at: clock::wall(), rank: 0 };
+        let slot = Slot { at: clock::wall(), rank: 0, before: None };
         for (rule, source) in state.group.state().rules.into_iter().zip(&entry.planned.rule_sources) {
             let marker = |labels| Sample { labels, at: slot.at, value: SampleValue::Float(stale_nan()) };
             let markers: Vec<Sample> = rule.previous.into_iter().map(marker).collect();

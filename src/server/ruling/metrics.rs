@@ -11,8 +11,10 @@ use crate::exposition::Page;
 pub struct Counters {
     /// Slots evaluated.
     pub evaluated: AtomicU64,
-    /// Slots begun and not evaluated.
+    /// Slots not evaluated.
     pub missed: AtomicU64,
+    /// Those of them that were counted when they were missed, since the newest that was evaluated.
+    told: AtomicU64,
     /// Rules evaluated.
     pub evaluations: AtomicU64,
     /// Rules whose evaluation failed.
@@ -22,12 +24,25 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Counts slots that were begun and could not be evaluated.
+    pub fn miss(&self, slots: u64) {
+        self.missed.fetch_add(slots, Ordering::Relaxed);
+        self.told.fetch_add(slots, Ordering::Relaxed);
+    }
+
+    /// Counts slots that passed before one that was evaluated, but for those that were counted as they passed.
+    pub fn passed(&self, slots: u64) {
+        let told = self.told.swap(0, Ordering::Relaxed);
+        self.missed.fetch_add(slots.saturating_sub(told), Ordering::Relaxed);
+    }
+
     /// Goes on from what a group counted before a reload changed it.
     pub fn continued(before: &Counters) -> Counters {
         let copy = |counter: &AtomicU64| AtomicU64::new(counter.load(Ordering::Relaxed));
         Counters {
             evaluated: copy(&before.evaluated),
             missed: copy(&before.missed),
+            told: copy(&before.told),
             evaluations: copy(&before.evaluations),
             failures: copy(&before.failures),
             samples: copy(&before.samples),
