@@ -366,17 +366,20 @@ fn the_receiver_answers_as_the_lists_of_upstream_and_a_real_prometheus_do() {
 /// How a receiver answers a request, by how many came before it.
 type Answering = fn(usize) -> &'static str;
 
-/// A receiver that keeps what it gets: when, the head and the message.
+/// A request as it came: when, its head and its message.
+type Got = (f64, String, Vec<u8>);
+
+/// A receiver that keeps what it gets.
 struct Receiver {
     address: SocketAddr,
-    got: Arc<Mutex<Vec<(f64, String, Vec<u8>)>>>,
+    got: Arc<Mutex<Vec<Got>>>,
 }
 
 impl Receiver {
     fn start(answering: Answering) -> Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let got: Arc<Mutex<Vec<(f64, String, Vec<u8>)>>> = Arc::default();
+        let got: Arc<Mutex<Vec<Got>>> = Arc::default();
         let kept = Arc::clone(&got);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -410,7 +413,7 @@ impl Receiver {
         Receiver { address, got }
     }
 
-    fn got(&self) -> Vec<(f64, String, Vec<u8>)> {
+    fn got(&self) -> Vec<Got> {
         self.got.lock().expect("nobody panicked").clone()
     }
 

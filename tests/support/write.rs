@@ -335,6 +335,9 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, Read<'_>)> {
     all
 }
 
+/// Names and values.
+pub type Pairs = Vec<(String, String)>;
+
 /// A series as it arrived.
 #[derive(Clone, Debug, Default)]
 pub struct Arrived {
@@ -345,7 +348,7 @@ pub struct Arrived {
     /// When, count, sum, schema, since when.
     pub histograms: Vec<(i64, f64, f64, i64, i64)>,
     /// Labels, value, when.
-    pub exemplars: Vec<(Vec<(String, String)>, f64, i64)>,
+    pub exemplars: Vec<(Pairs, f64, i64)>,
     /// Type, help and unit.
     pub metadata: (u64, String, String),
 }
