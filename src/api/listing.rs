@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{OriginalUri, Path, State};
 use axum::response::Response;
+use http::Method;
+
 use promesh_model::storage::{Budget, ListRequest, Listing, Queryable, StorageError};
 use promesh_model::value::format_float;
 use promesh_model::{Labels, Matcher, Timestamp};
@@ -14,7 +16,7 @@ use crate::form::Form;
 use crate::json::{write_elements, write_labels, write_text};
 use crate::query::{CancelOnDrop, TRUNCATED};
 use crate::respond::{Remarks, no_content, success, success_in_pieces};
-use crate::router::Api;
+use crate::router::{Api, not_found};
 
 pub(crate) async fn series(State(api): State<Api>, form: Form) -> Result<Response, ApiError> {
     form.check()?;
@@ -38,8 +40,13 @@ pub(crate) async fn label_names(State(api): State<Api>, form: Form) -> Result<Re
 pub(crate) async fn label_values(
     State(api): State<Api>,
     Path(name): Path<String>,
+    uri: OriginalUri,
     form: Form,
 ) -> Result<Response, ApiError> {
+    if name.is_empty() {
+        // `label//values`, which no route should have.
+        return Ok(not_found(Method::GET, uri).await);
+    }
     let name = unescape(&name);
     if name.is_empty() {
         return Err(ApiError::bad_data("invalid label name: \"\""));

@@ -9,7 +9,7 @@ use http::{HeaderMap, StatusCode, Uri};
 use promesh_ui::{NO_CONSOLES, PATHS, Pages};
 
 use crate::respond::text;
-use crate::router::{Api, not_found, only_get};
+use crate::router::{Api, NOT_FOUND, only_get};
 
 /// The pages and what they consist of, below the route prefix.
 pub(crate) fn routes() -> Router<Api> {
@@ -55,7 +55,7 @@ async fn without_slash(State(api): State<Api>, uri: Uri) -> Response {
 async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
     match Pages::asset(&name, &headers) {
         Some(response) => response.map(Body::from),
-        None => not_found().await,
+        None => text(StatusCode::NOT_FOUND, NOT_FOUND),
     }
 }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, OriginalUri};
 use axum::handler::Handler;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodFilter, MethodRouter, any, get, on};
 use axum::{Router, middleware};
-use http::StatusCode;
+use http::header::{ALLOW, CONTENT_TYPE, LOCATION};
+use http::{HeaderValue, Method, StatusCode};
 use promesh_ui::Pages;
 use regex::Regex;
 use tokio::sync::Semaphore;
@@ -172,10 +173,11 @@ fn gated(api: &Api) -> Router<Api> {
         None => Router::new(),
     };
     let pushes = api.backend.gateway().map_or_else(Router::new, gateway::routes);
+    let federation = get(federate::federate).head(method_not_allowed).options(allowed_get).fallback(method_not_allowed);
     Router::new()
         .merge(pushes)
-        .route("/-/ready", only_get(lifecycle::ready))
-        .route("/federate", only_get(federate::federate))
+        .route("/-/ready", get(lifecycle::ready).options(options).fallback(method_not_allowed))
+        .route("/federate", federation)
         .route("/version", only_get(status::version))
         .merge(enveloped)
         .merge(alerts)
@@ -223,7 +225,8 @@ fn admin_routes() -> Router<Api> {
 }
 
 fn methods<T: 'static>(filter: MethodFilter, handler: impl Handler<T, Api>) -> MethodRouter<Api> {
-    on(filter, handler).options(options).fallback(method_not_allowed)
+    // A handler of GET would answer HEAD too.
+    on(filter, handler).head(method_not_allowed).options(options).fallback(method_not_allowed)
 }
 
 pub(crate) fn only_get<T: 'static>(handler: impl Handler<T, Api>) -> MethodRouter<Api> {
@@ -246,10 +249,81 @@ async fn options() -> Response {
     no_content()
 }
 
+/// What Prometheus' router says of itself where nothing else answers OPTIONS.
+async fn allowed_get() -> Response {
+    let mut response = StatusCode::OK.into_response();
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, OPTIONS"));
+    response
+}
+
 async fn method_not_allowed() -> Response {
     text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
 }
 
-pub(crate) async fn not_found() -> Response {
-    text(StatusCode::NOT_FOUND, "404 page not found")
+/// What is said of paths that are none.
+pub(crate) const NOT_FOUND: &str = "404 page not found";
+
+/// Paths with `//`, `/./` or `/../` are sent to what they mean, as Go's router does; CORS asks for any path of the API.
+pub(crate) async fn not_found(method: Method, OriginalUri(uri): OriginalUri) -> Response {
+    let clean = cleaned(uri.path());
+    if clean != uri.path() {
+        let place = uri.query().map_or_else(|| clean.clone(), |query| format!("{clean}?{query}"));
+        let Ok(location) = HeaderValue::from_str(&place) else { return text(StatusCode::NOT_FOUND, NOT_FOUND) };
+        let body = match method {
+            Method::GET => format!("<a href=\"{}\">Moved Permanently</a>.\n\n", escaped(&place)),
+            _ => String::new(),
+        };
+        let mut response = (StatusCode::MOVED_PERMANENTLY, body).into_response();
+        response.headers_mut().insert(LOCATION, location);
+        if method == Method::GET || method == Method::HEAD {
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        } else {
+            response.headers_mut().remove(CONTENT_TYPE);
+        }
+        return response;
+    }
+    if method == Method::OPTIONS && uri.path().contains("/api/v1/") {
+        return no_content();
+    }
+    text(StatusCode::NOT_FOUND, NOT_FOUND)
+}
+
+/// A path without empty steps, and without steps that stay or go back.
+///
+/// Source: Go `net/http` `cleanPath`, `path.Clean`.
+fn cleaned(path: &str) -> String {
+    let mut steps: Vec<&str> = Vec::new();
+    for step in path.split('/') {
+        match step {
+            "" | "." => {}
+            ".." => drop(steps.pop()),
+            step => steps.push(step),
+        }
+    }
+    let slash = if path.ends_with('/') && !steps.is_empty() { "/" } else { "" };
+    format!("/{}{slash}", steps.join("/"))
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;").replace('\'', "&#39;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_as_gos_router_does() {
+        for (path, expected) in [
+            ("/api/v1/query", "/api/v1/query"),
+            ("/api/v1//query", "/api/v1/query"),
+            ("//api/v1/query/", "/api/v1/query/"),
+            ("/a/./b/../c", "/a/c"),
+            ("/../..", "/"),
+            ("/", "/"),
+            ("", "/"),
+        ] {
+            assert_eq!(cleaned(path), expected, "{path}");
+        }
+    }
 }

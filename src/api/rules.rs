@@ -38,6 +38,7 @@ struct Filter<'a> {
 
 impl<'a> Filter<'a> {
     fn new(form: &'a Form) -> Result<Filter<'a>, ApiError> {
+        form.check()?;
         let matcher_sets = form.matcher_sets().map_err(ApiError::bad_data)?;
         let kind = form.in_address("type").to_lowercase();
         if !matches!(kind.as_str(), "" | "alert" | "record") {

@@ -77,17 +77,23 @@ async fn what_is_not_there_is_prometheus_404() {
         "/assets/none.js",
         "/assets/index.html",
         "/assets/sources.sha256",
-        "/assets/../Cargo.toml",
         "/assets/..%2F..%2Fweb%2Fapp.jsx",
         "/assets/%2e%2e/lib.rs",
-        "/assets//etc/passwd",
         "/assets/%2Fetc%2Fpasswd",
         "/assets/app-%00.js",
-        "/../query",
     ];
     for path in paths {
         let reply = get(&router, path).await;
         assert_eq!((reply.status, reply.text().as_str()), (StatusCode::NOT_FOUND, "404 page not found\n"), "{path}");
+    }
+    for (path, place) in [
+        ("/assets/../Cargo.toml", "/Cargo.toml"),
+        ("/assets//etc/passwd", "/assets/etc/passwd"),
+        ("/../query", "/query"),
+    ] {
+        let reply = get(&router, path).await;
+        let location = reply.headers.get("location").and_then(|value| value.to_str().ok());
+        assert_eq!((reply.status, location), (StatusCode::MOVED_PERMANENTLY, Some(place)), "{path}");
     }
     let reply = send(&router, request(Method::POST, "/query").body(Body::empty()).expect("a request")).await;
     assert_eq!((reply.status, reply.text().as_str()), (StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n"));
