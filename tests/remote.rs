@@ -69,7 +69,11 @@ impl Prometheus {
 
 /// Instants and values by target, from anything that speaks Prometheus' API.
 fn samples(port: u16, seconds: u64) -> BTreeMap<String, BTreeMap<i64, String>> {
-    let query = escaped(&format!("scrapes_total{{job=\"test\"}}[{seconds}s]"));
+    of_job(port, "test", seconds)
+}
+
+fn of_job(port: u16, job: &str, seconds: u64) -> BTreeMap<String, BTreeMap<i64, String>> {
+    let query = escaped(&format!("scrapes_total{{job=\"{job}\"}}[{seconds}s]"));
     let (status, body) = get(port, &format!("/api/v1/query?query={query}"));
     let answer: serde_json::Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{status}: {body}"));
     let mut all = BTreeMap::new();
@@ -130,7 +134,7 @@ fn prometheus_gets_every_sample_of_the_mesh_though_each_peer_is_killed() {
 }
 
 #[test]
-fn the_mesh_gets_every_sample_of_prometheus_though_a_peer_is_killed() {
+fn the_mesh_gets_every_sample_of_prometheus_though_each_peer_is_killed() {
     let Some(binary) = binary() else { return };
     let _alone = one_mesh_at_a_time();
     let root = tempfile::tempdir().expect("a folder");
@@ -144,7 +148,8 @@ fn the_mesh_gets_every_sample_of_prometheus_though_a_peer_is_killed() {
     let real = Prometheus::start(&binary, root.path(), &config);
     pause(4_000);
     let began = (wall() * 1000.0) as i64;
-    for peer in &mut peers[1..] {
+    // The one that Prometheus writes to is among them: it writes again until that is back.
+    for peer in &mut peers {
         pause(3_000);
         peer.kill();
         pause(6_000);
@@ -196,6 +201,74 @@ fn prometheus_reads_the_samples_of_the_mesh_from_any_peer() {
         }
         assert_eq!(vector(real.port, "level{instance=\"t1\"}"), vector(peer.web, "level{instance=\"t1\"}"));
     }
+}
+
+#[test]
+fn prometheus_and_the_mesh_read_all_of_each_others_samples_though_each_peer_is_killed() {
+    let Some(binary) = binary() else { return };
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    // What the real one scrapes for the mesh to read.
+    let theirs = Prometheus::start(&binary, root.path(), &exporter.config(8, "1s", "900ms").replace("test", "theirs"));
+    let config = format!(
+        "{}remote_read:\n- {{url: 'http://127.0.0.1:{}/api/v1/read', read_recent: true, required_matchers: {{job: theirs}}}}\n",
+        exporter.config(8, "1s", "900ms"),
+        theirs.port
+    );
+    let mut peers = mesh(root.path(), 3, &config);
+    let readers: Vec<Prometheus> = peers
+        .iter()
+        .enumerate()
+        .map(|(number, peer)| {
+            let folder = root.path().join(format!("reader-{number}"));
+            std::fs::create_dir_all(&folder).expect("a folder");
+            let url = format!("http://127.0.0.1:{}/api/v1/read", peer.web);
+            Prometheus::start(&binary, &folder, &format!("remote_read:\n- {{url: '{url}', read_recent: true}}\n"))
+        })
+        .collect();
+    pause(4_000);
+    let began = (wall() * 1000.0) as i64;
+    let mut compared = 0;
+    for killed in 0..peers.len() {
+        pause(4_000);
+        peers[killed].kill();
+        // A moment until somebody else has its shards: then nothing is missing, from whoever is asked.
+        pause(5_000);
+        let until = (wall() * 1000.0) as i64 - 3_000;
+        let seconds = (wall() as i64 - began / 1000 + 5) as u64;
+        let alive: Vec<usize> = (0..peers.len()).filter(|number| *number != killed).collect();
+        let truth = samples(peers[alive[0]].web, seconds);
+        assert_eq!(truth.len(), 8);
+        for number in &alive {
+            let read = samples(readers[*number].port, seconds);
+            for (instance, points) in &truth {
+                let expected: Vec<_> = points.range(began..until).collect();
+                let found: Vec<_> = read[instance].range(began..until).collect();
+                assert_eq!(
+                    found,
+                    expected,
+                    "{instance} by peer {number} while {killed} is dead; {}",
+                    peers[*number].log()
+                );
+                // A sample a second, but the moment of the takeover too: no slot is without.
+                let slots = ((until - began) / 1000) as usize;
+                assert!(found.len() + 1 >= slots, "{instance}: {} of {slots} slots", found.len());
+                compared += found.len();
+            }
+            let (ours, theirs) =
+                (of_job(peers[*number].web, "theirs", seconds), of_job(theirs.port, "theirs", seconds));
+            for (instance, points) in &theirs {
+                let expected: Vec<_> = points.range(began..until).collect();
+                let found: Vec<_> = ours[instance].range(began..until).collect();
+                assert_eq!(found, expected, "{instance} of the real one by peer {number} while {killed} is dead");
+                compared += found.len();
+            }
+        }
+        peers[killed].start();
+        peers[killed].wait_ready();
+    }
+    assert!(compared > 1_000, "only {compared} samples were compared");
 }
 
 /// Debian's Prometheus is built without OTLP: what it should make of the message stands in the crate's own tests.

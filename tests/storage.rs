@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{Peer, get, pause, wall};
+use crate::support::{Peer, get, pause, program, wall};
 
 const NO_TARGETS: &str = "global: {scrape_interval: 15s}\n";
 
@@ -225,4 +225,68 @@ fn folders_that_cannot_be_used_are_named() {
     check("newer", &newer, &["format 9 is newer"]);
     let dangling = |data: &Path| std::os::unix::fs::symlink("/nowhere/at/all", data).expect("a link");
     check("dangling", &dangling, &["data directory"]);
+}
+
+/// The lines of `tsdb dump`, by whoever prints them, sorted.
+fn dumped(program: &Path, folder: &Path) -> Vec<String> {
+    let output = Command::new(program).args(["tsdb", "dump"]).arg(folder).output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut lines: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+/// Every file of a folder with its length, for who says that nothing changes.
+fn files(folder: &Path) -> Vec<(PathBuf, u64)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
+        let length = entry.metadata().expect("it is there").len();
+        if entry.path().is_dir() { all.extend(files(&entry.path())) } else { all.push((entry.path(), length)) }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn what_is_in_no_block_yet_is_dumped_too_below_a_running_peer_and_of_a_real_prometheus() {
+    let ours = Path::new(env!("CARGO_BIN_EXE_promesh"));
+    let root = tempfile::tempdir().expect("a folder");
+    let mut peer = receiver(root.path());
+    peer.start();
+    peer.wait_ready();
+    let now = (wall() * 1000.0) as i64 - 60_000;
+    let times: Vec<i64> = (0..50).map(|n| now + n * 1000).collect();
+    for (number, at) in times.iter().enumerate() {
+        assert_eq!(push(&peer, *at, number as u32).0, 204);
+    }
+    let folder = peer.folder.join("data");
+    let pushed = |lines: Vec<String>| -> Vec<String> {
+        lines.into_iter().filter(|line| line.starts_with("{__name__=\"pushed\"")).collect()
+    };
+    let expected = |host: &str| {
+        let line = move |(number, at): (usize, &i64)| {
+            format!("{{__name__=\"pushed\", instance=\"{host}\", job=\"push\"}} {number} {at}")
+        };
+        times.iter().enumerate().map(line).collect::<Vec<_>>()
+    };
+    let mut all: Vec<String> = ["a", "b", "c"].into_iter().flat_map(expected).collect();
+    all.sort();
+    assert_eq!(pushed(dumped(ours, &folder)), all, "while it runs");
+    peer.kill();
+    let before = files(&folder);
+    assert_eq!(pushed(dumped(ours, &folder)), all, "after kill -9");
+    assert_eq!(files(&folder), before, "nothing of it is changed");
+
+    let (Some(real), Some(tool)) = (program("prometheus"), program("promtool")) else { return };
+    let folder = root.path().join("real");
+    let running = crate::remote::Prometheus::start(&real, root.path(), "scrape_configs: []\n");
+    for (number, at) in times.iter().enumerate() {
+        let body = push_body(*at, number as u32);
+        assert_eq!(crate::support::exchange(running.port, "POST", "/api/v1/write", "", &body).0, 204);
+    }
+    drop(running);
+    let before = files(&folder);
+    assert_eq!(dumped(ours, &folder), all, "the log of a real one");
+    assert_eq!(files(&folder), before, "nothing of it is changed");
+    assert_eq!(dumped(&tool, &folder), all);
 }

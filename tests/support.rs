@@ -146,7 +146,7 @@ fn hosts() -> MutexGuard<'static, BTreeMap<u16, String>> {
 pub struct Peer {
     pub web: u16,
     pub cluster: u16,
-    folder: PathBuf,
+    pub folder: PathBuf,
     config: PathBuf,
     arguments: Vec<String>,
     /// Name of its network namespace and its address there; in the tests' own one if none.

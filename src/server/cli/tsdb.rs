@@ -6,6 +6,7 @@ mod analyze;
 mod bench;
 mod create;
 mod dump;
+mod unblocked;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -6,14 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::ArgMatches;
-use promesh_model::storage::SeriesColumns;
+use promesh_model::storage::{Budget, Queryable as _, SelectHints, SelectRequest, SeriesColumns};
 use promesh_model::value::format_float_g;
-use promesh_model::{Labels, Matcher};
+use promesh_model::{Labels, Matcher, Timestamp};
 use promesh_promql::parser;
+use promesh_tsdb::Db;
 use promesh_tsdb::block::{Block, BlockSeries};
 
 use super::super::{Done, Failure};
-use super::open;
+use super::{open, unblocked};
 
 pub(super) fn run(path: &Path, matches: &ArgMatches, open_metrics: bool) -> Done {
     let start = matches.get_one::<i64>("min-time").copied().unwrap_or(i64::MIN);
@@ -31,7 +32,12 @@ pub(super) fn run(path: &Path, matches: &ArgMatches, open_metrics: bool) -> Done
         std::io::ErrorKind::BrokenPipe => Failure::quiet(),
         _ => Failure::new(format!("cannot write: {error}")),
     };
-    for (labels, series) in select(&blocks, &sets, (start, end))? {
+    let mut all = select(&blocks, &sets, (start, end))?;
+    if let Some(newest) = unblocked::open(path)? {
+        let before = blocks.iter().map(|block| block.meta().max_time).max().unwrap_or(i64::MIN);
+        add_unblocked(&mut all, &newest.db, &sets, (start.max(before), end))?;
+    }
+    for (labels, series) in all {
         for columns in &series {
             let written =
                 if open_metrics { metrics(&mut out, &labels, columns) } else { text(&mut out, &labels, columns) };
@@ -42,6 +48,28 @@ pub(super) fn run(path: &Path, matches: &ArgMatches, open_metrics: bool) -> Done
         writeln!(out, "# EOF").map_err(&mut failed)?;
     }
     out.flush().map_err(&mut failed)
+}
+
+/// Adds what is in no block.
+fn add_unblocked(
+    all: &mut BTreeMap<Labels, Vec<SeriesColumns>>,
+    db: &Db,
+    sets: &[Vec<Matcher>],
+    (start, end): (i64, i64),
+) -> Result<(), Failure> {
+    let mut seen = std::collections::BTreeSet::new();
+    for matchers in sets {
+        let (start, end) = (Timestamp(start), Timestamp(end));
+        let request = SelectRequest { matchers: matchers.clone(), start, end, hints: SelectHints::default() };
+        let found = db.select(&[request], &Budget::unlimited()).map_err(|error| Failure::new(error.to_string()))?;
+        for columns in found.into_iter().flat_map(|selection| selection.series) {
+            let is_empty = columns.timestamps.is_empty() && columns.histograms.is_empty();
+            if !is_empty && seen.insert(columns.labels.clone()) {
+                all.entry(columns.labels.clone()).or_default().push(columns);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The series of all blocks, each with its samples block by block.
