@@ -121,6 +121,76 @@ fn names_stay_and_the_resource_is_promoted_when_so_configured() {
     );
 }
 
+/// Names of metrics, and of the labels of the first, under each strategy.
+///
+/// Source: otlptranslator `metric_namer.go`, `label_namer.go`, `strategy.go`.
+#[test]
+fn each_strategy_names_as_upstream_does() {
+    let metric = |name: &str, unit: &str, kind: &str| {
+        format!(
+            "{{\"name\": \"{name}\", \"unit\": \"{unit}\", {kind} \"dataPoints\": [{{\"timeUnixNano\": \"1700000000000000000\", \
+             \"asInt\": \"1\", \"attributes\": [{{\"key\": \"a.b\", \"value\": {{\"stringValue\": \"x\"}}}}, {{\"key\": \"a_b\", \
+             \"value\": {{\"stringValue\": \"y\"}}}}]}}]}}}}"
+        )
+    };
+    let (counter, gauge) = ("\"sum\": {\"aggregationTemporality\": 2, \"isMonotonic\": true,", "\"gauge\": {");
+    let metrics = [
+        metric("http.requests", "{request}", counter),
+        metric("net.io", "By/s", gauge),
+        metric("queue.size", "1", gauge),
+        metric("1st.hit%", "ms", gauge),
+        metric("already_total", "", counter),
+        metric("sent.bytes", "By", counter),
+    ];
+    let message =
+        format!("{{\"resourceMetrics\": [{{\"scopeMetrics\": [{{\"metrics\": [{}]}}]}}]}}", metrics.join(", "));
+    let both = "a_b=\"x;y\"";
+    let apart = "\"a.b\"=\"x\", a_b=\"y\"";
+    for (strategy, labels, names) in [
+        (
+            "UnderscoreEscapingWithSuffixes",
+            both,
+            [
+                "http_requests_total",
+                "net_io_bytes_per_second",
+                "queue_size_ratio",
+                "_1st_hit_milliseconds",
+                "already_total",
+                "sent_bytes_total",
+            ],
+        ),
+        (
+            "UnderscoreEscapingWithoutSuffixes",
+            both,
+            ["http_requests", "net_io", "queue_size", "_1st_hit", "already_total", "sent_bytes"],
+        ),
+        (
+            "NoUTF8EscapingWithSuffixes",
+            apart,
+            [
+                "http.requests_total",
+                "net.io_bytes_per_second",
+                "queue.size_ratio",
+                "1st.hit%_milliseconds",
+                "already_total",
+                "sent.bytes_total",
+            ],
+        ),
+        ("NoTranslation", apart, ["http.requests", "net.io", "queue.size", "1st.hit%", "already_total", "sent.bytes"]),
+    ] {
+        let config = OtlpConfig { translation_strategy: strategy.to_owned(), ..OtlpConfig::default() };
+        let settings = Settings { config, native_delta: false, lookback_ms: 300_000 };
+        let translated = translate(&decode_json(message.as_bytes()).expect("it decodes"), &settings);
+        let mut found: Vec<&str> = translated.series.keys().filter_map(|labels| labels.metric_name()).collect();
+        let mut expected = names.to_vec();
+        found.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(found, expected, "{strategy}");
+        let text = shown(&translated);
+        assert!(text.lines().filter(|line| line.contains(labels)).count() == names.len(), "{strategy}: {text}");
+    }
+}
+
 #[test]
 fn protobuf_and_json_say_the_same() {
     // One gauge with an attribute and a double value, field by field.
