@@ -715,3 +715,45 @@ fn check_first(receiver: &Receiver) {
     }
     assert!(series > 20 && families >= 6, "{series} series, {families} families");
 }
+
+#[test]
+fn a_remote_read_of_too_many_samples_is_refused_with_the_limits_name() {
+    let root = tempfile::tempdir().expect("a folder");
+    let config = root.path().join("prometheus.yml");
+    std::fs::write(&config, "scrape_configs: []\n").expect("written");
+    let mut peer = Peer::new(root.path(), "peer-0", &config, &[])
+        .with("--web.enable-remote-write-receiver")
+        .with("--storage.remote.read-sample-limit=5")
+        .with("--storage.tsdb.no-lockfile")
+        .with("--enable-feature=created-timestamp-zero-ingestion");
+    peer.start();
+    peer.wait_ready();
+    let now = (wall() * 1000.0) as i64;
+    for (name, count) in [("few", 5), ("many", 6)] {
+        let series = (0..count).fold(Series::named(name), |series, n| series.at(10_000 - n * 1000, 1.0));
+        let pushed = ask(peer.web, "POST", "/api/v1/write", &HEADERS_1, &snappy(&write::v1(&[series], now)));
+        assert_eq!(pushed.status, 204, "{}", pushed.body);
+    }
+    let read = |name: &str| {
+        let (mut matcher, mut query, mut request) = (Proto::default(), Proto::default(), Proto::default());
+        matcher.bytes(2, b"__name__");
+        matcher.bytes(3, name.as_bytes());
+        query.number(1, (now - 60_000) as u64);
+        query.number(2, now as u64);
+        query.bytes(3, &matcher.0);
+        request.bytes(1, &query.0);
+        ask(peer.web, "POST", "/api/v1/read", &HEADERS_1, &snappy(&request.0))
+    };
+    assert_eq!(read("few").status, 200);
+    let refused = read("many");
+    assert_eq!(refused.status, 400);
+    assert!(
+        refused.body.contains("exceeded sample limit (5) of --storage.remote.read-sample-limit"),
+        "{}",
+        refused.body
+    );
+    // What does nothing is said.
+    let log = peer.log();
+    assert!(log.contains("--storage.tsdb.no-lockfile has no effect"), "{log}");
+    assert!(log.contains("created-timestamp-zero-ingestion") && log.contains("no zero is put in"), "{log}");
+}

@@ -13,7 +13,7 @@ use http::{HeaderValue, StatusCode};
 use http_body_util::{BodyExt as _, Limited, StreamBody};
 use promesh_model::ingest::HistogramValue;
 use promesh_model::matcher::MatchOp;
-use promesh_model::storage::{Budget, Queryable, SelectHints, SelectRequest, SeriesColumns};
+use promesh_model::storage::{Budget, Queryable, SelectHints, SelectRequest, SeriesColumns, StorageError};
 use promesh_model::{Labels, Matcher, Timestamp};
 use promesh_remote::proto::Writer;
 use promesh_tsdb::head::encode_chunks;
@@ -29,10 +29,6 @@ use crate::router::Api;
 const BODY_BYTES_MAX: usize = 1 << 20;
 /// Queries of one request.
 const QUERIES_MAX: usize = 1000;
-/// Samples of one answer; upstream's `--storage.remote.read-sample-limit`.
-const SAMPLES_MAX: u64 = 50_000_000;
-/// Bytes of one frame of a stream; upstream's `--storage.remote.read-max-bytes-in-frame`.
-const FRAME_BYTES: usize = 1 << 20;
 /// Frames that wait for a slow reader.
 const FRAMES_WAITING: usize = 4;
 
@@ -62,18 +58,19 @@ pub(crate) async fn read(State(api): State<Api>, request: Request) -> Response {
             !is_own
         });
     }
-    let Ok(permit) = Arc::clone(&api.queries).acquire_owned().await else {
+    let Ok(permit) = Arc::clone(&api.reads).acquire_owned().await else {
         return text(StatusCode::SERVICE_UNAVAILABLE, "stopping");
     };
     let storage = api.backend.storage();
-    let budget = Budget::new(SAMPLES_MAX);
+    let (samples_max, frame_bytes) = (api.options.read_samples_max, api.options.read_frame_bytes_max.max(1));
+    let budget = samples_max.map_or_else(Budget::unlimited, Budget::new);
     let guard = CancelOnDrop(budget.clone());
     let is_streamed = asked.accepted.iter().find(|kind| **kind <= STREAMED) == Some(&STREAMED);
     if is_streamed {
         let (frames, receiver) = mpsc::channel::<Result<Bytes, std::io::Error>>(FRAMES_WAITING);
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            if let Err(error) = stream(&*storage, &asked.queries, &budget, &external, &frames) {
+            if let Err(error) = stream(&*storage, &asked.queries, &budget, &external, frame_bytes, &frames) {
                 // The reader sees the stream break off.
                 let _ = frames.blocking_send(Err(std::io::Error::other(error)));
             }
@@ -97,6 +94,13 @@ pub(crate) async fn read(State(api): State<Api>, request: Request) -> Response {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("snappy"));
             response
+        }
+        Ok(Err(error)) if error == StorageError::TooManySamples.to_string() => {
+            let max = samples_max.unwrap_or(u64::MAX);
+            text(
+                StatusCode::BAD_REQUEST,
+                format!("exceeded sample limit ({max}) of --storage.remote.read-sample-limit"),
+            )
         }
         Ok(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, error),
         Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "remote read panicked: this is a bug"),
@@ -225,6 +229,7 @@ fn stream(
     queries: &[SelectRequest],
     budget: &Budget,
     external: &Labels,
+    frame_bytes: usize,
     frames: &mpsc::Sender<Result<Bytes, std::io::Error>>,
 ) -> Result<(), String> {
     for (index, query) in queries.iter().enumerate() {
@@ -242,7 +247,7 @@ fn stream(
                 message.bytes(4, &chunk.bytes);
                 series.message(2, &message);
                 is_empty = false;
-                if series.0.len() >= FRAME_BYTES {
+                if series.0.len() >= frame_bytes {
                     send(frames, &std::mem::replace(&mut series, labels.clone()), index)?;
                     is_empty = true;
                 }

@@ -51,6 +51,12 @@ pub struct ApiOptions {
     pub enable_remote_write_receiver: bool,
     /// `/api/v1/otlp/v1/metrics`.
     pub enable_otlp_receiver: bool,
+    /// The most samples of one remote read; none for no limit.
+    pub read_samples_max: Option<u64>,
+    /// Remote reads at once; none for no limit.
+    pub read_concurrency: Option<usize>,
+    /// Bytes of a frame of a streamed remote read, about.
+    pub read_frame_bytes_max: usize,
     /// `/api/v1/search`.
     pub enable_search: bool,
     /// The most results of a search.
@@ -80,6 +86,9 @@ impl Default for ApiOptions {
             enable_admin_api: false,
             enable_remote_write_receiver: false,
             enable_otlp_receiver: false,
+            read_samples_max: Some(50_000_000),
+            read_concurrency: Some(10),
+            read_frame_bytes_max: 1 << 20,
             enable_search: false,
             search_limit_max: 10_000,
             remote_write_messages: remote_write::MESSAGES.map(str::to_owned).to_vec(),
@@ -107,6 +116,8 @@ pub(crate) struct Shared {
     pub backend: Arc<dyn Backend>,
     pub options: Arc<ApiOptions>,
     pub queries: Arc<Semaphore>,
+    /// Places for remote reads.
+    pub reads: Arc<Semaphore>,
     /// Places for those who listen to notifications.
     pub listeners: Arc<Semaphore>,
     pub pages: Arc<Pages>,
@@ -118,11 +129,13 @@ pub(crate) struct Shared {
 /// All routes over a peer.
 pub fn router(backend: Arc<dyn Backend>, options: ApiOptions) -> Router {
     let queries = Arc::new(Semaphore::new(options.query_concurrency.max(1)));
+    let reads = options.read_concurrency.unwrap_or(Semaphore::MAX_PERMITS).clamp(1, Semaphore::MAX_PERMITS);
+    let reads = Arc::new(Semaphore::new(reads));
     let prefix = options.route_prefix.clone();
     let pages = Arc::new(Pages::new(&options.page_title, &options.external_path));
     let listeners = Arc::new(Semaphore::new(options.notifications_subscribers_max));
     let (meter, options) = (backend.http_meter(), Arc::new(options));
-    let shared = Shared { listeners, backend, options, queries, pages, meter, pushed: Arc::default() };
+    let shared = Shared { listeners, backend, options, queries, reads, pages, meter, pushed: Arc::default() };
     let api = Api(Arc::new(shared));
     let counted = middleware::from_fn_with_state(api.clone(), metered::count);
     let routes = ungated(&api).merge(gated(&api)).merge(pages::routes()).layer(counted);

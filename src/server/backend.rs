@@ -270,18 +270,18 @@ impl Backend for PeerBackend {
                 "fill": features.promql_binop_fill_modifiers,
                 "negative_offset": true,
                 "per_query_lookback_delta": true,
-                "per_step_stats": features.promql_per_step_stats,
+                "per_step_stats": true,
                 "subqueries": true,
                 "type_and_unit_labels": features.type_and_unit_labels,
             },
             "rules": {
-                "concurrent_rule_eval": features.concurrent_rule_eval,
+                "concurrent_rule_eval": false,
                 "keep_firing_for": true,
                 "query_offset": true,
             },
             "scrape": {
                 "extra_scrape_metrics": features.extra_scrape_metrics,
-                "start_timestamp_zero_ingestion": features.created_timestamp_zero_ingestion,
+                "start_timestamp_zero_ingestion": false,
                 "type_and_unit_labels": features.type_and_unit_labels,
             },
             "service_discovery_providers": {

@@ -122,18 +122,12 @@ pub enum WalSync {
 pub struct StorageOptions {
     /// Folder of all data.
     pub path: PathBuf,
-    /// Span of a block when it leaves the head.
-    pub block_span_min: Duration,
     /// Longest span of a compacted block.
     pub block_span_max: Duration,
     /// How long samples are kept.
     pub retention_time: Duration,
     /// Most bytes of blocks; `None` for no limit.
     pub retention_bytes: Option<u64>,
-    /// Whether retention was said on the command line; the configuration file may say it too.
-    pub retention_is_given: bool,
-    /// Take no lock on the folder.
-    pub no_lockfile: bool,
     /// Most bytes of log; `None` for a tenth of the disk.
     pub wal_bytes_max: Option<u64>,
     /// When the log is synced.
@@ -143,8 +137,8 @@ pub struct StorageOptions {
 /// `--storage.remote.*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteOptions {
-    /// How long to flush on shutdown or reload.
-    pub flush_deadline: Duration,
+    /// How long a stopping peer waits for its queues; `None` for a moment, since another peer goes on.
+    pub flush_deadline: Option<Duration>,
     /// Most samples of one read; `None` for no limit.
     pub read_samples_max: Option<u64>,
     /// Reads at once; `None` for no limit.
@@ -217,8 +211,6 @@ pub struct Options {
     pub rules: RuleOptions,
     /// How alerts leave.
     pub alertmanager: AlertmanagerOptions,
-    /// How often changes of targets are taken over.
-    pub discovery_reload_interval: Duration,
     /// The mesh; `None` when it is switched off.
     pub cluster: Option<ClusterOptions>,
     /// `--enable-feature`.
@@ -269,7 +261,6 @@ impl Options {
             query: query(&values)?,
             rules: rules(&values)?,
             alertmanager: alertmanager(&values)?,
-            discovery_reload_interval: values.duration("scrape.discovery-reload-interval")?,
             cluster: ClusterOptions::new(&values)?,
             features,
             log: log(&values),
@@ -433,12 +424,9 @@ fn storage(values: &Values) -> Result<StorageOptions, OptionsError> {
     }
     Ok(StorageOptions {
         path: values.text("storage.tsdb.path").into(),
-        block_span_min,
         block_span_max: block_span_max.max(block_span_min),
         retention_time,
         retention_bytes: bytes,
-        retention_is_given: time.is_some() || bytes.is_some(),
-        no_lockfile: values.switch("storage.tsdb.no-lockfile"),
         wal_bytes_max: values.size_if_given("storage.tsdb.wal-size-max")?,
         wal_sync: if values.text("storage.tsdb.wal-sync") == "always" { WalSync::Always } else { WalSync::Group },
     })
@@ -448,7 +436,10 @@ fn remote(values: &Values) -> Result<RemoteOptions, OptionsError> {
     let samples: f64 = values.number("storage.remote.read-sample-limit")?;
     let concurrency: usize = values.number("storage.remote.read-concurrent-limit")?;
     Ok(RemoteOptions {
-        flush_deadline: values.duration("storage.remote.flush-deadline")?,
+        flush_deadline: match values.is_given("storage.remote.flush-deadline") {
+            true => Some(values.duration("storage.remote.flush-deadline")?),
+            false => None,
+        },
         read_samples_max: (samples > 0.0).then_some(samples as u64),
         read_concurrency: (concurrency > 0).then_some(concurrency),
         read_frame_bytes_max: values.number("storage.remote.read-max-bytes-in-frame")?,

@@ -205,7 +205,7 @@ impl Peer {
         if self.options.alertmanager.drain_on_shutdown {
             self.outside.drain(Duration::from_secs(3)).await;
         }
-        self.sending.flush().await;
+        self.sending.flush(self.options.remote.flush_deadline).await;
         self.tracing.stop().await;
         // What was streamed last has to reach the holders before the connections end.
         let drained = async {

@@ -131,15 +131,15 @@ impl Sending {
         }
     }
 
-    /// Lets the queues empty themselves, for a moment.
-    pub async fn flush(&self) {
+    /// Lets the queues empty themselves, for so long or for a moment.
+    pub async fn flush(&self, deadline: Option<Duration>) {
         let remotes = self.remotes.load_full();
         let empty = async {
             while remotes.iter().any(|remote| remote.sender.queue.pending() > 0) {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        let _ = tokio::time::timeout(FLUSH_MAX, empty).await;
+        let _ = tokio::time::timeout(deadline.unwrap_or(FLUSH_MAX), empty).await;
         let own = remotes.iter().filter_map(|remote| Some((remote.name.clone(), remote.progress(&self.progress)?)));
         self.progress.keep(own.collect(), clock::wall());
         remotes.iter().for_each(|remote| remote.stop());

@@ -13,14 +13,8 @@ pub struct Features {
     pub promql_extended_range_selectors: bool,
     /// `fill` modifiers of binary operators.
     pub promql_binop_fill_modifiers: bool,
-    /// Samples per step in query statistics.
-    pub promql_per_step_stats: bool,
-    /// Independent rules of a group at once.
-    pub concurrent_rule_eval: bool,
     /// More `scrape_*` series.
     pub extra_scrape_metrics: bool,
-    /// A zero sample at a counter's start timestamp.
-    pub created_timestamp_zero_ingestion: bool,
     /// `__type__` and `__unit__` labels.
     pub type_and_unit_labels: bool,
     /// PromQL uses start timestamps.
@@ -62,10 +56,7 @@ impl Features {
             "promql-delayed-name-removal" => &mut self.promql_delayed_name_removal,
             "promql-extended-range-selectors" => &mut self.promql_extended_range_selectors,
             "promql-binop-fill-modifiers" => &mut self.promql_binop_fill_modifiers,
-            "promql-per-step-stats" => &mut self.promql_per_step_stats,
-            "concurrent-rule-eval" => &mut self.concurrent_rule_eval,
             "extra-scrape-metrics" => &mut self.extra_scrape_metrics,
-            "created-timestamp-zero-ingestion" => &mut self.created_timestamp_zero_ingestion,
             "type-and-unit-labels" => &mut self.type_and_unit_labels,
             "use-start-timestamps" => &mut self.use_start_timestamps,
             "auto-reload-config" => &mut self.auto_reload_config,
@@ -91,6 +82,13 @@ fn why_not(name: &str) -> &'static str {
         | "new-service-discovery-manager"
         | "no-default-scrape-port"
         | "expand-external-labels" => "always on; the name has no effect",
+        "promql-per-step-stats" => "always on where a query asks for `stats=all`; the name has no effect",
+        "concurrent-rule-eval" => {
+            "groups are evaluated beside each other, the rules of one in turn; the name has no effect"
+        }
+        "created-timestamp-zero-ingestion" => {
+            "start timestamps are kept with their samples, no zero is put in; the name has no effect"
+        }
         "auto-gomaxprocs" | "auto-gomemlimit" => "tunes the Go runtime, and there is none here",
         "agent" => "agent mode is not built",
         "memory-snapshot-on-shutdown"

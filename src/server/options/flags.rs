@@ -116,7 +116,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("web.cors.origin", Text, ".*", "Regular expression, fully anchored, of the origins that CORS admits."),
     flag("web.search.max-limit", Integer, "10000", "Results of one search at most, with --enable-feature=search-api."),
     flag("storage.tsdb.path", Text, "data/", "Folder of all data of this peer."),
-    flag("storage.tsdb.min-block-duration", Duration, "2h", "Span of a block when it leaves the head. For tests."),
+    moot("storage.tsdb.min-block-duration", Duration, "2h", "blocks leave the head two hours long"),
     flag(
         "storage.tsdb.max-block-duration",
         Duration,
@@ -137,7 +137,7 @@ pub(crate) const FLAGS: &[Flag] = &[
         "",
         "Most bytes of blocks; units B, KB, MB, GB, TB, PB, EB, powers of two.",
     ),
-    flag("storage.tsdb.no-lockfile", Switch, "false", "Take no lock on the data folder."),
+    moot("storage.tsdb.no-lockfile", Switch, "false", "two processes on one data folder would destroy it"),
     moot("storage.tsdb.allow-overlapping-compaction", Switch, "true", "overlapping blocks are always merged"),
     moot("storage.tsdb.allow-overlapping-blocks", Switch, "true", "overlapping blocks are always read"),
     moot("storage.tsdb.wal-compression", Switch, "true", OWN_LOG),
@@ -187,7 +187,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("rules.max-concurrent-evals", Integer, "4", "Independent rules evaluated at once."),
     moot("scrape.adjust-timestamps", Switch, "true", "samples always bear the instant of their slot"),
     moot("scrape.timestamp-tolerance", Text, "2ms", "samples always bear the instant of their slot"),
-    flag("scrape.discovery-reload-interval", Duration, "5s", "How often changes of targets are taken over."),
+    moot("scrape.discovery-reload-interval", Duration, "5s", "changes of targets are taken over at once"),
     flag(
         "alertmanager.config.file",
         Text,
