@@ -1,6 +1,5 @@
 //! A simulated peer's storage: a log that loses what was not synced, and what follows from it.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use promesh_model::shard::ShardSet;
@@ -63,12 +62,25 @@ impl Store {
                 self.sources.entry(header.shard).or_default().insert(header.source);
             }
             Disposition::Late => {
-                self.kept.entry(key).or_insert(*header);
+                // The values decide, alike on every peer; here the smaller order stands for the better value.
+                let kept = self.kept.entry(key).or_insert(*header);
+                if header.order < kept.order {
+                    *kept = *header;
+                }
                 self.sources.entry(header.shard).or_default().insert(header.source);
             }
             Disposition::Ignore => {}
         }
         self.kept.get(&key).map(|kept| kept.order) != before
+    }
+
+    /// Forgets slots before an instant, as retention does.
+    pub(crate) fn forget_before(&mut self, oldest: Timestamp) {
+        self.kept.retain(|(_, slot), _| *slot >= oldest);
+        let log = std::mem::take(&mut self.disk.log);
+        let kept = |upto: usize| log[..upto].iter().filter(|header| header.slot >= oldest).count();
+        (self.disk.synced, self.sync_began) = (kept(self.disk.synced), kept(self.sync_began));
+        self.disk.log = log.into_iter().filter(|header| header.slot >= oldest).collect();
     }
 
     pub(crate) fn sync(&mut self) {
@@ -83,12 +95,18 @@ impl Store {
             Standing::Worse => {}
             Standing::Unknown | Standing::Same => {
                 self.ledger.note_copied(header.source, header.shard, header.slot, header.order);
-                if let Entry::Vacant(free) = self.kept.entry((header.source, header.slot)) {
-                    free.insert(header);
-                    self.sources.entry(header.shard).or_default().insert(header.source);
-                    self.disk.log.push(header);
-                }
+                self.copy_sealed(header);
             }
+        }
+    }
+
+    /// Takes a batch of a slot that is not remembered: where two stand for a slot the values decide, alike on every peer.
+    pub(crate) fn copy_sealed(&mut self, header: BatchHeader) {
+        let known = self.kept.get(&(header.source, header.slot)).map(|kept| kept.order);
+        if known.is_none_or(|known| header.order < known) {
+            self.kept.insert((header.source, header.slot), header);
+            self.sources.entry(header.shard).or_default().insert(header.source);
+            self.disk.log.push(header);
         }
     }
 

@@ -30,6 +30,10 @@ pub(crate) enum Fault {
     Reload(usize, u128),
     /// The process is asked to stop.
     Terminate(usize),
+    /// The disk of a process that is down is empty.
+    Wipe(usize),
+    /// A sample is pushed for a time so many ms ago.
+    Backfill(i64),
 }
 
 /// Peers killed and restarted one after the other: what P2 promises must hold without exception.
@@ -136,6 +140,45 @@ pub(crate) fn bad_disks(peers: usize, rng: &mut StdRng) -> Vec<(u64, Fault)> {
             }
         }
         at += 60 * SECOND;
+    }
+    plan
+}
+
+/// Peers that are away for seconds or for longer than logs reach, come back with their disk or an empty one, and are cut
+/// off for a while; samples are pushed for sealed windows all the time.
+pub(crate) fn history(peers: usize, end: u64, rng: &mut StdRng) -> Vec<(u64, Fault)> {
+    let mut plan = vec![(0, Fault::Loss(rng.random_range(0..20)))];
+    let mut at = 60 * SECOND;
+    while at + 120 * SECOND < end {
+        at += rng.random_range(10..60) * SECOND;
+        let peer = rng.random_range(0..peers);
+        match rng.random_range(0..4) {
+            // One at a time: of R = 2 copies the other must be there to be copied.
+            0 => {
+                let lasts = rng.random_range(5..(end - at) / SECOND) * SECOND;
+                let lasts = lasts.min(420 * SECOND);
+                plan.extend([(at, Fault::Kill(peer)), (at + lasts, Fault::Start(peer))]);
+                at += lasts + 90 * SECOND;
+            }
+            1 => {
+                let lasts = rng.random_range(5..60) * SECOND;
+                plan.extend([(at, Fault::Kill(peer)), (at + SECOND, Fault::Wipe(peer))]);
+                plan.push((at + lasts, Fault::Start(peer)));
+                at += lasts + 150 * SECOND;
+            }
+            _ => {
+                let other = (peer + rng.random_range(1..peers)) % peers;
+                let lasts = rng.random_range(1..20) * SECOND;
+                for (a, b) in [(peer, other), (other, peer)] {
+                    plan.extend([(at, Fault::Cut(a, b)), (at + lasts, Fault::Heal(a, b))]);
+                }
+            }
+        }
+    }
+    let mut at = 400 * SECOND;
+    while at < end {
+        at += rng.random_range(SECOND / 2..8 * SECOND);
+        plan.push((at, Fault::Backfill(rng.random_range(310_000..600_000))));
     }
     plan
 }

@@ -1,5 +1,6 @@
 //! Runs scenarios over seeds: `promesh-sim [scenario] [first seed] [count] [seconds]`; measures how a mesh grows:
-//! `promesh-sim scale`; counts false deaths: `promesh-sim deaths`; soaks: `promesh-sim soak [first seed] [count] [hours]`.
+//! `promesh-sim scale`; counts false deaths: `promesh-sim deaths`; soaks: `promesh-sim soak [first seed] [count] [hours]
+//! [CPU seconds]`, which takes no further seed once so many CPU seconds are spent, and ends with a report.
 //!
 //! A single seed is told as it happens. Exit code 1 when an invariant broke; the failing seeds are printed, to be kept in `sim/seeds.txt`.
 
@@ -19,33 +20,68 @@ fn main() {
         _ => {}
     }
     let (first, count, seconds) = (number(1, 1), number(2, 20), number(3, 600));
-    // A soak is chaos by the hour.
-    let (name, seconds) = if name == "soak" { ("chaos", number(3, 1) * 3600) } else { (name, seconds) };
+    let soaks = name == "soak";
+    let (seconds, budget) = if soaks { (number(3, 1) * 3600, number(4, u64::MAX) as f64) } else { (seconds, f64::MAX) };
     let Some(scenario) = Scenario::by_name(name, seconds) else {
-        eprintln!("unknown scenario {name:?}: one of {}, soak, scale or deaths", Scenario::NAMES.join(", "));
+        eprintln!("unknown scenario {name:?}: one of {}, scale or deaths", Scenario::NAMES.join(", "));
         std::process::exit(2);
     };
-    let mut slowest = Vec::new();
-    let failed = Mutex::new(Vec::new());
-    let times = Mutex::new(&mut slowest);
+    let total = Mutex::new(Total::default());
     over_seeds(first, count, |seed| {
+        if total.lock().expect("no holder panics").seconds() > budget {
+            return;
+        }
         let began = cpu_seconds();
         let report = run(scenario, seed, count == 1);
-        times.lock().expect("no holder panics").push((cpu_seconds() - began, seed));
         print(seed, &report);
-        if !report.violations.is_empty() {
-            failed.lock().expect("printing does not panic").push(seed);
-        }
+        total.lock().expect("no holder panics").add(seed, cpu_seconds() - began, report);
     });
-    slowest.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let total: f64 = slowest.iter().map(|(seconds, _)| seconds).sum();
-    let named: Vec<String> = slowest.iter().take(3).map(|(took, seed)| format!("{seed} ({took:.1} s)")).collect();
-    println!("{count} seeds of {name} took {total:.1} CPU s; slowest: {}", named.join(", "));
-    let mut failed = failed.into_inner().expect("printing does not panic");
-    failed.sort_unstable();
+    let total = total.into_inner().expect("no holder panics");
+    println!("{}", total.text(name));
+    let failed = total.failed();
     if !failed.is_empty() {
         println!("failing seeds of {scenario:?}: {failed:?}");
         std::process::exit(1);
+    }
+}
+
+/// What all seeds came to.
+#[derive(Default)]
+struct Total(Vec<(u64, f64, Report)>);
+
+impl Total {
+    fn add(&mut self, seed: u64, took: f64, report: Report) {
+        self.0.push((seed, took, report));
+    }
+
+    fn seconds(&self) -> f64 {
+        self.0.iter().map(|(_, took, _)| took).sum()
+    }
+
+    fn failed(&self) -> Vec<u64> {
+        let mut failed: Vec<u64> = self.0.iter().filter(|run| !run.2.violations.is_empty()).map(|run| run.0).collect();
+        failed.sort_unstable();
+        failed
+    }
+
+    /// How much was run, what broke, and which seeds took longest: with a fault that makes work they are where to look.
+    fn text(&self, name: &str) -> String {
+        let sum = |of: fn(&Report) -> u64| self.0.iter().map(|(_, _, report)| of(report)).sum::<u64>();
+        let (simulated, spent) = (sum(|report| report.seconds), self.seconds());
+        let mut slowest: Vec<(f64, u64)> = self.0.iter().map(|(seed, took, _)| (*took, *seed)).collect();
+        slowest.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let named: Vec<String> = slowest.iter().take(5).map(|(took, seed)| format!("{seed} ({took:.1} s)")).collect();
+        format!(
+            "{} seeds of {name}, {:.1} simulated hours in {spent:.0} CPU s ({:.0} times as fast as time): {} seeds failed, \
+             {} slots missed, {} left with two batches; slowest: {}",
+            self.0.len(),
+            simulated as f64 / 3600.0,
+            simulated as f64 / spent.max(0.001),
+            self.failed().len(),
+            sum(|report| report.missed as u64),
+            sum(|report| report.split as u64),
+            named.join(", ")
+        )
     }
 }
 

@@ -3,8 +3,6 @@
 //! Datagrams suffer all of it. Streams, as QUIC gives them, are ordered and lose nothing while their connection lives;
 //! a cut longer than the idle timeout ends the connection and what was under way.
 
-use std::collections::HashMap;
-
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -13,8 +11,10 @@ pub(crate) const IDLE_TIMEOUT_NS: u64 = 5_000_000_000;
 const MS: u64 = 1_000_000;
 
 /// One direction between two peers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Link<M> {
+    /// Counts the connections that ended: what was sent on an earlier one does not arrive.
+    connection: u32,
     cut_since: Option<u64>,
     /// The connection did not survive a cut of this direction.
     broken: bool,
@@ -36,18 +36,37 @@ pub(crate) enum Healed<M> {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Network<M> {
-    links: HashMap<(usize, usize), Link<M>>,
+    /// By sender, then receiver; rows grow as they are used.
+    links: Vec<Vec<Link<M>>>,
     pub(crate) loss: f64,
 }
 
-impl<M: Clone> Network<M> {
+impl<M> Network<M> {
     pub(crate) fn new() -> Network<M> {
-        Network { links: HashMap::new(), loss: 0.0 }
+        Network { links: Vec::new(), loss: 0.0 }
     }
 
     fn link(&mut self, from: usize, to: usize) -> &mut Link<M> {
-        let empty = || Link { cut_since: None, broken: false, held: Vec::new(), last_delivery: 0 };
-        self.links.entry((from, to)).or_insert_with(empty)
+        if self.links.len() <= from {
+            self.links.resize_with(from + 1, Vec::new);
+        }
+        let row = &mut self.links[from];
+        if row.len() <= to {
+            let empty = || Link { connection: 0, cut_since: None, broken: false, held: Vec::new(), last_delivery: 0 };
+            row.resize_with(to + 1, empty);
+        }
+        &mut row[to]
+    }
+
+    /// Which connection from one peer to another this is.
+    pub(crate) fn connection(&mut self, from: usize, to: usize) -> u32 {
+        self.link(from, to).connection
+    }
+
+    /// The connection of two peers ended, both ways.
+    pub(crate) fn disconnect(&mut self, from: usize, to: usize) {
+        self.link(from, to).connection += 1;
+        self.link(to, from).connection += 1;
     }
 
     pub(crate) fn cut(&mut self, from: usize, to: usize, now: u64) {
@@ -70,7 +89,8 @@ impl<M: Clone> Network<M> {
 
     /// Streams need both directions: without acknowledgements nothing more is sent.
     pub(crate) fn streams_blocked(&self, from: usize, to: usize) -> bool {
-        let cut = |a, b| self.links.get(&(a, b)).is_some_and(|link| link.cut_since.is_some());
+        let link = |a: usize, b: usize| self.links.get(a).and_then(|row| row.get(b));
+        let cut = |a, b| link(a, b).is_some_and(|link| link.cut_since.is_some());
         cut(from, to) || cut(to, from)
     }
 
@@ -85,8 +105,15 @@ impl<M: Clone> Network<M> {
         (0..copies).map(|_| now + rng.random_range(MS / 10..3 * MS)).collect()
     }
 
-    /// When a stream message sent now arrives; `None` while the link is cut, which holds it.
-    pub(crate) fn stream(&mut self, from: usize, to: usize, message: M, now: u64, rng: &mut StdRng) -> Option<u64> {
+    /// When a stream message sent now arrives, and the message; `None` while the link is cut, which holds it.
+    pub(crate) fn stream(
+        &mut self,
+        from: usize,
+        to: usize,
+        message: M,
+        now: u64,
+        rng: &mut StdRng,
+    ) -> Option<(u64, M)> {
         let loss = self.loss;
         let blocked = self.streams_blocked(from, to);
         let link = self.link(from, to);
@@ -98,6 +125,6 @@ impl<M: Clone> Network<M> {
         let resent = if rng.random_bool(loss) { rng.random_range(20 * MS..150 * MS) } else { 0 };
         let at = (now + rng.random_range(MS / 10..3 * MS) + resent).max(link.last_delivery + 1);
         link.last_delivery = at;
-        Some(at)
+        Some((at, message))
     }
 }

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::faults;
-use crate::invariants::{every_slot_scraped, holders_agree, nothing_lost, one_owner};
+use crate::invariants::{every_slot_scraped, history_is_whole, holders_agree, nothing_lost, one_owner};
 use crate::paging;
 use crate::world::{MS, SECOND, World, job};
 
@@ -35,6 +35,17 @@ pub enum Scenario {
         /// How long, before everything heals.
         seconds: u64,
     },
+    /// Windows are sealed within minutes: peers away for long, empty disks, cuts, samples pushed for sealed windows.
+    /// Promise: every sealed window is on R peers whole again.
+    History {
+        /// How long, before everything heals.
+        seconds: u64,
+    },
+    /// Chaos among seven peers for as long as wanted: by the hour, then everything heals, is looked at, and begins again.
+    Soak {
+        /// How long, peace aside.
+        seconds: u64,
+    },
     /// Alerts that come and go, posted by own rules and by clients, under faults of peers, links, disks and receivers.
     Paging {
         /// How long, before everything heals.
@@ -60,6 +71,8 @@ impl Scenario {
             "partition" => Scenario::Partition,
             "disks" => Scenario::BadDisks,
             "chaos" => Scenario::Chaos { seconds },
+            "history" => Scenario::History { seconds },
+            "soak" => Scenario::Soak { seconds },
             "paging" => Scenario::Paging { seconds },
             "evaluators" => Scenario::Evaluators { seconds },
             _ => return None,
@@ -67,7 +80,7 @@ impl Scenario {
     }
 
     /// The names that [`Scenario::by_name`] knows.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 13] = [
         "kills",
         "rolling",
         "pauses",
@@ -77,6 +90,8 @@ impl Scenario {
         "partition",
         "disks",
         "chaos",
+        "history",
+        "soak",
         "paging",
         "evaluators",
     ];
@@ -84,7 +99,9 @@ impl Scenario {
     /// How many peers there may be.
     fn peers(self, rng: &mut StdRng) -> usize {
         let most = match self {
+            Scenario::Soak { .. } => return 7,
             Scenario::Joins => 31,
+            Scenario::History { .. } => 6,
             // Most bugs need few peers; now and then there are many.
             _ if rng.random_bool(0.1) => 16,
             Scenario::Chaos { .. } => 8,
@@ -94,17 +111,17 @@ impl Scenario {
         rng.random_range(least..most)
     }
 
-    /// Whether a slot may be missed, and two batches be left for one, near a fault.
-    fn is_strict(self) -> Strictness {
-        let (slots, writers) = match self {
-            Scenario::Chaos { .. } => (false, false),
-            Scenario::ColdStart => (false, false),
-            // Each side scrapes what it can reach; the last batches of a slow disk are replaced by others.
-            Scenario::Partition | Scenario::BadDisks => (true, false),
-            Scenario::Paging { .. } | Scenario::Evaluators { .. } => (false, false),
-            _ => (true, true),
-        };
-        Strictness { slots, writers }
+    /// Whether no slot may be missed, whatever befell it; elsewhere those are excused that nobody could have scraped.
+    fn is_strict(self) -> bool {
+        !matches!(
+            self,
+            Scenario::Chaos { .. }
+                | Scenario::Soak { .. }
+                | Scenario::History { .. }
+                | Scenario::ColdStart
+                | Scenario::Paging { .. }
+                | Scenario::Evaluators { .. }
+        )
     }
 
     fn plan(self, peers: usize, rng: &mut StdRng) -> Vec<(u64, faults::Fault)> {
@@ -118,20 +135,21 @@ impl Scenario {
             Scenario::Partition => faults::partitions(peers, rng),
             Scenario::BadDisks => faults::bad_disks(peers, rng),
             Scenario::Chaos { seconds } => faults::chaos(peers, seconds * SECOND, rng),
+            Scenario::History { seconds } => faults::history(peers, seconds * SECOND, rng),
+            Scenario::Soak { seconds } => faults::chaos(peers, seconds.min(ROUND) * SECOND, rng),
             Scenario::Paging { .. } | Scenario::Evaluators { .. } => unreachable!("it has a run of its own"),
         }
     }
 }
 
-/// What a scenario promises without exception.
-#[derive(Clone, Copy, Debug)]
-struct Strictness {
-    slots: bool,
-    writers: bool,
-}
+/// A soak's faults last so many seconds, then everything heals once and what is older is forgotten: the batches of a day
+/// of seven peers would not fit into memory.
+const ROUND: u64 = 3600;
+/// What is kept of a round for the next one, in ms: the slowest source's open slots, and what logs are asked for again.
+const KEPT_MS: i64 = 120_000;
 
 /// What came out of a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Peers.
     pub peers: usize,
@@ -153,6 +171,8 @@ pub struct Report {
 
 /// How long a healed mesh may take to come to rest.
 const CONVERGENCE: u64 = 60 * SECOND;
+/// What is younger may still be on its way.
+const UNSETTLED: u64 = 5 * SECOND;
 
 /// For how long an evaluator stands still at most.
 const EVALUATORS_PAUSE_MS: i64 = 40_000;
@@ -168,7 +188,7 @@ pub fn run(scenario: Scenario, seed: u64, verbose: bool) -> Report {
     let peers = scenario.peers(&mut rng);
     let replication_factor = if peers >= 5 && rng.random_bool(0.3) { 3 } else { 2 };
     // A promise to miss no slot is one about intervals of five seconds and more; a peer that leaves misses none at all.
-    let slow = scenario.is_strict().slots && scenario != Scenario::RollingRestart;
+    let slow = scenario.is_strict() && scenario != Scenario::RollingRestart;
     let intervals: &[i64] = if slow { &[5000, 15_000] } else { &[1000, 5000, 15_000] };
     let sources: Vec<SourceSpec> = (0..rng.random_range(20..60))
         .map(|_| SourceSpec {
@@ -182,6 +202,7 @@ pub fn run(scenario: Scenario, seed: u64, verbose: bool) -> Report {
         .collect();
     let mut world = World::new(peers, sources, replication_factor, seed);
     world.verbose = verbose;
+    world.seals = matches!(scenario, Scenario::History { .. });
     if rng.random_bool(0.3) {
         world.set_zones(rng.random_range(2..4));
     }
@@ -190,34 +211,41 @@ pub fn run(scenario: Scenario, seed: u64, verbose: bool) -> Report {
         world.now = peer as u64 * 100 * MS;
         world.start(peer);
     }
-    let plan = scenario.plan(peers, &mut rng);
-    let last_fault = plan.iter().map(|(at, _)| *at).max().unwrap_or(0);
-    world.plan(plan);
-    world.run_until(last_fault + 15 * SECOND);
-    world.heal_all();
-    let end = world.now + CONVERGENCE;
-    world.run_until(end);
-    report(&world, scenario, replication_factor)
+    let mut report = Report { peers, sources: world.sources.len(), ..Report::default() };
+    let rounds = if let Scenario::Soak { seconds } = scenario { seconds.div_ceil(ROUND).max(1) } else { 1 };
+    for round in 0..rounds {
+        let begins = if round == 0 { 0 } else { world.now };
+        let checked = if round == 0 { 30 * SECOND } else { world.now - UNSETTLED };
+        let plan: Vec<_> = scenario.plan(peers, &mut rng).into_iter().map(|(at, fault)| (begins + at, fault)).collect();
+        let last_fault = plan.iter().map(|(at, _)| *at).max().unwrap_or(0);
+        world.plan(plan);
+        world.run_until(last_fault + 15 * SECOND);
+        world.heal_all();
+        // A window a look, a look in five seconds, and comparisons after the copies.
+        let end = world.now + if world.seals { 6 * CONVERGENCE } else { CONVERGENCE };
+        world.run_until(end);
+        look(&mut world, checked, scenario, replication_factor, &mut report);
+        world.forget_before(Timestamp(world.wall().ms() - KEPT_MS));
+    }
+    report.seconds = world.now / SECOND;
+    report
 }
 
-fn report(world: &World, scenario: Scenario, replication_factor: usize) -> Report {
+/// Looks at all that a mesh at rest did since an instant.
+fn look(world: &mut World, since: u64, scenario: Scenario, replication_factor: usize, report: &mut Report) {
     let strict = scenario.is_strict();
-    let mut violations = world.found.clone();
+    let mut violations = std::mem::take(&mut world.found);
     violations.extend(one_owner::violations(world, replication_factor));
-    let (missed, slots) = every_slot_scraped::violations(world, 30 * SECOND, world.now - 5 * SECOND, strict.slots);
+    let (missed, slots) = every_slot_scraped::violations(world, since, world.now - UNSETTLED, strict);
     violations.extend(slots);
-    let settled: Timestamp = world.wall();
-    violations.extend(nothing_lost::violations(world, settled.ms() - 5_000));
-    let (split, differing) = holders_agree::violations(world, strict.writers);
-    violations.extend(differing);
-    Report {
-        peers: world.peers.len(),
-        sources: world.sources.len(),
-        seconds: world.now / SECOND,
-        missed,
-        split,
-        notifications: 0,
-        excused: 0,
-        violations,
+    let settled = world.wall().ms() - (UNSETTLED / MS) as i64;
+    violations.extend(nothing_lost::violations(world, settled));
+    if world.seals {
+        violations.extend(history_is_whole::violations(world));
     }
+    let (split, differing) = holders_agree::violations(world);
+    violations.extend(differing);
+    report.missed += missed;
+    report.split += split;
+    report.violations.extend(violations);
 }

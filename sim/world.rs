@@ -1,5 +1,6 @@
 //! Peers, links, disks and one heap of events.
 
+pub(crate) mod history;
 mod lives;
 
 use std::cmp::Reverse;
@@ -13,13 +14,14 @@ use promesh_model::codec;
 use promesh_model::shard::ShardSet;
 use promesh_model::{Generation, Monotonic, Now, PeerId, ShardId, Timestamp};
 use promesh_node::{
-    Input, MeshMessage, MeshView, Output, Peer, PeerInput, PeerOutput, Piece, SourceCatalog, SourceSpec,
+    Elected, Input, MeshMessage, MeshView, Output, Peer, PeerInput, PeerOutput, Piece, SourceCatalog, SourceSpec,
 };
 use promesh_replication::{BatchHeader, Order, Origin, SourceId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::sync::Arc;
 
+use self::history::History;
 use crate::disk::Store;
 use crate::faults::Fault;
 use crate::invariants::majority_runs;
@@ -34,8 +36,6 @@ pub(crate) const EPOCH_MS: i64 = 1_767_225_600_000;
 const SYNC_PERIOD: u64 = SECOND;
 /// A scrape that ends so much later than it should is not written.
 const SCRAPE_LATE_MAX: u64 = SECOND;
-/// How long a peer that was cut off may need until others hear its batches again.
-const RETURN: u64 = 5 * SECOND;
 /// How long an answer to a copy or an exchange is waited for.
 const REQUEST_TIMEOUT: u64 = 3 * SECOND;
 
@@ -50,6 +50,8 @@ pub(crate) enum Wire {
     Answer(Snapshot),
     Fetch { token: u64, shards: ShardSet, since: Option<Timestamp> },
     Fetched { token: u64, batches: Vec<BatchHeader>, whole_from: Option<Timestamp> },
+    Window { token: u64, window: i64, shards: ShardSet },
+    WindowIs { token: u64, batches: Vec<BatchHeader> },
 }
 
 /// A stream message with its ends.
@@ -59,6 +61,7 @@ pub(crate) struct Envelope {
     from_boot: u64,
     to: usize,
     to_boot: u64,
+    connection: u32,
     wire: Wire,
 }
 
@@ -72,6 +75,8 @@ pub(crate) enum Event {
     Seek { peer: usize, boot: u64 },
     FetchTimeout { peer: usize, boot: u64, token: u64 },
     Stop { peer: usize, boot: u64 },
+    History { peer: usize, boot: u64 },
+    HistoryTimeout { peer: usize, boot: u64, token: u64 },
     Fault(Fault),
     Resumed(usize),
     Paging(PagingEvent),
@@ -107,12 +112,18 @@ pub(crate) struct World {
     pub(crate) measuring: bool,
     fed: u64,
     pub(crate) network: Network<Envelope>,
-    events: BinaryHeap<Reverse<(u64, u64, usize)>>,
-    pending: BTreeMap<usize, Event>,
-    event_count: usize,
+    /// When, a die that orders what falls together, a running number, a place in `pending`.
+    events: BinaryHeap<Reverse<(u64, u64, u64, usize)>>,
+    pending: Vec<Option<Event>>,
+    free: Vec<usize>,
+    event_count: u64,
     pub(crate) rng: StdRng,
     replication_factor: usize,
     pub(crate) faults_at: Vec<u64>,
+    /// The last of them.
+    pub(crate) last_fault: u64,
+    /// The vote of the peers that are ready now; made anew when they, or what they load, change.
+    pub(crate) elected: Option<Elected>,
     /// When somebody was lost to somebody else: a process died or stood still, a link broke.
     pub(crate) losses: BTreeSet<u64>,
     /// Scrapes that died with their scraper, and batches that only a peer had which had just come back when it died.
@@ -123,6 +134,9 @@ pub(crate) struct World {
     pub(crate) found: Vec<String>,
     /// Prints faults and changes as they happen.
     pub(crate) verbose: bool,
+    /// Whether windows are sealed within minutes, leave the logs, and are copied as history.
+    pub(crate) seals: bool,
+    pub(crate) history: History,
     /// The alerting side, if there is one.
     pub(crate) paging: Option<Paging>,
 }
@@ -140,8 +154,8 @@ impl Wire {
             Wire::Alerting(message) => message.encode().len() as u64,
             Wire::Subscribe(shards) => codec::encode(shards).len() as u64,
             Wire::Ask(snapshot) | Wire::Answer(snapshot) => codec::encode(snapshot).len() as u64,
-            Wire::Fetch { shards, .. } => codec::encode(shards).len() as u64,
-            Wire::Batch(_) | Wire::Fetched { .. } => 0,
+            Wire::Fetch { shards, .. } | Wire::Window { shards, .. } => codec::encode(shards).len() as u64,
+            Wire::Batch(_) | Wire::Fetched { .. } | Wire::WindowIs { .. } => 0,
         }
     }
 }
@@ -208,16 +222,21 @@ impl World {
             fed: 0,
             network: Network::new(),
             events: BinaryHeap::new(),
-            pending: BTreeMap::new(),
+            pending: Vec::new(),
+            free: Vec::new(),
             event_count: 0,
             rng,
             replication_factor,
             faults_at: Vec::new(),
+            last_fault: 0,
+            elected: None,
             losses: BTreeSet::new(),
             unfinished: BTreeSet::new(),
             standing,
             found: Vec::new(),
             verbose: false,
+            seals: false,
+            history: History::default(),
             paging: None,
         }
     }
@@ -236,8 +255,12 @@ impl World {
     pub(crate) fn schedule(&mut self, at: u64, event: Event) {
         self.event_count += 1;
         let tie = self.rng.random::<u64>();
-        self.pending.insert(self.event_count, event);
-        self.events.push(Reverse((at.max(self.now), tie, self.event_count)));
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.pending.push(None);
+            self.pending.len() - 1
+        });
+        self.pending[place] = Some(event);
+        self.events.push(Reverse((at.max(self.now), tie, self.event_count, place)));
     }
 
     pub(crate) fn plan(&mut self, faults: Vec<(u64, Fault)>) {
@@ -247,7 +270,7 @@ impl World {
     }
 
     pub(crate) fn run_until(&mut self, end: u64) {
-        while let Some(&Reverse((at, _, number))) = self.events.peek() {
+        while let Some(&Reverse((at, _, number, place))) = self.events.peek() {
             if at > end {
                 break;
             }
@@ -256,16 +279,26 @@ impl World {
             // What reaches a process that stands still waits for it, in order.
             let waits =
                 |event: &Event| touched(event).map(|peer| self.peers[peer].paused_until).filter(|at| *at > self.now);
-            if let Some(at) = self.pending.get(&number).and_then(waits) {
-                self.events.push(Reverse((at, number as u64, number)));
+            if let Some(at) = self.pending[place].as_ref().and_then(waits) {
+                self.events.push(Reverse((at, number, number, place)));
                 continue;
             }
-            // A stream message whose connection ended is queued no more.
-            if let Some(event) = self.pending.remove(&number) {
-                self.happen(event);
-            }
+            let event = self.pending[place].take().expect("every place in the heap is taken");
+            self.free.push(place);
+            self.happen(event);
         }
         self.now = end;
+    }
+
+    /// What lies before an instant was looked at: nobody keeps it any more.
+    pub(crate) fn forget_before(&mut self, oldest: Timestamp) {
+        for peer in &mut self.peers {
+            peer.store.forget_before(oldest);
+        }
+        self.unfinished.retain(|(_, slot)| *slot >= oldest);
+        let oldest = (oldest.ms() - EPOCH_MS).max(0) as u64 * MS;
+        self.faults_at.retain(|at| *at >= oldest);
+        self.losses.retain(|at| *at >= oldest);
     }
 
     pub(crate) fn is_up(&self, peer: usize, boot: u64) -> bool {
@@ -308,6 +341,10 @@ impl World {
                 }
             }
             Event::Stop { peer, boot } if self.is_up(peer, boot) => self.stop(peer),
+            Event::History { peer, boot } if self.is_up(peer, boot) => self.look_at_history(peer, boot),
+            Event::HistoryTimeout { peer, boot, token } if self.is_up(peer, boot) => {
+                self.give_up_window(peer, boot, token);
+            }
             Event::Fault(fault) => self.strike(fault),
             Event::Paging(event) => self.paging_event(event),
             Event::Resumed(peer) => {
@@ -367,6 +404,7 @@ impl World {
         let (now, known) = (self.now, &mut self.standing[peer]);
         if known.last().is_none_or(|(_, stood)| *stood != stands) {
             known.push((now, stands));
+            self.elected = None;
         }
     }
 
@@ -376,7 +414,8 @@ impl World {
         }
         match output {
             Output::Start { spec, slot, rank } => {
-                self.found.extend(majority_runs::violation(self, peer, spec.piece));
+                let found = majority_runs::violation(self, peer, spec.piece);
+                self.found.extend(found);
                 let slow = self.rng.random_bool(0.02);
                 let takes = if slow { self.rng.random_range(200..2000) } else { self.rng.random_range(2..60) };
                 // No scrape outlives its timeout.
@@ -432,20 +471,24 @@ impl World {
             self.sent_bytes += wire.bytes();
         }
         let (from_boot, to_boot) = (self.peers[from].boot, self.peers[to].boot);
-        self.resend(Envelope { from, from_boot, to, to_boot, wire });
+        let connection = self.network.connection(from, to);
+        self.resend(Envelope { from, from_boot, to, to_boot, connection, wire });
     }
 
     fn resend(&mut self, envelope: Envelope) {
         let (from, to) = (envelope.from, envelope.to);
-        if let Some(at) = self.network.stream(from, to, envelope.clone(), self.now, &mut self.rng) {
+        if let Some((at, envelope)) = self.network.stream(from, to, envelope, self.now, &mut self.rng) {
             self.schedule(at, Event::Stream(Box::new(envelope)));
         }
     }
 
     fn arrive(&mut self, envelope: Envelope) {
-        let Envelope { from, from_boot, to, to_boot, wire } = envelope;
-        // A process that died took its connections with it.
-        if !self.is_up(to, to_boot) || self.peers[from].boot != from_boot {
+        let Envelope { from, from_boot, to, to_boot, connection, wire } = envelope;
+        // A process that died took its connections with it; what was under way when one ended is lost.
+        if !self.is_up(to, to_boot)
+            || self.peers[from].boot != from_boot
+            || self.network.connection(from, to) != connection
+        {
             return;
         }
         let id = self.peers[from].id;
@@ -469,12 +512,21 @@ impl World {
             }
             Wire::Answer(snapshot) => self.feed(to, PeerInput::Snapshot(snapshot)),
             Wire::Fetch { token, shards, since } => {
+                // What left the log is history, and copied as that.
+                let logged = if self.seals { self.logged_from(to) } else { Timestamp::MIN };
                 let donor = &self.peers[to];
-                let batches = donor.store.export(&shards, since);
+                let mut batches = donor.store.export(&shards, Some(since.unwrap_or(logged).max(logged)));
+                // A repeat changes nothing, and in a large mesh nearly all are.
+                let known = &self.peers[from].store.kept;
+                batches
+                    .retain(|batch| known.get(&(batch.source, batch.slot)).is_none_or(|one| one.order != batch.order));
                 let possession = donor.mind.as_ref().expect("checked").mesh.possession();
-                let whole_from = since.or_else(|| possession.whole_from(&shards));
+                let held = possession.whole_from(&shards).map(|from| from.max(logged));
+                let whole_from = since.or(held);
                 self.send(to, from, Wire::Fetched { token, batches, whole_from });
             }
+            Wire::Window { token, window, shards } => self.donate_window(to, from, token, window, &shards),
+            Wire::WindowIs { token, batches } => self.take_window(to, token, batches),
             Wire::Fetched { token, batches, whole_from } => {
                 batches.into_iter().for_each(|header| self.peers[to].store.copy(header));
                 if self.peers[to].fetches.remove(&token).is_some() {
@@ -538,6 +590,8 @@ fn touched(event: &Event) -> Option<usize> {
         | Event::Seek { peer, .. }
         | Event::Stop { peer, .. }
         | Event::FetchTimeout { peer, .. }
+        | Event::History { peer, .. }
+        | Event::HistoryTimeout { peer, .. }
         | Event::Resumed(peer) => Some(*peer),
         Event::Paging(event) => event.peer(),
         Event::Datagram { to, .. } => Some(*to),

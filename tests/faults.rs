@@ -197,3 +197,36 @@ fn an_operator_drains_removes_and_sends_away() {
     let (code, text) = cluster(&peers[0], &["capacity"]);
     assert!(code == Some(0) && text.contains("of 1 peers none may be lost"), "{text}");
 }
+
+/// `/etc/hosts` of a mount namespace of the peer's own stands in for a name server, where that is allowed.
+#[test]
+fn a_seed_whose_name_leads_elsewhere_by_now_is_found() {
+    if !Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success()) {
+        println!("mount namespaces are not allowed here: not tested");
+        return;
+    }
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let path = root.path().join("prometheus.yml");
+    std::fs::write(&path, exporter.config(2, "5s", "4s")).expect("written");
+    let hosts = root.path().join("hosts");
+    let lead_to = |address: &str| std::fs::write(&hosts, format!("127.0.0.1 localhost\n{address} seed.test\n"));
+    lead_to("127.0.0.9").expect("written");
+    let mut first = Peer::new(root.path(), "peer-0", &path, &[]);
+    first.start();
+    first.wait_ready();
+    let own_hosts = format!("mount --bind {} /etc/hosts && exec \"$@\"", hosts.display());
+    let second = Peer::new(root.path(), "peer-1", &path, &[]);
+    let mut second = second
+        .through(&["unshare", "-m", "sh", "-c", &own_hosts, "sh"])
+        .with(format!("--cluster.peer=seed.test:{}", first.cluster));
+    second.start();
+    // The name led to nobody: it waits for a while, then goes on alone, and looks again and again.
+    second.wait_ready();
+    assert_eq!((states(&first), states(&second)), (vec!["ready".to_owned()], vec!["ready".to_owned()]));
+    lead_to("127.0.0.1").expect("written");
+    for peer in [&first, &second] {
+        peer.wait("the two have met", 30_000, || (states(peer) == ["ready"; 2]).then_some(()));
+    }
+}

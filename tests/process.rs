@@ -91,6 +91,47 @@ fn every_alert_of_the_examples_is_made_to_fire() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A page with a series twice is taken in part, with a warning, by whoever scrapes it.
+#[test]
+fn the_metrics_page_has_what_watches_the_mesh_and_nothing_twice() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let peers = mesh(root.path(), 2, &exporter.config(2, "1s", "900ms"));
+    peers[0].wait("the other's beats are counted", 10_000, || {
+        (peers[0].metric("promesh_beat_gap_seconds") > 0.0).then_some(())
+    });
+    let (_, page) = get(peers[0].web, "/metrics");
+    let mut seen = std::collections::BTreeSet::new();
+    for line in page.lines().filter(|line| !line.starts_with("# HELP")) {
+        let series =
+            if line.starts_with('#') { line } else { line.rsplit_once(' ').map_or(line, |(series, _)| series) };
+        assert!(seen.insert(series.to_owned()), "{series} is there twice");
+    }
+    for name in [
+        "promesh_cluster_members{state=\"ready\"}",
+        "promesh_shards_under_replicated",
+        "promesh_targets_unscraped",
+        "promesh_beat_gap_seconds{",
+        "promesh_ownership_changes_total{what=\"takeover\",reason=\"nobody acts for them\"}",
+        "promesh_late_batches_total",
+        "promesh_replication_key_frames_wanted_total",
+        "promesh_split_slots_total",
+        "promesh_merge_conflicts_total",
+        "promesh_claims_total{outcome=\"busy\"}",
+        "promesh_notifications_degraded",
+        "promesh_copied_bytes_total",
+        "promesh_history_copied_bytes_total",
+        "promesh_config_differs",
+        "promesh_clock_offset_seconds{",
+        "promesh_certificate_expiry_timestamp_seconds",
+        "promesh_mesh_handle_seconds_bucket{le=\"0.005\"}",
+        "promesh_alerting_handle_seconds_bucket{le=\"0.005\"}",
+    ] {
+        assert!(seen.iter().any(|series| series.starts_with(name)), "no {name} in:\n{page}");
+    }
+}
+
 #[test]
 fn a_taken_port_is_named() {
     let root = tempfile::tempdir().expect("a folder");

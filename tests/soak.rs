@@ -3,6 +3,7 @@
 
 #[allow(dead_code)] // the other tests use the rest of it
 mod support;
+mod survive;
 
 use std::path::Path;
 use std::process::Command;

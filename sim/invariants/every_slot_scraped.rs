@@ -2,8 +2,8 @@
 //!
 //! Without exception where peers die or leave one at a time (P2). Elsewhere a slot is excused only by what nobody can
 //! mend: no peer was there all the time in which it could be begun; or somebody was lost so late that whoever takes over
-//! may begin it no more. A loss excuses one slot of a target, due before the silence was noticed, and the scrape that was
-//! under way in the process that died.
+//! may begin it no more. A loss excuses one slot of a target, due before the silence was noticed, the scrape that was under
+//! way in the process that died, and what nobody else had and no disk.
 //!
 //! Source: design of the mesh, sections 1 (P2), 5 and 16, invariant 1.
 
@@ -19,6 +19,8 @@ use crate::world::{EPOCH_MS, MS, SECOND, World};
 const TAKEOVER: u64 = 1_400 * MS;
 /// The longest a scrape takes: what was lost with its scraper later than that was already told.
 const SCRAPE_MAX: u64 = 2 * SECOND;
+/// What was written longer ago is on the disk: a sync a second, and one that takes as long.
+const UNSYNCED: u64 = 2 * SECOND;
 
 pub(crate) fn violations(world: &World, from: u64, to: u64, strict: bool) -> (usize, Vec<String>) {
     let kept: HashSet<(SourceId, Timestamp)> =
@@ -51,11 +53,12 @@ fn is_excused(world: &World, spec: &SourceSpec, slot: u64, losses: &mut Vec<u64>
     if !world.standing.iter().any(|standing| stood(standing, first, last)) {
         return true;
     }
-    let mut late =
-        losses.iter().enumerate().filter(|(_, loss)| **loss + TAKEOVER > last && **loss <= last + SCRAPE_MAX);
     let wall = Timestamp(EPOCH_MS + (slot / MS) as i64);
-    match late.next().map(|(index, _)| index) {
-        Some(_) if world.unfinished.contains(&(spec.source, wall)) => true,
+    let too_late = |loss: &u64| *loss + TAKEOVER > last;
+    if world.unfinished.contains(&(spec.source, wall)) {
+        return losses.iter().any(|loss| too_late(loss) && *loss <= last + SCRAPE_MAX + UNSYNCED);
+    }
+    match losses.iter().position(|loss| too_late(loss) && *loss <= last + SCRAPE_MAX) {
         Some(index) => {
             losses.remove(index);
             true

@@ -11,12 +11,15 @@ use crate::world::{SECOND, World};
 /// A root by gossip and its list by a stream take less.
 const NEWS: u64 = 3 * SECOND;
 
-pub(crate) fn violation(world: &World, starter: usize, piece: PieceId) -> Option<String> {
-    if world.faults_at.iter().any(|fault| world.now.saturating_sub(*fault) < NEWS) {
+pub(crate) fn violation(world: &mut World, starter: usize, piece: PieceId) -> Option<String> {
+    if world.now.saturating_sub(world.last_fault) < NEWS && !world.faults_at.is_empty() {
         return None;
     }
-    let ready = world.peers.iter().filter(|peer| peer.mind.is_some() && peer.is_ready());
-    let elected = Elected::of(ready.map(|peer| (peer.id, &peer.store.disk.digests)));
+    let vote = || {
+        let ready = world.peers.iter().filter(|peer| peer.mind.is_some() && peer.is_ready());
+        Elected::of(ready.map(|peer| (peer.id, &peer.store.disk.digests)))
+    };
+    let elected = world.elected.get_or_insert_with(vote);
     let id = world.peers[starter].id;
     let may = elected.may_act(id, piece);
     (!may).then(|| format!("{id} started a slot at {} s with a version that does not stand", world.now / SECOND))

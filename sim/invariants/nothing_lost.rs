@@ -10,6 +10,7 @@ use promesh_model::shard::ShardSet;
 use promesh_model::{ShardId, Timestamp};
 
 use crate::world::World;
+use crate::world::history::is_late;
 
 pub(crate) fn violations(world: &World, settled_before_ms: i64) -> Vec<String> {
     let living: Vec<_> = world.peers.iter().filter(|peer| peer.mind.is_some()).collect();
@@ -25,7 +26,11 @@ pub(crate) fn violations(world: &World, settled_before_ms: i64) -> Vec<String> {
     }
     for ((source, slot), shard) in all.into_iter().filter(|((_, slot), _)| slot.ms() < settled_before_ms) {
         for peer in claimants.get(&shard).into_iter().flatten().map(|number| living[*number]) {
-            let claims = peer.view.as_ref().is_some_and(|view| view.own.covers(shard, slot, slot));
+            // What is pushed late comes to those who hold the shard now; reads of old times ask them too.
+            let claims = peer.view.as_ref().is_some_and(|view| match is_late(source) {
+                true => view.own.covering_live(slot, slot).contains(shard),
+                false => view.own.covers(shard, slot, slot),
+            });
             if claims && !peer.store.kept.contains_key(&(source, slot)) {
                 missing += 1;
                 let with = living.iter().find_map(|other| Some((other.id, other.store.kept.get(&(source, slot))?)));

@@ -104,7 +104,7 @@ impl World {
         if self.verbose {
             println!("{:9.3} s {peer} is struck by {strike:?}", self.now as f64 / 1e9);
         }
-        self.faults_at.push(self.now);
+        self.note_fault(self.now);
         let others: Vec<usize> = (0..self.peers.len()).filter(|other| *other != peer).collect();
         match strike.what {
             What::Kill => {

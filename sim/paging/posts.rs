@@ -124,7 +124,7 @@ impl World {
         // Worth while only where the truth changes meanwhile.
         if longest > 0 && fires && (now..now + longest / 2).contains(&end) {
             let span = self.rng.random_range(longest / 2..longest) as u64 * MS;
-            self.faults_at.push(self.now);
+            self.note_fault(self.now);
             self.strike(Fault::Pause(peer, span));
         }
         if self.peers[peer].paused_until <= self.now {

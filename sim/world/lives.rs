@@ -8,11 +8,16 @@ use promesh_model::{Generation, Labels, Timestamp};
 use promesh_node::{Digests, Input, Mesh, MeshConfig, Peer, PeerInput};
 use rand::RngExt;
 
-use super::{EPOCH_MS, Event, MS, RETURN, SYNC_PERIOD, World, address, job};
+use super::history::WINDOW_MS;
+use super::{EPOCH_MS, Event, MS, SECOND, SYNC_PERIOD, World, address, job};
 use crate::disk::Store;
 use crate::faults::Fault;
 use crate::network::{Healed, IDLE_TIMEOUT_NS};
 use crate::paging::PagingEvent;
+
+/// Two clocks differ by twice that at most, which is where a peer warns of it. Unbounded steps add up: within an hour to
+/// more than the second that some slots last.
+const SKEW_MS_MAX: i64 = 250;
 
 impl World {
     pub(crate) fn start(&mut self, peer: usize) {
@@ -32,6 +37,7 @@ impl World {
             possession: disk.possession.clone(),
             rank_tables: Some(Arc::clone(&self.rank_tables)),
             newest_sample: disk.log[..disk.synced].iter().map(|header| header.slot).max(),
+            window: Duration::from_millis(if self.seals { WINDOW_MS as u64 } else { 7_200_000 }),
         };
         let record = PeerRecord {
             id: self.peers[peer].id,
@@ -62,6 +68,9 @@ impl World {
         self.feed(peer, PeerInput::Mesh(Input::Sources(sources)));
         self.schedule(self.now + SYNC_PERIOD, Event::Sync { peer, boot });
         self.schedule(self.now + MS, Event::Seek { peer, boot });
+        if self.seals {
+            self.schedule(self.now + 5 * SECOND, Event::History { peer, boot });
+        }
     }
 
     /// Reads a version of the configuration.
@@ -72,6 +81,7 @@ impl World {
         let now = if version == 1 { Timestamp(EPOCH_MS) } else { now };
         disk.digests = Digests::of([(job(), version)], Labels::default(), &disk.digests, now);
         let digests = disk.digests.clone();
+        self.elected = None;
         self.feed(peer, PeerInput::Mesh(Input::Definitions(digests)));
     }
 
@@ -82,23 +92,30 @@ impl World {
     }
 
     pub(super) fn kill(&mut self, peer: usize) {
-        // Who was cut off until just now, or just came, has told nobody yet what it has not synced.
-        let recent = |fault: &u64| *fault < self.now && *fault + RETURN > self.now;
-        if self.faults_at.iter().any(recent) {
-            let disk = &self.peers[peer].store.disk;
-            self.unfinished.extend(disk.log[disk.synced..].iter().map(|header| (header.source, header.slot)));
-        }
+        // What it had not synced and nobody else who lives has, died with it.
+        let disk = &self.peers[peer].store.disk;
+        let others = || self.peers.iter().enumerate().filter(|(other, one)| *other != peer && one.mind.is_some());
+        let unsynced = disk.log[disk.synced..].iter().map(|header| (header.source, header.slot));
+        let alone: Vec<_> =
+            unsynced.filter(|batch| !others().any(|(_, other)| other.store.kept.contains_key(batch))).collect();
+        self.unfinished.extend(alone);
         self.peers[peer].mind = None;
         self.peers[peer].boot += 1;
         for other in &mut self.peers {
             other.routes = other.routes.take().filter(|_| other.subscribers.remove(&peer).is_none());
         }
+        self.forget_copies(peer);
         self.note_standing(peer);
         self.paging_killed(peer);
     }
 
+    pub(crate) fn note_fault(&mut self, at: u64) {
+        self.faults_at.push(at);
+        self.last_fault = self.last_fault.max(at);
+    }
+
     pub(crate) fn strike(&mut self, fault: Fault) {
-        self.faults_at.push(self.now);
+        self.note_fault(self.now);
         if matches!(fault, Fault::Kill(_) | Fault::Pause(..) | Fault::Cut(..)) {
             self.losses.insert(self.now);
         }
@@ -110,7 +127,7 @@ impl World {
             Fault::Start(peer) => self.start(peer),
             Fault::Pause(peer, lasts) => {
                 self.peers[peer].paused_until = self.peers[peer].paused_until.max(self.now + lasts);
-                self.faults_at.push(self.now + lasts);
+                self.note_fault(self.now + lasts);
                 self.note_standing(peer);
                 if self.paging.is_some() {
                     self.schedule(self.now + lasts, Event::Paging(PagingEvent::Weigh));
@@ -130,22 +147,27 @@ impl World {
                 Healed::Reset => self.reset(from, to),
             },
             Fault::Loss(thousandths) => self.network.loss = f64::from(thousandths) / 1000.0,
-            Fault::Step(peer, ms) => self.peers[peer].skew_ms += ms,
+            Fault::Step(peer, ms) => {
+                let skew = &mut self.peers[peer].skew_ms;
+                *skew = (*skew + ms).clamp(-SKEW_MS_MAX, SKEW_MS_MAX);
+            }
             Fault::SlowDisk(peer, takes) => self.peers[peer].sync_takes = takes,
             Fault::FullDisk(peer, full) => self.feed(peer, PeerInput::Mesh(Input::DiskFull(full))),
             Fault::Reload(peer, version) => self.load(peer, version),
             Fault::Terminate(peer) => self.feed(peer, PeerInput::Mesh(Input::Leave)),
+            Fault::Wipe(peer) => {
+                if self.peers[peer].mind.is_none() {
+                    self.peers[peer].store = Store::default();
+                }
+            }
+            Fault::Backfill(ago_ms) => self.backfill(ago_ms),
         }
         self.weigh_doubts();
     }
 
     /// The connection of two peers ended: what was under way is lost, both hear of it, and connect anew.
     pub(super) fn reset(&mut self, from: usize, to: usize) {
-        let under_way = |event: &Event| match event {
-            Event::Stream(envelope) => [(from, to), (to, from)].contains(&(envelope.from, envelope.to)),
-            _ => false,
-        };
-        self.pending.retain(|_, event| !under_way(event));
+        self.network.disconnect(from, to);
         for (one, other) in [(from, to), (to, from)] {
             self.peers[one].subscribers.remove(&other);
             self.peers[one].routes = None;

@@ -112,6 +112,8 @@ pub struct Membership {
     reported_mark: u64,
     /// When members are next compared with what was reported, and with which count of records.
     next_look: (Monotonic, u64),
+    /// Whether SWIM has had news to spread since: every change of a member, a suspicion too, is such news.
+    has_news: bool,
     outputs: VecDeque<MembershipOutput>,
     errors: u64,
 }
@@ -194,6 +196,7 @@ impl Membership {
             reported: Vec::new(),
             reported_mark: 0,
             next_look: (now.monotonic, 0),
+            has_news: true,
             outputs: VecDeque::new(),
             errors: 0,
         };
@@ -333,11 +336,13 @@ impl Membership {
         // notification; it is seen a little later.
         let changes = self.records.lock().changes;
         stirred |= changes != self.next_look.1;
+        self.has_news |= stirred || self.foca.updates_backlog() > 0;
         let members = self.reported.len();
         let due = now.monotonic >= self.next_look.0;
-        if !due && (!stirred || members > LARGE) {
+        if !self.has_news || !due && (!stirred || members > LARGE) {
             return;
         }
+        self.has_news = false;
         let pause = if members > LARGE { LOOK_STEP * members as u32 } else { LOOK_PERIOD };
         self.next_look = (now.monotonic + pause, changes);
         let mark = self.mark();

@@ -254,6 +254,43 @@ impl Placement {
         self.ranks.get(first..first + RANKS_KEPT)?.iter().position(|ranked| ranked.member == member)
     }
 
+    /// Of some shards, those for which each of some peers is among the ranks kept.
+    ///
+    /// One walk over the shards for all peers: asked one peer at a time this was most of what a mesh of a hundred did
+    /// while it started.
+    pub fn ranked_of(&self, shards: &ShardSet, peers: &[PeerId]) -> Vec<ShardSet> {
+        let slots: Vec<Option<u16>> = peers.iter().map(|peer| self.by_id.get(peer).copied()).collect();
+        let mut by_slot: Vec<Option<Vec<u16>>> = vec![None; self.candidates.len()];
+        for slot in slots.iter().flatten() {
+            by_slot[usize::from(*slot)] = Some(Vec::new());
+        }
+        for shard in shards.iter() {
+            let first = usize::from(shard.0) * RANKS_KEPT;
+            for ranked in self.ranks.get(first..first + RANKS_KEPT).unwrap_or_default() {
+                if let Some(Some(theirs)) = by_slot.get_mut(usize::from(ranked.member)) {
+                    theirs.push(shard.0);
+                }
+            }
+        }
+        let take = |slot: &Option<u16>| slot.and_then(|slot| by_slot[usize::from(slot)].take()).unwrap_or_default();
+        slots.iter().map(take).map(ShardSet::of_rising).collect()
+    }
+
+    /// Of some shards, those for which one peer ranks before another; where neither is among the ranks kept, by id.
+    pub fn before(&self, shards: &ShardSet, one: PeerId, other: PeerId) -> ShardSet {
+        let slot = |peer| self.by_id.get(&peer).copied();
+        let (one_at, other_at) = (slot(one), slot(other));
+        let rank = |kept: &[Ranked], slot: Option<u16>| {
+            slot.and_then(|slot| kept.iter().position(|ranked| ranked.member == slot)).unwrap_or(usize::MAX)
+        };
+        let is_before = |shard: &ShardId| {
+            let first = usize::from(shard.0) * RANKS_KEPT;
+            let kept = self.ranks.get(first..first + RANKS_KEPT).unwrap_or_default();
+            (rank(kept, one_at), one) < (rank(kept, other_at), other)
+        };
+        shards.iter().filter(is_before).collect()
+    }
+
     /// The shards for which a peer is among the first `count`.
     pub fn shards_within(&self, peer: PeerId, count: usize) -> ShardSet {
         let Some(&member) = self.by_id.get(&peer) else { return ShardSet::default() };

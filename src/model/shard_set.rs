@@ -55,6 +55,20 @@ impl ShardSet {
         ShardSet(if count <= FEW_MAX { Few(bits(&words).collect()) } else { Many { count, words } })
     }
 
+    /// A set from shards in rising order, each once.
+    ///
+    /// # Panics
+    /// In debug builds, where they do not rise.
+    pub fn of_rising(shards: Vec<u16>) -> ShardSet {
+        debug_assert!(shards.is_sorted_by(|a, b| a < b), "each shard once, in rising order");
+        if shards.len() <= FEW_MAX {
+            return ShardSet(Few(shards));
+        }
+        let mut words = Box::new([0u64; WORDS]);
+        shards.iter().for_each(|shard| words[usize::from(*shard) / 64] |= 1 << (shard % 64));
+        ShardSet(Many { count: shards.len(), words })
+    }
+
     /// Whether a shard is in the set.
     pub fn contains(&self, shard: ShardId) -> bool {
         match &self.0 {
@@ -71,9 +85,7 @@ impl ShardSet {
                     shards.insert(place, shard.0);
                 }
                 if shards.len() > FEW_MAX {
-                    let mut words = Box::new([0u64; WORDS]);
-                    shards.iter().for_each(|shard| words[usize::from(*shard) / 64] |= 1 << (shard % 64));
-                    self.0 = Many { count: shards.len(), words };
+                    *self = ShardSet::of_rising(std::mem::take(shards));
                 }
             }
             Many { count, words } => {
@@ -214,11 +226,13 @@ impl fmt::Debug for ShardSet {
 
 impl FromIterator<ShardId> for ShardSet {
     fn from_iter<I: IntoIterator<Item = ShardId>>(shards: I) -> ShardSet {
-        let mut set = ShardSet::default();
-        for shard in shards {
-            set.insert(shard);
+        let mut shards: Vec<u16> = shards.into_iter().map(|shard| shard.0).collect();
+        // Nearly always they come from a walk over shards.
+        if !shards.is_sorted_by(|a, b| a < b) {
+            shards.sort_unstable();
+            shards.dedup();
         }
-        set
+        ShardSet::of_rising(shards)
     }
 }
 

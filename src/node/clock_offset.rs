@@ -13,20 +13,31 @@ const SKEWED_MS: i64 = 2000;
 #[derive(Clone, Debug, Default)]
 pub struct ClockOffsets {
     offsets: BTreeMap<PeerId, i64>,
+    /// How many of them are beyond [`SKEWED_MS`]: with less than half there is no need to look for a median, and every
+    /// beat asks.
+    far: usize,
+}
+
+fn is_far(offset: i64) -> bool {
+    offset.abs() > SKEWED_MS
 }
 
 impl ClockOffsets {
     /// Takes a peer's clock as its beat showed it. The way of the beat is not taken off: it is milliseconds.
     pub fn note(&mut self, peer: PeerId, theirs: Timestamp, ours: Timestamp) {
         let seen = theirs.ms() - ours.ms();
-        let offset = self.offsets.entry(peer).or_insert(seen);
+        let before = self.offsets.get(&peer).copied();
         // Smoothed, so that one late beat is no verdict.
-        *offset += (seen - *offset) / 4;
+        let offset = before.map_or(seen, |known| known + (seen - known) / 4);
+        self.offsets.insert(peer, offset);
+        self.far -= usize::from(before.is_some_and(is_far));
+        self.far += usize::from(is_far(offset));
     }
 
     /// Forgets a peer.
     pub fn forget(&mut self, peer: PeerId) {
-        self.offsets.remove(&peer);
+        let gone = self.offsets.remove(&peer);
+        self.far -= usize::from(gone.is_some_and(is_far));
     }
 
     /// A peer's clock less ours, in ms.
@@ -49,6 +60,9 @@ impl ClockOffsets {
     /// Whether a majority of the mesh, us included, agrees within half a second and we are over two seconds off. With
     /// two peers nobody can tell who is right.
     pub fn is_skewed(&self) -> bool {
+        if self.far * 2 < self.offsets.len() {
+            return false;
+        }
         let Some(median) = self.median() else { return false };
         let agreeing = self.offsets.values().filter(|offset| (*offset - median).abs() <= WARN_MS).count();
         agreeing >= 2 && agreeing * 2 > self.offsets.len() + 1 && median.abs() > SKEWED_MS
@@ -67,6 +81,12 @@ mod tests {
         offsets.note(PeerId(2), Timestamp(5100), Timestamp(0));
         assert!(offsets.is_skewed());
         offsets.note(PeerId(2), Timestamp(-60_000), Timestamp(0));
+        assert!(!offsets.is_skewed());
+        offsets.forget(PeerId(2));
+        offsets.note(PeerId(3), Timestamp(5000), Timestamp(0));
+        assert!(offsets.is_skewed());
+        offsets.note(PeerId(4), Timestamp(0), Timestamp(0));
+        offsets.note(PeerId(5), Timestamp(0), Timestamp(0));
         assert!(!offsets.is_skewed());
     }
 }

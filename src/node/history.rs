@@ -224,6 +224,7 @@ mod tests {
     /// Peer 1's view of others: who, whether it is alive, what it holds.
     fn view(own: Possession, others: Vec<(u128, bool, Option<Possession>)>) -> MeshView {
         let info = |id: u128, alive: bool| PeerInfo {
+            doubts: 0,
             beat_gap: None,
             digests: Arc::default(),
             id: PeerId(id),

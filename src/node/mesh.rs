@@ -21,7 +21,7 @@ use crate::messages::MeshMessage;
 use crate::ownership::Ownership;
 use crate::possession::Possession;
 use crate::schedule::{Schedule, SourceCatalog, SourceSpec};
-use crate::sync::Holdings;
+use crate::sync::{Holdings, Windows};
 use crate::view::MeshView;
 
 /// The shortest time between beats.
@@ -70,6 +70,8 @@ pub struct MeshConfig {
     pub possession: Possession,
     /// The newest sample on its disk.
     pub newest_sample: Option<Timestamp>,
+    /// The span of a block when it leaves the log. Default 2h.
+    pub window: Duration,
     /// Rank tables that other peers of this process share; none outside of a simulator.
     pub rank_tables: Option<Arc<RankTables>>,
 }
@@ -268,7 +270,8 @@ impl Mesh {
         let mut own = std::mem::take(&mut config.possession);
         let falls = own.started(now.wall, now.wall.before(FLAPPING));
         // With nothing on its disk a peer holds nothing, whatever it once said.
-        let holdings = Holdings::restarted(own, config.newest_sample.unwrap_or(Timestamp::MIN), now.wall);
+        let durable = config.newest_sample.unwrap_or(Timestamp::MIN);
+        let holdings = Holdings::restarted(own, durable, Windows::of(config.window), now.wall);
         let me = record.id;
         let waits = config.has_seeds || config.persisted.iter().any(|peer| *peer != me);
         let until = if waits { now.monotonic + config.start_hold } else { now.monotonic };
@@ -327,8 +330,12 @@ impl Mesh {
         }
         self.notice_pause(now);
         self.notice_set_back(now);
-        // Beats and timers change nothing that ranks follow from, unless they say so themselves.
-        let quiet = matches!(&input, Input::Timeout | Input::Message { message: MeshMessage::Beat(_), .. });
+        // Beats, timers and parts of copies change nothing that ranks follow from, unless they say so themselves.
+        let quiet = match &input {
+            Input::Timeout | Input::Message { message: MeshMessage::Beat(_), .. } => true,
+            Input::Fetched { whole_from, .. } => whole_from.is_some(),
+            _ => false,
+        };
         self.dirty |= !quiet;
         self.possession_stirred |= !quiet;
         match input {
@@ -542,6 +549,8 @@ impl Mesh {
         if let Some(restored) = self.holdings.fetched(token, whole_from, now.monotonic) {
             let me = self.me();
             self.change(now, "copied", me, restored.shards.len(), "held again");
+            self.dirty = true;
+            self.possession_stirred = true;
         }
         self.view_changed = true;
     }

@@ -86,6 +86,11 @@ impl Ownership {
         self.others.get(&peer)
     }
 
+    /// What the others say they act for.
+    pub(crate) fn others(&self) -> &BTreeMap<PeerId, ShardSet> {
+        &self.others
+    }
+
     /// Shards whose sources this peer may have to start soon.
     pub(crate) fn concerning(&self) -> ShardSet {
         self.gaining.iter().fold(self.ranked.union(&self.acting), |all, (_, shards)| all.union(shards))
@@ -238,13 +243,15 @@ impl Ownership {
         // What is promised from a slot on goes at that slot by our own clock, however early theirs runs.
         let mut both = self.acting.intersection(&theirs);
         for (_, promised) in &self.granted {
-            both.remove_all(promised);
+            if !both.is_empty() && !both.is_disjoint(promised) {
+                both.remove_all(promised);
+            }
         }
-        let rank = |shard, peer| self.placement.rank_of(shard, peer).unwrap_or(usize::MAX);
-        let yields = |shard: &ShardId| (rank(*shard, peer), peer) < (rank(*shard, self.me), self.me);
-        let given: ShardSet = both.iter().filter(yields).collect();
-        self.changed |= !given.is_empty();
-        self.acting = self.acting.difference(&given);
+        let given = self.placement.before(&both, peer, self.me);
+        if !given.is_empty() {
+            self.changed = true;
+            self.acting.remove_all(&given);
+        }
         self.others.insert(peer, theirs);
         // The other one has to hear of us too, if it is the one to yield: with the next beat, or two peers whose views
         // differ would talk of nothing else.
@@ -254,27 +261,19 @@ impl Ownership {
         given
     }
 
-    /// What each of the others needs to hear of what we act for: the shards it is ranked for, and all for one that is
+    /// What each of some others needs to hear of what we act for: the shards it is ranked for, and all for one that is
     /// not ranked yet. A mesh of a thousand talks of a few shards a pair.
-    pub(crate) fn acting_by_peer(&self, others: &[PeerId]) -> BTreeMap<PeerId, ShardSet> {
-        let ranked = |peer: &PeerId| self.placement.contains(*peer);
-        let all = |peer: &PeerId| if ranked(peer) { ShardSet::default() } else { self.acting.clone() };
-        let mut told: BTreeMap<PeerId, ShardSet> = others.iter().map(|peer| (*peer, all(peer))).collect();
+    pub(crate) fn acting_for(&self, others: &[PeerId]) -> Vec<ShardSet> {
         if self.placement.len() <= RANKS_KEPT {
-            told.values_mut().for_each(|shards| shards.clone_from(&self.acting));
-            return told;
+            return vec![self.acting.clone(); others.len()];
         }
-        for shard in self.acting.iter() {
-            for peer in self.placement.ranks(shard) {
-                if let Some(shards) = told.get_mut(&peer) {
-                    shards.insert(shard);
-                }
-            }
-        }
-        // Who acts for a shard of ours hears of it as well, however far behind it ranks by now: of two that were promised
-        // a shard by one giver, the worse-ranked would act for ever.
-        for (peer, theirs) in &self.others {
-            if let Some(shards) = told.get_mut(peer) {
+        let mut told = self.placement.ranked_of(&self.acting, others);
+        for (peer, shards) in others.iter().zip(&mut told) {
+            if !self.placement.contains(*peer) {
+                shards.clone_from(&self.acting);
+            } else if let Some(theirs) = self.others.get(peer) {
+                // Who acts for a shard of ours hears of it as well, however far behind it ranks by now: of two that were
+                // promised a shard by one giver, the worse-ranked would act for ever.
                 shards.insert_all(&theirs.intersection(&self.acting));
             }
         }
@@ -364,16 +363,16 @@ mod tests {
         let unranked = |shard: &ShardId| ownership.placement.rank_of(*shard, PeerId(2)).is_none();
         let both: ShardSet = ownership.acting().iter().filter(unranked).take(1).collect();
         ownership.hear(PeerId(2), both.clone());
-        assert!(both.is_subset(&ownership.acting_by_peer(&[PeerId(2)])[&PeerId(2)]));
+        assert!(both.is_subset(&ownership.acting_for(&[PeerId(2)])[0]));
     }
 
     #[test]
     fn in_a_large_mesh_a_peer_hears_only_of_shards_it_is_ranked_for() {
         let mut ownership = among(1, 1..=40);
         ownership.review(&BTreeSet::new(), at(0));
-        let told = ownership.acting_by_peer(&[PeerId(2), PeerId(99)]);
+        let told = ownership.acting_for(&[PeerId(2), PeerId(99)]);
         let ranked = ownership.placement.shards_within(PeerId(2), RANKS_KEPT);
-        assert_eq!(told[&PeerId(2)], ownership.acting().intersection(&ranked));
-        assert_eq!(told[&PeerId(99)], *ownership.acting(), "one that is not ranked yet hears all");
+        assert_eq!(told[0], ownership.acting().intersection(&ranked));
+        assert_eq!(told[1], *ownership.acting(), "one that is not ranked yet hears all");
     }
 }

@@ -20,9 +20,34 @@ use promesh_model::{Monotonic, Now, PeerId, Timestamp};
 
 use crate::possession::{Debt, Possession};
 
-/// Logs reach back at least so far; a peer that was away for longer copies the open window anew, and older debts are
-/// left to the digests of sealed windows.
-const LOG_REACH: Duration = Duration::from_secs(90 * 60);
+/// The spans that become blocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Windows {
+    length_ms: i64,
+}
+
+impl Default for Windows {
+    fn default() -> Windows {
+        Windows::of(Duration::from_secs(2 * 3600))
+    }
+}
+
+impl Windows {
+    pub(crate) fn of(length: Duration) -> Windows {
+        Windows { length_ms: i64::try_from(length.as_millis()).unwrap_or(i64::MAX).max(8) }
+    }
+
+    /// The earliest instant since when everybody's log has all. A peer that was away for longer copies the open window
+    /// anew, and older debts are left to the digests of sealed windows.
+    ///
+    /// A window becomes a block, and leaves the log, half a window after its end; clocks may differ, and a look may be
+    /// late, by an eighth of that. Beyond three quarters of a window the open window is copied sooner than all of its log.
+    fn reach(self, now: Timestamp) -> Timestamp {
+        let open_ms = self.length_ms / 2 - (self.length_ms / 16).min(60_000);
+        let cut = (now.ms() - open_ms).div_euclid(self.length_ms).saturating_mul(self.length_ms);
+        Timestamp((now.ms() - self.length_ms / 4 * 3).max(cut))
+    }
+}
 /// Overlap of a fetched log with what is here: more than a slow scrape, a stalled stream and a late fsync.
 pub(crate) const OVERLAP: Duration = Duration::from_secs(30);
 
@@ -56,26 +81,45 @@ pub(crate) struct Restored {
 
 /// What is known of the others when copies are planned.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Surroundings {
+pub(crate) struct Surroundings<'a> {
     /// Those that are heard, with what they hold.
     pub(crate) donors: BTreeMap<PeerId, Arc<Possession>>,
+    /// Those of them that have not said what they hold.
+    pub(crate) unknown: BTreeSet<PeerId>,
     /// Every peer known to exist or to have existed, heard or not.
     pub(crate) known: BTreeSet<PeerId>,
     /// Whether nobody else is alive: then this peer has the most there is. With somebody merely silent it waits.
     pub(crate) alone: bool,
     /// Whether there never was anybody else, and nobody is expected.
     pub(crate) first: bool,
+    /// In a large mesh, what each says it acts for: only those are asked for a log that may have something of it.
+    pub(crate) acting: Option<&'a BTreeMap<PeerId, ShardSet>>,
+}
+
+impl Surroundings<'_> {
+    /// Of some shards, those of which a peer may have batches since an instant.
+    fn concerned(&self, peer: PeerId, possession: &Possession, shards: &ShardSet, since: Timestamp) -> ShardSet {
+        let Some(acting) = self.acting.filter(|_| !self.unknown.contains(&peer)) else { return shards.clone() };
+        let mut theirs = possession.touching(since, Timestamp::MAX).intersection(shards);
+        if let Some(acting) = acting.get(&peer) {
+            theirs.insert_all(&acting.intersection(shards));
+        }
+        theirs
+    }
 }
 
 /// The copies of one peer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Holdings {
     pub(crate) own: Possession,
+    windows: Windows,
     wanted: ShardSet,
     fetches: BTreeMap<u64, Fetch>,
     groups: BTreeMap<u64, Group>,
     /// Whose debts are being fetched, and whether more was added meanwhile.
     paying: BTreeMap<PeerId, bool>,
+    /// By peer, how often it was found that it may have what is not here.
+    doubts: BTreeMap<PeerId, u64>,
     /// Peers from which a copy failed, and until when they are not asked.
     resting: BTreeMap<PeerId, Monotonic>,
     token: u64,
@@ -87,6 +131,8 @@ struct Group {
     shards: ShardSet,
     claim: Claim,
     failed: bool,
+    /// Copies under way.
+    fetches: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -99,13 +145,13 @@ enum Claim {
 
 impl Holdings {
     /// What was held when the peer last ran, of which samples before `durable` are on its disk.
-    pub(crate) fn restarted(mut own: Possession, durable: Timestamp, now: Timestamp) -> Holdings {
-        own.write_off(now.before(LOG_REACH));
+    pub(crate) fn restarted(mut own: Possession, durable: Timestamp, windows: Windows, now: Timestamp) -> Holdings {
+        own.write_off(windows.reach(now));
         // Batches do not reach the log in the order of their slots. And who was owed to us may have died while we were
         // away, with others keeping what it had: as far back as the oldest debt everybody is asked again.
         let doubtful = own.debts().values().map(|debt| debt.since).min().unwrap_or(Timestamp::MAX);
         own.end(&ShardSet::all(), durable.before(OVERLAP).min(doubtful));
-        Holdings { own, ..Holdings::default() }
+        Holdings { own, windows, ..Holdings::default() }
     }
 
     pub(crate) fn wanted(&self) -> &ShardSet {
@@ -171,7 +217,16 @@ impl Holdings {
         }
     }
 
+    /// How often it was found that a peer may have what is not here; never less than it was.
+    pub(crate) fn doubts(&self, peer: PeerId) -> u64 {
+        self.doubts.get(&peer).copied().unwrap_or(0)
+    }
+
     fn owe(&mut self, peer: PeerId, since: Timestamp, shards: &ShardSet) {
+        if shards.is_empty() {
+            return;
+        }
+        *self.doubts.entry(peer).or_default() += 1;
         self.own.owe(peer, since, shards);
         if let Some(more) = self.paying.get_mut(&peer) {
             *more = true;
@@ -198,12 +253,12 @@ impl Holdings {
     }
 
     /// Starts the copies of what is wanted and neither here nor under way, and of what is owed by peers that are heard.
-    pub(crate) fn plan(&mut self, mut around: Surroundings, now: Now) -> Vec<(u64, Fetch)> {
+    pub(crate) fn plan(&mut self, mut around: Surroundings<'_>, now: Now) -> Vec<(u64, Fetch)> {
         around.donors.retain(|peer, _| !self.resting.contains_key(peer));
         self.plan_copies(&around, now.wall)
     }
 
-    fn plan_copies(&mut self, around: &Surroundings, now: Timestamp) -> Vec<(u64, Fetch)> {
+    fn plan_copies(&mut self, around: &Surroundings<'_>, now: Timestamp) -> Vec<(u64, Fetch)> {
         let mut planned = self.plan_debts(around, now);
         let mut missing = self.wanted.difference(&self.own.open_shards());
         for group in self.groups.values() {
@@ -241,7 +296,7 @@ impl Holdings {
         claim: Claim,
         donor: Option<PeerId>,
         since: Timestamp,
-        around: &Surroundings,
+        around: &Surroundings<'_>,
     ) -> Vec<(u64, Fetch)> {
         for away in around.known.iter().filter(|peer| !around.donors.contains_key(peer)) {
             self.owe(*away, since, &shards);
@@ -249,14 +304,19 @@ impl Holdings {
         self.token += 1;
         let number = self.token;
         let purpose = Purpose::Group(number);
-        self.groups.insert(number, Group { shards: shards.clone(), claim, failed: false });
+        self.groups.insert(number, Group { shards: shards.clone(), claim, failed: false, fetches: 0 });
         let mut planned: Vec<(u64, Fetch)> = Vec::new();
-        for peer in around.donors.keys() {
-            planned.push(self.fetch(*peer, shards.clone(), Some(since.before(OVERLAP)), purpose));
+        let since = since.before(OVERLAP);
+        for (peer, possession) in &around.donors {
+            let theirs = around.concerned(*peer, possession, &shards, since);
+            if !theirs.is_empty() {
+                planned.push(self.fetch(*peer, theirs, Some(since), purpose));
+            }
         }
         if let Some(donor) = donor {
             planned.push(self.fetch(donor, shards, None, purpose));
         }
+        self.groups.get_mut(&number).expect("just begun").fetches = planned.len();
         if planned.is_empty() {
             self.conclude(number);
         }
@@ -271,8 +331,8 @@ impl Holdings {
         }
     }
 
-    fn plan_debts(&mut self, around: &Surroundings, now: Timestamp) -> Vec<(u64, Fetch)> {
-        self.own.write_off(now.before(LOG_REACH));
+    fn plan_debts(&mut self, around: &Surroundings<'_>, now: Timestamp) -> Vec<(u64, Fetch)> {
+        self.own.write_off(self.windows.reach(now));
         let due = |(peer, _): &(&PeerId, &Debt)| around.donors.contains_key(peer) && !self.paying.contains_key(peer);
         let due: Vec<(PeerId, Debt)> = self.own.debts().iter().filter(due).map(|(p, d)| (*p, d.clone())).collect();
         let mut planned = Vec::new();
@@ -290,7 +350,7 @@ impl Holdings {
 
     /// Of some shards, those held until recently, and the earliest of the instants until which.
     fn recently_held(&self, missing: &ShardSet, now: Timestamp) -> (ShardSet, Timestamp) {
-        let reach = now.before(LOG_REACH);
+        let reach = self.windows.reach(now);
         let recent = self.own.extents().iter().filter(|extent| extent.to != Timestamp::MAX && extent.to > reach);
         let (mut shards, mut since) = (ShardSet::default(), now);
         for extent in recent.filter(|extent| !extent.shards.is_disjoint(missing)) {
@@ -328,7 +388,8 @@ impl Holdings {
                 _ => group.failed = true,
             }
         }
-        if self.fetches.values().any(|other| other.purpose == fetch.purpose) {
+        group.fetches -= 1;
+        if group.fetches > 0 {
             return None;
         }
         self.conclude(number)
@@ -369,6 +430,7 @@ mod tests {
     use promesh_model::ShardId;
 
     use super::*;
+    use crate::possession::Extent;
 
     const HOUR: i64 = 3_600_000;
 
@@ -381,9 +443,16 @@ mod tests {
     }
 
     /// Peers 1 and 2 are known; those named are heard, and hold what they say.
-    fn around(donors: &[(u128, &Possession)]) -> Surroundings {
+    fn around(donors: &[(u128, &Possession)]) -> Surroundings<'static> {
         let donors = donors.iter().map(|(id, possession)| (PeerId(*id), Arc::new((*possession).clone()))).collect();
-        Surroundings { donors, known: [PeerId(1), PeerId(2)].into(), alone: false, first: false }
+        Surroundings {
+            donors,
+            known: [PeerId(1), PeerId(2)].into(),
+            unknown: BTreeSet::new(),
+            alone: false,
+            first: false,
+            acting: None,
+        }
     }
 
     fn holder(shards: &[u16]) -> Possession {
@@ -393,7 +462,7 @@ mod tests {
     }
 
     /// (from, log since) of each copy planned.
-    fn plan(holdings: &mut Holdings, around: Surroundings, now: Now) -> Vec<(u64, u128, Option<i64>)> {
+    fn plan(holdings: &mut Holdings, around: Surroundings<'_>, now: Now) -> Vec<(u64, u128, Option<i64>)> {
         let planned = holdings.plan(around, now);
         planned.into_iter().map(|(token, fetch)| (token, fetch.from.0, fetch.since.map(Timestamp::ms))).collect()
     }
@@ -454,9 +523,33 @@ mod tests {
     fn the_dead_are_owed_by_those_who_held_with_them_since_they_were_first_lost() {
         let mut holdings = Holdings { own: holder(&[3, 4]), wanted: set(&[3, 4]), ..Holdings::default() };
         holdings.lose(PeerId(1), Timestamp(HOUR));
+        assert_eq!((holdings.doubts(PeerId(1)), holdings.doubts(PeerId(2))), (1, 0));
         let theirs = holder(&[4, 5]);
         holdings.bereave(PeerId(1), Timestamp(HOUR + 9_000), [(PeerId(2), Some(&theirs))].into_iter());
         assert_eq!(holdings.own.debts()[&PeerId(2)], Debt { since: Timestamp(HOUR), shards: set(&[4]) });
+        assert_eq!((holdings.doubts(PeerId(1)), holdings.doubts(PeerId(2))), (1, 1));
+    }
+
+    /// It claimed the hole between its last sample and the window that its donors still had in their logs.
+    #[test]
+    fn who_was_away_while_a_window_became_a_block_does_not_go_on_from_where_it_was() {
+        let away = |from: i64, to: i64| {
+            let mut own = holder(&[3]);
+            own.end(&set(&[3]), Timestamp(from));
+            let mut holdings = Holdings { own, wanted: set(&[3]), ..Holdings::default() };
+            let donor =
+                Possession::of(vec![Extent { from: Timestamp(12 * HOUR), to: Timestamp::MAX, shards: set(&[3]) }]);
+            let planned = plan(&mut holdings, around(&[(1, &donor)]), at(to));
+            let logs_alone = planned.iter().all(|(_, _, since)| since.is_some());
+            for (token, ..) in planned {
+                holdings.fetched(token, Some(Timestamp(12 * HOUR)), at(to).monotonic);
+            }
+            (logs_alone, holdings.own.covers(ShardId(3), Timestamp(from), Timestamp(to)))
+        };
+        let minutes = |hour: i64, minutes: i64| hour * HOUR + minutes * 60_000;
+        assert_eq!(away(minutes(11, 50), minutes(12, 50)), (true, true), "ten to twelve is in the logs until one");
+        assert_eq!(away(minutes(11, 50), minutes(13, 5)), (false, false));
+        assert_eq!(away(minutes(12, 10), minutes(13, 5)), (true, true));
     }
 
     #[test]
@@ -475,7 +568,7 @@ mod tests {
         let mut own = holder(&[3]);
         own.owe(PeerId(1), Timestamp(HOUR), &set(&[3]));
         let now = at(HOUR + 300_000);
-        let holdings = Holdings::restarted(own, Timestamp(HOUR + 200_000), now.wall);
+        let holdings = Holdings::restarted(own, Timestamp(HOUR + 200_000), Windows::default(), now.wall);
         assert!(holdings.own.covers(ShardId(3), Timestamp(7), Timestamp(HOUR - 1)));
         assert!(!holdings.own.covers(ShardId(3), Timestamp(HOUR), Timestamp(HOUR)));
     }

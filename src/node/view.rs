@@ -46,6 +46,8 @@ pub struct PeerInfo {
     pub position: u64,
     /// Every slot of its own up to here was started.
     pub started_through: Timestamp,
+    /// How often it was found that it may have what is not here: what was compared with it before is compared again.
+    pub doubts: u64,
 }
 
 /// What one peer knows, at one moment.

@@ -134,6 +134,7 @@ mod tests {
 
     fn view(own: Possession, others: Vec<(u128, bool, Possession)>) -> MeshView {
         let info = |id: u128, silent: bool| PeerInfo {
+            doubts: 0,
             beat_gap: None,
             digests: Arc::default(),
             id: PeerId(id),

@@ -107,6 +107,7 @@ pub struct Ledger {
     /// The shards of each source, in the order in which they came.
     shards: HashMap<SourceId, Vec<ShardId>>,
     split_slots: u64,
+    late: u64,
 }
 
 impl Ledger {
@@ -127,6 +128,7 @@ impl Ledger {
         let Some(known) = entry.get(header.slot) else {
             let newest = header.slot > entry.newest;
             entry.fill(header.slot, header.order);
+            self.late += u64::from(!newest);
             return if newest { Disposition::Append } else { Disposition::Late };
         };
         match header.order.cmp(&known) {
@@ -195,6 +197,11 @@ impl Ledger {
         self.split_slots
     }
 
+    /// Batches that came when a later slot of their source was here already, since the start.
+    pub fn late_batches(&self) -> u64 {
+        self.late
+    }
+
     /// Forgets sources whose newest slot is older than `span` before `now`.
     pub fn forget_idle(&mut self, now: Timestamp, span: Duration) {
         self.entries.retain(|_, entry| now.since(entry.newest) <= span);
@@ -231,7 +238,7 @@ mod tests {
         assert_eq!(ledger.admit(&header(5, 0, 7)), Disposition::Replace(header(5, 0, 9).order));
         assert_eq!(ledger.admit(&header(4, 0, 7)), Disposition::Late);
         assert_eq!(ledger.admit(&header(4, 0, 7)), Disposition::Ignore);
-        assert_eq!(ledger.split_slots(), 4);
+        assert_eq!((ledger.split_slots(), ledger.late_batches()), (4, 1));
     }
 
     #[test]

@@ -291,6 +291,7 @@ impl Assembly {
             possession: self.folder.possession().map_err(context("what this peer held before"))?,
             rank_tables: None,
             newest_sample: (newest > Timestamp::MIN).then_some(newest),
+            window: Duration::from_millis(self.db.head().window_ms().unsigned_abs()),
         };
         let seed = self.generation.0 ^ self.id.0 as u64;
         let membership = joined.map(|joined| Membership::new(record.clone(), joined.own, seed, now));

@@ -7,7 +7,7 @@ use promesh_node::{MeshView, PeerInfo};
 
 use crate::clock;
 use crate::peer::Peer;
-use crate::telemetry::LIMITS;
+use crate::telemetry::{HANDLE_BUCKETS_NS, LIMITS};
 
 /// A page of metrics as it grows.
 pub struct Page(String);
@@ -296,6 +296,10 @@ fn mesh(page: &mut Page, peer: &Peer) {
         page.value(name, "counter", help, load(counter));
     }
     page.value("promesh_split_slots_total", "counter", "Slots two writers wrote.", peer.ingest.split_slots() as f64);
+    let help = "Batches that came when a later slot of their source was here already.";
+    page.value("promesh_late_batches_total", "counter", help, peer.ingest.late_batches() as f64);
+    let help = "Samples of which two peers had kept different values: the better stays.";
+    page.value("promesh_merge_conflicts_total", "counter", help, peer.ingest.db().head().counts().settled as f64);
     page.value(
         "promesh_replication_dropped_batches_total",
         "counter",
@@ -315,29 +319,17 @@ fn mesh(page: &mut Page, peer: &Peer) {
         load(&telemetry.key_frames_wanted),
     );
     page.value("promesh_copied_bytes_total", "counter", "Chunks copied, in bytes.", load(&telemetry.copied_bytes));
-    page.value("promesh_mesh_inputs_total", "counter", "Inputs of the mesh mind.", load(&telemetry.handled));
-    page.value(
-        "promesh_mesh_handle_seconds_total",
-        "counter",
-        "Time the mesh mind took over its inputs.",
-        load(&telemetry.handled_ns) / 1e9,
-    );
+    let name = "promesh_mesh_handle_seconds";
+    page.family(name, "histogram", "How long the mesh mind took over an input.");
+    let bounds = HANDLE_BUCKETS_NS.map(|ns| (ns as f64 / 1e9).to_string());
+    let buckets: Vec<u64> = telemetry.handle_buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
+    page.histogram(name, &[], &bounds, &buckets, load(&telemetry.handled_ns) / 1e9);
     page.value(
         "promesh_clock_jumps_total",
         "counter",
         "How often the wall clock was set by more than a second.",
         load(&telemetry.clock_jumps),
     );
-    if let Some(view) = peer.view.borrow().clone() {
-        page.value("promesh_shards_owned", "gauge", "Shards this peer acts for.", view.acting.len() as f64);
-        page.value("promesh_shards_held", "gauge", "Shards it holds.", view.own.open_shards().len() as f64);
-        page.value(
-            "promesh_shards_under_replicated",
-            "gauge",
-            "Shards with fewer living copies than wanted.",
-            view.under_replicated() as f64,
-        );
-    }
     if let Some(transport) = &peer.transport {
         let counters = transport.counters();
         page.value(

@@ -2,8 +2,8 @@
 //!
 //! One window at a time, the newest first, and never more than half of the time: live traffic goes by another connection,
 //! and queries before copies. A window is claimed once all of it is in blocks, so a copy that is interrupted goes on with
-//! the window that it was at. What two peers both claim is compared once after it was sealed, and whoever lacks something
-//! of it fetches that.
+//! the window that it was at. What two peers both claim is compared once after it was sealed, and again after one of them was
+//! lost to the other, and whoever lacks something of it fetches that.
 //!
 //! What is missing is decided by [`promesh_node::plan_history`]; here it is done.
 
@@ -162,7 +162,7 @@ impl History {
     pub async fn run(self: Arc<Self>) {
         let Some(transport) = self.means.transport.clone() else { return };
         let mut resting: BTreeMap<Window, promesh_model::Monotonic> = BTreeMap::new();
-        let mut compared: BTreeSet<(Window, PeerId)> = BTreeSet::new();
+        let mut compared: BTreeMap<(Window, PeerId), u64> = BTreeMap::new();
         loop {
             tokio::time::sleep(PERIOD).await;
             loop {
@@ -349,25 +349,27 @@ impl History {
         blocking(move || db.add_window(window, &series, clock::now())).await.map(drop)
     }
 
-    /// Compares one window that both claim with one peer, if there is one that was not compared yet.
+    /// Compares one window that both claim with one peer, if there is one that was not compared yet, or not since the other
+    /// may have got what did not come here: what is pushed late for a sealed window is in no log that a peer that was cut
+    /// off asks for.
     async fn compare_next(
         &self,
         transport: &Transport,
         view: &MeshView,
         windows: &BTreeMap<std::cmp::Reverse<Window>, BTreeSet<PeerId>>,
-        compared: &mut BTreeSet<(Window, PeerId)>,
+        compared: &mut BTreeMap<(Window, PeerId), u64>,
     ) {
         let youngest = clock::wall().before(COMPARE_SPAN);
-        compared.retain(|(window, _)| window.end > youngest);
+        compared.retain(|(window, _), _| window.end > youngest);
         for std::cmp::Reverse(window) in windows.keys().filter(|window| window.0.end > youngest) {
             let (from, last) = (window.start, Timestamp(window.end.ms() - 1));
             for peer in view.peers.iter().filter(|peer| peer.alive && !peer.silent) {
-                if compared.contains(&(*window, peer.id)) {
+                if compared.get(&(*window, peer.id)) == Some(&peer.doubts) {
                     continue;
                 }
                 let Some(held) = view.possession.get(&peer.id) else { continue };
                 let shared = view.own.touching(from, last).intersection(&held.touching(from, last));
-                compared.insert((*window, peer.id));
+                compared.insert((*window, peer.id), peer.doubts);
                 if shared.is_empty() {
                     continue;
                 }

@@ -480,6 +480,11 @@ impl Ingest {
     pub fn split_slots(&self) -> u64 {
         self.lanes.0.iter().map(|lane| lane.lock().ledger.split_slots()).sum()
     }
+
+    /// Batches that came when a later slot of their source was here already, since the start.
+    pub fn late_batches(&self) -> u64 {
+        self.lanes.0.iter().map(|lane| lane.lock().ledger.late_batches()).sum()
+    }
 }
 
 /// An [`Intake`] that owns what it borrows.

@@ -14,9 +14,9 @@ pub const LIMITS: [(&str, &str); 4] = [
 /// Counters of the mesh.
 #[derive(Debug, Default)]
 pub struct Telemetry {
-    /// Inputs the mesh mind took.
-    pub handled: AtomicU64,
-    /// Nanoseconds it took over them.
+    /// Inputs the mesh mind took, by how long it took over each, as [`HANDLE_BUCKETS_NS`], the rest last.
+    pub handle_buckets: [AtomicU64; HANDLE_BUCKETS_NS.len() + 1],
+    /// Nanoseconds it took over all of them.
     pub handled_ns: AtomicU64,
     /// Batches received from other peers.
     pub batches_received: AtomicU64,
@@ -48,6 +48,14 @@ pub struct Telemetry {
     pub reload_successful: AtomicU64,
     /// When the configuration was last loaded, in seconds since the epoch.
     pub reload_success_at: AtomicU64,
+}
+
+/// Upper bounds of the buckets of how long a mind took over an input, in nanoseconds.
+pub const HANDLE_BUCKETS_NS: [u64; 5] = [100_000, 1_000_000, 5_000_000, 25_000_000, 100_000_000];
+
+/// The bucket of so many nanoseconds; the last for more than all bounds.
+pub fn handle_bucket(ns: u64) -> usize {
+    HANDLE_BUCKETS_NS.partition_point(|bound| *bound < ns)
 }
 
 /// Bounds of [`DelayHistogram`], in ms. The promise is 99 % within 100 ms.
@@ -86,8 +94,9 @@ impl DelayHistogram {
 impl Telemetry {
     /// Takes note of one input of the mesh mind.
     pub fn handled(&self, took: Duration) {
-        self.handled.fetch_add(1, Ordering::Relaxed);
-        self.handled_ns.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.handled_ns.fetch_add(ns, Ordering::Relaxed);
+        self.handle_buckets[handle_bucket(ns)].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes note of why a scrape failed, when it was a limit.

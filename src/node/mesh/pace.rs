@@ -19,8 +19,10 @@ const SMALL: usize = 8;
 const TRACK_ALL: usize = 50;
 /// Up to so many everybody beats to everybody: silence by beats decides there.
 const BEATS_TO_ALL: usize = 100;
-/// Ranks and copies are reviewed in steps of so much a peer.
-const REVIEW_STEP: Duration = Duration::from_micros(100);
+/// Ranks and copies are reviewed in steps of so much a peer: each review may ask everybody for another stream.
+const REVIEW_STEP: Duration = Duration::from_millis(1);
+/// What a peer acts for is told in steps of so much a peer.
+const ACTING_STEP: Duration = Duration::from_millis(1);
 /// The view is published in steps of so much a peer.
 const VIEW_STEP: Duration = Duration::from_micros(200);
 /// What is held is told in steps of so much a peer.
@@ -37,6 +39,11 @@ const SET_BACK_MIN: Duration = Duration::from_millis(200);
 pub(super) struct Pace {
     next_review: Monotonic,
     pub(super) next_tell: Monotonic,
+    /// What this peer acts for, or who is to hear it, changed: it is told then.
+    pub(super) acting_stirred: bool,
+    /// Of that, whether it is not only who is to hear it.
+    pub(super) acting_changed: bool,
+    pub(super) next_acting: Monotonic,
     /// When peers that became ready are ranked.
     pub(super) joins_at: Option<Timestamp>,
     /// Who shares a shard with this peer.
@@ -50,11 +57,17 @@ pub(super) struct Pace {
 impl Mesh {
     fn step(&self, each: Duration) -> Duration {
         let peers = self.members.len() + 1;
-        if peers <= SMALL { Duration::ZERO } else { each * peers as u32 }
+        // Everybody tells everybody: beyond a hundred the steps grow faster than the mesh, so that what a peer says does not.
+        let crowd = (peers as f64 / 100.0).sqrt().max(1.0);
+        if peers <= SMALL { Duration::ZERO } else { (each * peers as u32).mul_f64(crowd) }
     }
 
     pub(super) fn view_step(&self) -> Duration {
         self.step(VIEW_STEP)
+    }
+
+    pub(super) fn acting_step(&self) -> Duration {
+        self.step(ACTING_STEP)
     }
 
     pub(super) fn tell_step(&self) -> Duration {
@@ -76,7 +89,8 @@ impl Mesh {
         let review = self.dirty.then_some(self.pace.next_review);
         let tell = self.possession_stirred.then_some(self.pace.next_tell);
         let view = self.view_changed.then(|| self.view_at + self.view_step());
-        [review, tell, view].into_iter().flatten().min()
+        let acting = self.pace.acting_stirred.then_some(self.pace.next_acting);
+        [review, tell, view, acting].into_iter().flatten().min()
     }
 
     /// When to look for peers that count as silent: not after the first of their deadlines.

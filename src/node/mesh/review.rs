@@ -11,6 +11,9 @@ use crate::messages::MeshMessage;
 use crate::schedule::SourceSpec;
 use crate::sync::Surroundings;
 
+/// Below so many members everybody is asked for a log, whatever they say they have.
+const ASK_ALL: usize = 50;
+
 impl Mesh {
     pub(super) fn candidates(&self, with_self: bool) -> Vec<Candidate> {
         let of = |record: &PeerRecord| Candidate { id: record.id, zone: record.zone.clone(), weight: record.weight };
@@ -53,11 +56,13 @@ impl Mesh {
         if !self.holdings.has_work() {
             return;
         }
+        let unknown = heard.clone().copied().filter(|peer| !self.possession.contains_key(peer)).collect();
         let donors = heard.map(|peer| (*peer, self.possession.get(peer).cloned().unwrap_or_default())).collect();
         let known: BTreeSet<PeerId> = self.lives.keys().copied().filter(|peer| *peer != me).collect();
         let alone = self.alive.is_empty();
         let first = known.is_empty() && !self.config.has_seeds;
-        let planned = self.holdings.plan(Surroundings { donors, known, alone, first }, now);
+        let acting = (self.members.len() >= ASK_ALL).then_some(self.ownership.others());
+        let planned = self.holdings.plan(Surroundings { donors, unknown, known, alone, first, acting }, now);
         for (token, fetch) in planned {
             let (from, shards, since) = (fetch.from, fetch.shards, fetch.since);
             self.outputs.push_back(Output::Fetch { token, from, shards, since });
@@ -101,7 +106,8 @@ impl Mesh {
         if !self.owns() {
             return;
         }
-        let moves = self.ownership.review(&self.idle(), now);
+        let idle = self.idle();
+        let moves = self.ownership.review(&idle, now);
         let slot = now.wall.after(self.beat_period() * 2);
         for (to, shards) in moves.ask {
             self.send(to, MeshMessage::Handover { shards, from: slot });
@@ -109,7 +115,12 @@ impl Mesh {
         let contested = !self.definitions.elected.is_unanimous();
         if !moves.taken.is_empty() {
             let me = self.me();
-            self.change(now, "takeover", me, moves.taken.len(), "nobody before us is heard");
+            let reason = match (self.silent.is_empty(), idle.is_empty()) {
+                (false, _) => "beats stopped",
+                (true, false) => "who was before us stands back",
+                (true, true) => "nobody acts for them",
+            };
+            self.change(now, "takeover", me, moves.taken.len(), reason);
             self.start_unstarted(&moves.taken, Timestamp::MIN, now);
         }
         if contested {

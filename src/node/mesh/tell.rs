@@ -13,13 +13,14 @@ use crate::view::{MeshView, PeerInfo};
 impl Mesh {
     /// Tells others what changed, beats, publishes the view, and remembers when to be back.
     pub(super) fn finish(&mut self, now: Now) {
-        self.tell_acting();
+        self.tell_acting(now);
         self.tell_possession(now);
         if now.monotonic >= self.next_beat {
             self.beat(now);
         }
-        // What beats say is shown once a second; everything else at once.
-        let stale = now.monotonic.since(self.view_at) >= std::time::Duration::from_secs(1) && !self.members.is_empty();
+        // What beats say is shown once a second, or as often as they come in a large mesh; everything else at once.
+        let refresh = std::time::Duration::from_secs(1).max(self.beat_period());
+        let stale = now.monotonic.since(self.view_at) >= refresh && !self.members.is_empty();
         let paced = now.monotonic.since(self.view_at) >= self.view_step() || self.view_number == 0;
         if (self.view_changed && paced) || stale {
             self.view_changed = false;
@@ -35,20 +36,28 @@ impl Mesh {
         self.expected = self.poll_timeout(now);
     }
 
-    fn tell_acting(&mut self) {
+    fn tell_acting(&mut self, now: Now) {
         let changed = std::mem::take(&mut self.ownership.changed);
-        let reranked = std::mem::take(&mut self.ownership.reranked);
         self.view_changed |= changed;
-        let untold = std::mem::take(&mut self.pace.untold);
-        if !changed && !reranked && !untold {
+        self.pace.acting_stirred |= changed | self.ownership.reranked | self.pace.untold;
+        self.pace.acting_changed |= changed | std::mem::take(&mut self.ownership.reranked);
+        if !self.pace.acting_stirred || now.monotonic < self.pace.next_acting {
             return;
         }
-        for (peer, acting) in self.ownership.acting_by_peer(&self.alive) {
-            // While it is silent nothing arrives; it is told once it is heard again.
-            if self.is_silent(peer) {
-                self.told_acting.remove(&peer);
-                continue;
-            }
+        self.pace.next_acting = now.monotonic + self.acting_step();
+        self.pace.acting_stirred = false;
+        self.pace.untold = false;
+        // Where nothing changed only those are told that were not. While a peer is silent nothing arrives; it is told once
+        // it is heard again.
+        let (told, silent) = (&mut self.told_acting, &self.silent);
+        if !silent.is_empty() {
+            told.retain(|peer, _| !silent.contains(peer));
+        }
+        let all = std::mem::take(&mut self.pace.acting_changed);
+        let due = |peer: &&PeerId| !silent.contains(*peer) && (all || !told.contains_key(*peer));
+        let listeners: Vec<PeerId> = self.alive.iter().filter(due).copied().collect();
+        let told = self.ownership.acting_for(&listeners);
+        for (peer, acting) in listeners.into_iter().zip(told) {
             match self.told_acting.get(&peer) {
                 Some(told) if *told == acting => continue,
                 Some(_) => {}
@@ -129,6 +138,7 @@ impl Mesh {
             beat_gap: self.judge.gap(member.id),
             position: self.judge.newest(member.id).map_or(0, |beat| beat.position),
             started_through: self.judge.newest(member.id).map_or(Timestamp(0), |beat| beat.started_through),
+            doubts: self.holdings.doubts(member.id),
         };
         MeshView {
             me: self.me(),

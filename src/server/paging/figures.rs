@@ -7,8 +7,8 @@ use promesh_model::Now;
 
 use super::Paging;
 use super::deliveries::{Delivered, LATENCY_BUCKETS};
-use super::mind::HANDLE_BUCKETS_NS;
 use crate::exposition::Page;
+use crate::telemetry::HANDLE_BUCKETS_NS;
 
 /// What the mind says of itself.
 struct Mind {

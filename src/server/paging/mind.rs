@@ -15,6 +15,7 @@ use promesh_model::{Monotonic, Now};
 
 use super::records::RecordLog;
 use crate::clock;
+use crate::telemetry::{HANDLE_BUCKETS_NS, handle_bucket};
 
 /// A `handle` that takes longer is a WARN: everything else waits meanwhile.
 const HANDLE_MAX: Duration = Duration::from_millis(5);
@@ -28,8 +29,6 @@ const COMPACT_BYTES_MIN: u64 = 4 << 20;
 const COMPACT_GROWTH: u64 = 4;
 /// Between two tries to write a log that failed.
 const LOG_RETRY: Duration = Duration::from_secs(1);
-/// Upper bounds of the buckets of how long a `handle` took, in nanoseconds.
-pub const HANDLE_BUCKETS_NS: [u64; 5] = [100_000, 1_000_000, 5_000_000, 25_000_000, 100_000_000];
 
 /// What somebody wants to see of the mind.
 type Look = Box<dyn FnOnce(&Alerting, Now) + Send>;
@@ -100,10 +99,9 @@ pub struct MindFigures {
 impl MindFigures {
     fn handled(&self, took: Duration) {
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = HANDLE_BUCKETS_NS.iter().position(|most| ns <= *most).unwrap_or(HANDLE_BUCKETS_NS.len());
         self.handled.fetch_add(1, Ordering::Relaxed);
         self.handled_ns.fetch_add(ns, Ordering::Relaxed);
-        self.handle_buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.handle_buckets[handle_bucket(ns)].fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -10,6 +10,7 @@ use super::*;
 
 fn view(me: u128, others: &[(u128, bool)], acting: &[u16]) -> MeshView {
     let info = |id: u128, silent: bool| PeerInfo {
+        doubts: 0,
         beat_gap: None,
         digests: std::sync::Arc::default(),
         id: PeerId(id),

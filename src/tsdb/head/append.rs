@@ -21,6 +21,8 @@ pub struct AppendOutcome {
     pub late: u64,
     /// Samples that were there already: a success.
     pub duplicates: u64,
+    /// Samples, of those above, where another value was there and the better of the two stays.
+    pub settled: u64,
     /// Exemplars taken.
     pub exemplars: u64,
     /// What was refused, and why.
@@ -63,6 +65,10 @@ impl AppendOutcome {
             Ok(Appended::InOrder) => self.appended += 1,
             Ok(Appended::Late) => self.late += 1,
             Ok(Appended::Duplicate) => self.duplicates += 1,
+            Ok(Appended::Settled(came_in)) => {
+                self.settled += 1;
+                *(if came_in { &mut self.late } else { &mut self.duplicates }) += 1;
+            }
             Err(reason) => self.rejected.push(Rejected { index, reason }),
         }
     }
@@ -72,6 +78,7 @@ impl AppendOutcome {
         self.appended += other.appended;
         self.late += other.late;
         self.duplicates += other.duplicates;
+        self.settled += other.settled;
         self.exemplars += other.exemplars;
         self.rejected.extend(other.rejected);
     }

@@ -68,6 +68,8 @@ pub enum Appended {
     Late,
     /// It was there already.
     Duplicate,
+    /// Another value was there, and the better of the two stays: whether it came in.
+    Settled(bool),
 }
 
 /// What decides where a sample may go.
@@ -119,10 +121,10 @@ impl Series {
         let starts = &mut self.extra.get_or_insert_default().starts;
         match appended {
             Appended::InOrder => starts.push(at, start, before),
-            Appended::Late => starts.set(at, start),
+            Appended::Late | Appended::Settled(true) => starts.set(at, start),
             // Who copied the sample may not have known it.
             Appended::Duplicate if starts.of(at) == 0 => starts.set(at, start),
-            Appended::Duplicate => {}
+            Appended::Duplicate | Appended::Settled(false) => {}
         }
     }
 
@@ -223,13 +225,14 @@ impl Series {
         if let Some(reason) = self.refusal(at, present.is_some(), bounds) {
             return Err(reason);
         }
+        let contradicts = present.is_some();
         let extra = self.extra.get_or_insert_default();
         if !extra.late.insert(at, value) {
-            return Ok(Appended::Duplicate);
+            return Ok(if contradicts { Appended::Settled(false) } else { Appended::Duplicate });
         }
         // It may lie among samples with a start, and has none unless it is said.
         extra.starts.set(at, 0);
-        Ok(Appended::Late)
+        Ok(if contradicts { Appended::Settled(true) } else { Appended::Late })
     }
 
     /// Whether a sample would be taken; `before` is the newest of the series in the same batch.

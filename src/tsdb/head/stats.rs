@@ -40,6 +40,7 @@ pub struct Counters {
     appended: AtomicU64,
     late: AtomicU64,
     duplicates: AtomicU64,
+    settled: AtomicU64,
     exemplars: AtomicU64,
     contradictions: AtomicU64,
     out_of_order: AtomicU64,
@@ -56,6 +57,8 @@ pub struct HeadCounts {
     pub late: u64,
     /// Samples that were there already.
     pub duplicates: u64,
+    /// Of two values for one instant that came from peers the better stays.
+    pub settled: u64,
     /// Exemplars taken.
     pub exemplars: u64,
     /// Another value for an instant that had one.
@@ -79,6 +82,7 @@ impl Counters {
         add(&self.appended, outcome.appended);
         add(&self.late, outcome.late);
         add(&self.duplicates, outcome.duplicates);
+        add(&self.settled, outcome.settled);
         add(&self.exemplars, outcome.exemplars);
         for rejected in &outcome.rejected {
             match rejected.reason {
@@ -91,12 +95,18 @@ impl Counters {
         }
     }
 
+    /// Counts samples of a copied chunk.
+    pub fn note_settled(&self, count: u64) {
+        self.settled.fetch_add(count, Ordering::Relaxed);
+    }
+
     fn read(&self) -> HeadCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         HeadCounts {
             appended: read(&self.appended),
             late: read(&self.late),
             duplicates: read(&self.duplicates),
+            settled: read(&self.settled),
             exemplars: read(&self.exemplars),
             contradictions: read(&self.contradictions),
             out_of_order: read(&self.out_of_order),

@@ -52,6 +52,23 @@ fn repeated_samples_are_duplicates_and_contradictions_are_refused() {
 }
 
 #[test]
+fn of_two_values_that_peers_kept_the_better_stays_and_is_counted() {
+    let head = head(0);
+    for slot in [1000, 2000, 3000] {
+        head.append(&batch(&head, slot, &[(1, 2.0)]));
+    }
+    let again = head.append_late(&batch(&head, 2000, &[(1, 2.0)]));
+    assert_eq!((again.settled, again.duplicates), (0, 1));
+    let better = head.append_late(&batch(&head, 2000, &[(1, 3.0)]));
+    assert_eq!((better.settled, better.late), (1, 1));
+    let worse = head.append_late(&batch(&head, 2000, &[(1, 1.0)]));
+    assert_eq!((worse.settled, worse.duplicates), (1, 1));
+    assert_eq!(head.append_late(&batch(&head, 1500, &[(1, 1.0)])).settled, 0, "nothing stood there");
+    assert_eq!(head.counts().settled, 2);
+    assert_eq!(read(&head, 1).values, [2.0, 1.0, 3.0, 2.0]);
+}
+
+#[test]
 fn the_out_of_order_window_takes_late_samples_and_names_older_ones() {
     let head = head(10_000);
     for slot in [20_000, 40_000] {

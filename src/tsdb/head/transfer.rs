@@ -125,10 +125,12 @@ impl Head {
                 };
                 match appended {
                     Ok(Appended::InOrder) => taken += 1,
-                    Ok(Appended::Late) => {
+                    Ok(kind @ (Appended::Late | Appended::Settled(true))) => {
                         taken += 1;
                         self.late_samples.fetch_add(1, Ordering::Relaxed);
+                        self.counters.note_settled(u64::from(kind != Appended::Late));
                     }
+                    Ok(Appended::Settled(false)) => self.counters.note_settled(1),
                     Ok(Appended::Duplicate) | Err(_) => {}
                 }
                 true
