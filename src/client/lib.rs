@@ -271,19 +271,20 @@ impl HttpClient {
         *built.method_mut() = request.method.clone();
         *built.uri_mut() = uri;
         *built.headers_mut() = headers;
+        // Where it goes, but not the path: a webhook's is a secret.
         let span = promesh_trace::below(Kind::Client, format!("HTTP {}", request.method), || {
-            vec![("http.request.method", request.method.to_string()), ("url.full", redacted(&request.url))]
+            let host = request.url.host_str().unwrap_or_default().to_owned();
+            vec![("http.request.method", request.method.to_string()), ("server.address", host)]
         });
         span.name_in(built.headers_mut());
         let answer = self.0.pool.request(built).await.map_err(|error| {
-            let said = causes(&error);
-            let error = match connect::Broken::of(&error) {
-                // Only that the connection went away: why, the connection knows.
-                Some(cause) if !said.contains(&cause) => transport(format!("{said}: {cause}")),
-                _ => transport(said),
-            };
-            span.fail(&error);
-            error
+            let mut why = causes(&error);
+            // Only that the connection went away: why, the connection knows.
+            if let Some(cause) = connect::Broken::of(&error).filter(|cause| !why.contains(cause)) {
+                why = format!("{why}: {cause}");
+            }
+            span.fail(&why);
+            transport(why)
         })?;
         let (head, body) = answer.into_parts();
         span.fact("http.response.status_code", i64::from(head.status.as_u16()));

@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::histogram::FloatHistogram;
 use crate::labels::Labels;
 use crate::matcher::Matcher;
+use crate::shard::{ShardSet, shard_of};
 use crate::time::Timestamp;
 
 /// One selector of a query: what to match, where in time, and what the query will do with it.
@@ -40,6 +41,15 @@ pub struct SelectHints {
     pub limit: usize,
     /// Only the newest sample of each series matters; those before it may be left out.
     pub newest_only: bool,
+    /// Only series of these shards are wanted; others may be left out unread.
+    pub shards: Option<Arc<ShardSet>>,
+}
+
+impl SelectHints {
+    /// Whether a series of these labels may be wanted.
+    pub fn wants(&self, labels: &Labels) -> bool {
+        self.shards.as_ref().is_none_or(|shards| shards.contains(shard_of(labels)))
+    }
 }
 
 /// The samples of one series within a request's bounds, instants rising strictly within each column.

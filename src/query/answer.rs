@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::plan::plan;
-use crate::serve::in_shards;
+use crate::serve::{in_shards, restricted};
 use crate::wire::{
     DONE, FAILED, LABEL_SETS, LIST, Listed, SELECT, SERIES, TEXTS, WireList, WireRequest, WireSelect, WireSeries,
 };
@@ -254,7 +254,7 @@ impl Asking {
 
     async fn read_local(self, shards: ShardSet) -> Result<Part, StorageError> {
         let read = move || {
-            let mut selections = self.local.select(&self.requests, &self.budget)?;
+            let mut selections = self.local.select(&restricted(&self.requests, &shards), &self.budget)?;
             for selection in &mut selections {
                 selection.series.retain(|series| in_shards(&shards, &series.labels));
             }

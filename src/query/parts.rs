@@ -22,7 +22,7 @@ use promesh_transport::Class;
 use crate::HEDGE;
 use crate::answer::{Asking, MeshQueryable, PATIENCE, next};
 use crate::plan::plan_alone;
-use crate::serve::in_shards;
+use crate::serve::{in_shards, restricted};
 use crate::wire::{PART, PART_STATE, WirePart};
 
 /// What parts did for this peer.
@@ -257,7 +257,7 @@ fn no_listing<T>() -> Result<Listing<T>, StorageError> {
 
 impl Queryable for Local {
     fn select(&self, requests: &[SelectRequest], budget: &Budget) -> Result<Vec<Selection>, StorageError> {
-        let mut selections = self.local.select(requests, budget)?;
+        let mut selections = self.local.select(&restricted(requests, &self.shards), budget)?;
         for selection in &mut selections {
             selection.series.retain(|series| in_shards(&self.shards, &series.labels));
             selection.series.iter().try_for_each(|series| check_identity(self.identified, &series.labels))?;
@@ -270,7 +270,7 @@ impl Queryable for Local {
         requests: &[SelectRequest],
         budget: &Budget,
     ) -> Result<Vec<Box<dyn SeriesCursor + 'a>>, StorageError> {
-        let cursors = self.local.cursors(requests, budget)?;
+        let cursors = self.local.cursors(&restricted(requests, &self.shards), budget)?;
         let filtered = |inner| Box::new(Filtered { inner, of: self }) as Box<dyn SeriesCursor + 'a>;
         Ok(cursors.into_iter().map(filtered).collect())
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use promesh_model::codec::{self, RPC_BYTES_MAX};
 use promesh_model::labels::Labels;
 use promesh_model::shard::{ShardSet, shard_of};
-use promesh_model::storage::{Budget, Queryable, SeriesColumns, StorageError};
+use promesh_model::storage::{Budget, Queryable, SelectRequest, SeriesColumns, StorageError};
 use promesh_node::MeshView;
 use promesh_promql::Engine;
 use promesh_transport::{FrameSender, Responder};
@@ -72,6 +72,7 @@ fn select(local: &dyn Queryable, payload: &[u8], frames: &FrameSender, runtime: 
     let WireSelect { requests, shards, samples_max } =
         codec::decode::<WireSelect, RPC_BYTES_MAX>(payload).map_err(malformed)?;
     let requests: Vec<_> = requests.into_iter().map(crate::wire::WireRequest::into_request).collect();
+    let requests = restricted(&requests, &shards);
     let mut warnings = Vec::new();
     for (index, mut cursor) in local.cursors(&requests, &Budget::new(samples_max))?.into_iter().enumerate() {
         let (mut piece, mut bytes) = (Vec::new(), 0);
@@ -115,6 +116,17 @@ fn part(holder: &Holder, payload: &[u8], frames: &FrameSender, runtime: &Handle)
         }
         Err(error) => send(frames, PART_SHORT, error.to_string().as_bytes(), runtime),
     }
+}
+
+/// The same requests, for series of some shards.
+pub(crate) fn restricted(requests: &[SelectRequest], shards: &ShardSet) -> Vec<SelectRequest> {
+    let shards = Arc::new(shards.clone());
+    let restrict = |request: &SelectRequest| {
+        let mut request = request.clone();
+        request.hints.shards = Some(Arc::clone(&shards));
+        request
+    };
+    requests.iter().map(restrict).collect()
 }
 
 pub(crate) fn in_shards(shards: &ShardSet, labels: &Labels) -> bool {

@@ -84,6 +84,7 @@ impl WireRequest {
             limit: usize::try_from(self.limit).unwrap_or(0),
             // An older asker does not say; a newer one saves little by it.
             newest_only: false,
+            shards: None,
         };
         SelectRequest { matchers: self.matchers, start: Timestamp(self.start), end: Timestamp(self.end), hints }
     }

@@ -98,6 +98,13 @@ impl<'a> DbCursor<'a> {
             let in_blocks = self.sources.blocks.iter().any(|block| block.labels() == Some(&labels));
             let place = self.sources.place;
             let in_head = self.sources.selected.series.get(place).is_some_and(|(_, here)| *here == labels);
+            if !self.request.hints.wants(&labels) {
+                self.sources.place += usize::from(in_head);
+                for block in self.sources.blocks.iter_mut().filter(|block| block.labels() == Some(&labels)) {
+                    block.advance(&mut self.warnings);
+                }
+                continue;
+            }
             if in_head {
                 let hints = &self.request.hints;
                 let (start, end) = (self.request.start.ms(), self.request.end.ms());

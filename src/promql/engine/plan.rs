@@ -466,6 +466,7 @@ impl Planner<'_> {
                 by: above.by,
                 limit: 0,
                 newest_only,
+                shards: None,
             },
         };
         let known = self.requests.iter().position(|known| *known == request);

@@ -1,6 +1,9 @@
 //! Reading series one by one gives what reading all at once gives, whatever happens meanwhile.
 
+use std::sync::Arc;
+
 use promesh_model::matcher::{MatchOp, Matcher};
+use promesh_model::shard::{ShardSet, shard_of};
 use promesh_model::storage::{Budget, Queryable, SelectHints, SelectRequest, SeriesColumns};
 use promesh_model::time::Timestamp;
 
@@ -38,6 +41,30 @@ fn drained(db: &Db, request: &SelectRequest, mut meanwhile: impl FnMut(usize)) -
 
 fn name(value: &str) -> Matcher {
     Matcher::equal("__name__", value)
+}
+
+#[test]
+fn shards_are_read_apart() {
+    let (db, _) = open(&FaultyFs::new(), |_| {});
+    // Some in a block, some in memory, some in both.
+    fill(&db, "up", 0..100, 0..30);
+    fill(&db, "up", 100..300, 20..60);
+    assert_eq!(db.maintain(now(START)).expect("maintains").windows_cut, 1);
+    let whole = request(name("up"), START, START + 300 * 60_000, false);
+    let all = drained(&db, &whole, |_| {});
+    assert_eq!(all.len(), 60);
+    let mut apart: Vec<SeriesColumns> = (0..3)
+        .flat_map(|third| {
+            let shards = ShardSet::all().iter().filter(|shard| shard.0 % 3 == third).collect();
+            let mut some = whole.clone();
+            some.hints.shards = Some(Arc::new(shards));
+            let found = drained(&db, &some, |_| {});
+            assert!(found.iter().all(|series| shard_of(&series.labels).0 % 3 == third) && found.len() < 60);
+            found
+        })
+        .collect();
+    apart.sort_by(|a, b| a.labels.cmp(&b.labels));
+    assert_eq!(apart, all);
 }
 
 #[test]
