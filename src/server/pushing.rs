@@ -109,16 +109,16 @@ impl Pushing {
         self.route(push, 0, clock::monotonic() + PATIENCE).await
     }
 
-    /// Who takes a shard's samples now; none when it is this peer, or nobody does.
+    /// Whom to ask for what only a shard's owner may do; none when that is this peer, or it is alone. Unlike for samples,
+    /// who is to own it one day does not do it before the shard was handed over.
     pub fn owner(&self, shard: ShardId) -> Option<PeerId> {
         self.transport.as_ref()?;
-        match self.view.borrow().as_ref().filter(|view| !view.peers.is_empty()).map(|view| taker(view, shard, &[]))? {
-            Taker::Peer(peer) => Some(peer),
-            Taker::Me | Taker::Nobody => None,
-        }
+        let view = self.view.borrow();
+        let view = view.as_ref().filter(|view| !view.peers.is_empty() && !view.acting.contains(shard))?;
+        view.placement.ranks(shard).find(|peer| *peer != view.me && is_usable(view, *peer))
     }
 
-    /// Whether this peer takes the samples of all these shards.
+    /// Whether this peer owns all these shards.
     pub fn acts_for(&self, shards: &ShardSet) -> bool {
         shards.iter().all(|shard| self.owner(shard).is_none())
     }
