@@ -18,6 +18,12 @@ pub(crate) async fn ready(State(api): State<Api>) -> &'static str {
     if api.options.alerting_only { "OK" } else { "Prometheus Server is Ready.\n" }
 }
 
+/// Profiles of Go's runtime, which there is none of.
+pub(crate) async fn profiles() -> Response {
+    let why = "profiles are not built into promesh: use perf(1) on its machine, `perf record -g -p PID`\n";
+    (StatusCode::NOT_IMPLEMENTED, why).into_response()
+}
+
 /// Lets requests through once the peer is ready.
 pub(crate) async fn gate(State(api): State<Api>, request: Request, next: Next) -> Response {
     let stopping = match api.backend.readiness() {

@@ -167,6 +167,8 @@ fn ungated(api: &Api) -> Router<Api> {
         .route("/-/quit", any(lifecycle::quit))
         .route("/-/cluster/{order}", any(operate::order))
         .route("/metrics", get(status::metrics))
+        .route("/debug/pprof/", any(lifecycle::profiles))
+        .route("/debug/pprof/{profile}", any(lifecycle::profiles))
         .merge(always)
 }
 

@@ -88,6 +88,16 @@ async fn a_peer_that_is_not_ready_says_so() {
 }
 
 #[tokio::test]
+async fn profiles_say_that_they_are_not_built() {
+    let router = over(Fixture::default());
+    for path in ["/debug/pprof/", "/debug/pprof/heap"] {
+        let reply = get(&router, path).await;
+        assert_eq!(reply.status, StatusCode::NOT_IMPLEMENTED, "{path}");
+        assert!(reply.text().contains("perf record"), "{}", reply.text());
+    }
+}
+
+#[tokio::test]
 async fn the_lifecycle_is_closed_unless_opened() {
     let closed = router(Arc::new(Fixture::default()), ApiOptions::default());
     for path in ["/-/reload", "/-/quit"] {
