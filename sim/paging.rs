@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use promesh_alerting::message::{Part, decode_records};
-use promesh_alerting::nflog::KeyId;
+use promesh_alerting::nflog::{Done, KeyId};
 use promesh_alerting::{AlertKey, Alerting, ClaimId, Input, Notification, Output, Setup, Timing};
 use promesh_config::alertmanager::AlertmanagerConfig;
 use promesh_model::{Monotonic, PeerId, Timestamp};
@@ -260,9 +260,12 @@ impl World {
         self.peers[peer].mind.as_ref()?.alerting.as_ref()
     }
 
-    /// Whether a peer's record of a delivery would survive its death.
-    fn has_record(&self, peer: usize, key: KeyId, flush: Timestamp) -> bool {
-        let knows = self.alerting(peer).and_then(|alerting| alerting.done(key)).is_some_and(|done| done.flush >= flush);
+    /// Whether a peer's record of a delivery, or of a later one, would survive its death. Another's record of the same instant is
+    /// none: it may say other things.
+    fn has_record(&self, peer: usize, key: KeyId, flush: Timestamp, sender: usize) -> bool {
+        let sender = self.peers[sender].id;
+        let counts = |done: &Done| done.flush > flush || done.flush == flush && done.ballot.peer == sender;
+        let knows = self.alerting(peer).and_then(|alerting| alerting.done(key)).is_some_and(counts);
         let paging = self.paging.as_ref().expect("only worlds with alerting get here");
         knows && paging.records[peer].written.is_empty()
     }
@@ -318,7 +321,7 @@ impl World {
             let Delivery { peer, boot, key, flush, .. } = self.paging().deliveries[index];
             let dead = !self.is_up(peer, boot);
             let electors = self.electors_of(peer);
-            let recorded = electors.iter().filter(|elector| self.has_record(**elector, key, flush)).count();
+            let recorded = electors.iter().filter(|elector| self.has_record(**elector, key, flush, peer)).count();
             let settled = !electors.is_empty() && recorded > electors.len() / 2;
             let now = self.now;
             let unable = self.paging().unable_since[peer].is_some_and(|since| now - since >= DOUBT_AFTER);

@@ -499,9 +499,12 @@ impl Alerting {
             self.grace = now.wall;
         }
         self.regroup(now);
-        let told: Vec<KeyId> = self.log.iter().map(|(key, _)| *key).collect();
-        for key in told {
-            self.end_what_was_told(key, now);
+        // What was known when it was told is not: all that had begun by then.
+        let told: Vec<(KeyId, Timestamp)> = self.log.iter().map(|(key, done)| (*key, done.at)).collect();
+        for (key, at) in told {
+            let group = self.dispatcher.slot(key).and_then(|slot| self.dispatcher.group(&slot.group));
+            let ended = group.into_iter().flat_map(|group| &group.alerts).map(|alert| (*alert, at)).collect();
+            self.end_what_was_told(key, &ended, now);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What is posted: alerts and silences, kept, passed on, acknowledged when enough peers have them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use promesh_model::{Labels, Now, PeerId, Timestamp};
@@ -462,21 +462,20 @@ impl Alerting {
 
     /// What a receiver was told to be over is over, and that is written into the alert: else a peer that has not heard of
     /// the end yet, or one that started since and gives sources time to post again, would tell it as firing anew. A source
-    /// that posts it later begins a new span. Only who told it writes that: others may know of spans that it did not.
-    pub(super) fn end_what_was_told(&mut self, key: KeyId, now: Now) {
-        let (Some(done), Some(slot)) = (self.log.get(&key), self.dispatcher.slot(key)) else { return };
-        let Some(group) = self.dispatcher.group(&slot.group) else { return };
-        let deltas: Vec<(AlertKey, AlertValue)> = group
-            .alerts
+    /// that posts it later begins a new span. Only who told it writes that, and of spans that it knew of when it began to
+    /// tell (`ended` has the last of each): a slow receiver takes its time, in which another may have begun.
+    pub(super) fn end_what_was_told(&mut self, key: KeyId, ended: &BTreeMap<AlertKey, Timestamp>, now: Now) {
+        let Some(done) = self.log.get(&key) else { return };
+        let deltas: Vec<(AlertKey, AlertValue)> = ended
             .iter()
-            .filter_map(|alert| {
+            .filter_map(|(alert, last)| {
                 let value = self.alerts.get(alert)?;
                 if !done.resolved.contains(&done.hash(*alert, &value.labels)) {
                     return None;
                 }
                 // Clocks differ by less; what was born later is another span.
                 let old = |span: &Span| !span.explicit && span.born.after(CLOCK_SLACK) <= done.at;
-                let ended = value.spans.iter().filter(|(_, span)| old(span));
+                let ended = value.spans.range(..=*last).filter(|(_, span)| old(span));
                 let ended = ended.map(|(start, span)| {
                     let ends_at = span.ends_at.min(done.at).max(*start);
                     (*start, Span { ends_at, explicit: true, born: span.born })

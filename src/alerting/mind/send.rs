@@ -55,6 +55,8 @@ pub(super) struct Told {
     at: Timestamp,
     firing: BTreeSet<u64>,
     resolved: BTreeSet<u64>,
+    /// Of each alert told as ended, the beginning of the last span that was known then.
+    ended: BTreeMap<AlertKey, Timestamp>,
 }
 
 impl Told {
@@ -271,13 +273,16 @@ impl Alerting {
         }
         let Assessment { reason, firing, resolved, alerts } = assessment;
         let after_last = self.log.get(&key).map(|done| done.at.after(Duration::from_millis(1)));
-        let told = Told { at: after_last.map_or(now.wall, |after| after.max(now.wall)), firing, resolved };
+        let last_span = |alert: &AlertKey| Some((*alert, *self.alerts.get(alert)?.spans.last_key_value()?.0));
+        let ended = alerts.iter().filter(|(_, firing)| !firing).filter_map(|(alert, _)| last_span(alert)).collect();
+        let told = Told { at: after_last.map_or(now.wall, |after| after.max(now.wall)), firing, resolved, ended };
         let alerts: Vec<_> =
             alerts.into_iter().filter(|(_, firing)| *firing || slot.integration.send_resolved).collect();
         if alerts.is_empty() {
             // Nobody is told of the end, but the log must know.
+            let ended = told.ended.clone();
             let done = told.done(slot.key.clone(), claim.flush, claim.candidacy.ballot(), BTreeMap::new());
-            return self.log_done(key, &slot, done, voters.degraded, now);
+            return self.log_done(key, &slot, done, &ended, voters.degraded, now);
         }
         let mut notification = self.notification(key, &slot, &claim, reason, &alerts, &told, voters.degraded, now);
         if let Some(until) = claim.counts_until {
@@ -355,8 +360,9 @@ impl Alerting {
                 *self.counters.sent.entry(kind).or_default() += 1;
                 match self.dispatcher.slot(key).cloned() {
                     Some(slot) => {
+                        let ended = told.ended.clone();
                         let done = told.done(slot.key.clone(), flush, ballot, data);
-                        self.log_done(key, &slot, done, alone, now);
+                        self.log_done(key, &slot, done, &ended, alone, now);
                     }
                     None => drop(self.claims.remove(&key)),
                 }
@@ -393,11 +399,19 @@ impl Alerting {
         self.schedule(key, now);
     }
 
-    fn log_done(&mut self, key: KeyId, slot: &Slot, done: Done, alone: bool, now: Now) {
+    fn log_done(
+        &mut self,
+        key: KeyId,
+        slot: &Slot,
+        done: Done,
+        ended: &BTreeMap<AlertKey, Timestamp>,
+        alone: bool,
+        now: Now,
+    ) {
         self.claims.remove(&key);
         self.note_telling(key, &done, alone);
         self.keep_done(key, &done, now);
-        self.end_what_was_told(key, now);
+        self.end_what_was_told(key, ended, now);
         let mut parts = self.ends_of(slot, &done);
         parts.push(Part::Done(key, done));
         self.wait_for_done(parts, now);
