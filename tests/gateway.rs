@@ -77,6 +77,8 @@ fn pushed_groups_are_scraped_once_and_outlive_the_peer_that_took_them() {
     // What changes meanwhile reaches the one that was away; POST leaves other families, PUT does not.
     assert_eq!(push(&peers[2], "POST", "/metrics/job/nightly", "# TYPE took_seconds gauge\ntook_seconds 9\n").0, 200);
     assert_eq!(push(&peers[2], "DELETE", "/metrics/job/daily/instance/i1", "").0, 202);
+    // Its end is written by who scrapes: a peer that takes that over in this very slot, and had not the group's series, would not.
+    wait_for(&peers[1], "took_seconds", &[r#"{"__name__":"took_seconds","job":"nightly"} 9"#]);
     peers[0].start();
     peers[0].wait_ready();
     peers[0].wait("it has heard all", 10_000, || {
