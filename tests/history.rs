@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Exporter, Peer, escaped, exchange, get, one_mesh_at_a_time, pause, wall};
+use crate::support::{Exporter, Peer, blocks_of, escaped, exchange, get, one_mesh_at_a_time, pause, wall};
 
 const HOUR: i64 = 3_600;
 const SERIES: usize = 40;
@@ -17,7 +17,6 @@ fn old_window(hours: i64) -> i64 {
 
 /// Makes blocks of six hours of a gauge of some series, a sample a minute, in a data directory.
 fn make_blocks(data: &Path, begin: i64) {
-    std::fs::create_dir_all(data).expect("a folder");
     let mut text = String::from("# TYPE old gauge\n");
     for series in 0..SERIES {
         for minute in 0..360 {
@@ -27,14 +26,7 @@ fn make_blocks(data: &Path, begin: i64) {
         }
     }
     text.push_str("# EOF\n");
-    let file = data.with_extension("openmetrics");
-    std::fs::write(&file, text).expect("written");
-    let made = Command::new(env!("CARGO_BIN_EXE_promesh"))
-        .args(["tsdb", "create-blocks-from", "openmetrics"])
-        .args([&file, data])
-        .output()
-        .expect("it runs");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    blocks_of(&text, data);
 }
 
 /// What is known of the old samples at an instant: how many there are, their sum, and how many series.

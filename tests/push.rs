@@ -5,41 +5,27 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use crate::support::write::{Proto, snappy};
 use crate::support::{Peer, crash_all, mesh_with, one_mesh_at_a_time, pause, wall};
-
-fn varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn field(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
-    out.push(number << 3 | 2);
-    varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
 
 /// A remote write 1.0 request: for each instance one sample of `pushed_total`.
 pub fn write_request(instances: impl Iterator<Item = String>, at_ms: i64, value: f64) -> Vec<u8> {
-    let mut request = Vec::new();
+    let mut message = Proto::default();
     for instance in instances {
-        let mut series = Vec::new();
-        for (name, value) in [("__name__", "pushed_total"), ("instance", &instance), ("job", "push")] {
-            let mut label = Vec::new();
-            field(&mut label, 1, name.as_bytes());
-            field(&mut label, 2, value.as_bytes());
-            field(&mut series, 1, &label);
+        let mut series = Proto::default();
+        for (name, value) in [("__name__", "pushed_total"), ("instance", &*instance), ("job", "push")] {
+            let mut label = Proto::default();
+            label.bytes(1, name.as_bytes());
+            label.bytes(2, value.as_bytes());
+            series.bytes(1, &label.0);
         }
-        let mut sample = vec![1 << 3 | 1];
-        sample.extend_from_slice(&value.to_le_bytes());
-        sample.push(2 << 3);
-        varint(&mut sample, at_ms as u64);
-        field(&mut series, 2, &sample);
-        field(&mut request, 1, &series);
+        let mut sample = Proto::default();
+        sample.double(1, value);
+        sample.number(2, at_ms as u64);
+        series.bytes(2, &sample.0);
+        message.bytes(1, &series.0);
     }
-    snap::raw::Encoder::new().compress_vec(&request).expect("compresses")
+    snappy(&message.0)
 }
 
 /// Posts a remote write; the status, 0 when nobody answers.

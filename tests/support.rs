@@ -468,3 +468,16 @@ pub fn crash_all(peers: &mut [Peer]) {
     peers.iter_mut().for_each(Peer::start);
     peers.iter().for_each(Peer::wait_ready);
 }
+
+/// Makes blocks of OpenMetrics text in a data directory.
+pub fn blocks_of(text: &str, data: &Path) {
+    std::fs::create_dir_all(data).expect("a folder");
+    let file = data.with_extension("openmetrics");
+    std::fs::write(&file, text).expect("written");
+    let made = Command::new(env!("CARGO_BIN_EXE_promesh"))
+        .args(["tsdb", "create-blocks-from", "openmetrics"])
+        .args([&file, data])
+        .output()
+        .expect("it runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}

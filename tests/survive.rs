@@ -7,12 +7,12 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::support::{Peer, escaped, exchange, get, mesh_with, one_mesh_at_a_time, pause, wall};
+use crate::support::write::{Proto, snappy};
+use crate::support::{Peer, blocks_of, escaped, exchange, get, mesh_with, one_mesh_at_a_time, pause, wall};
 
 /// Series of one target.
 const PER_TARGET: usize = 1_000;
@@ -211,43 +211,28 @@ fn survive_the_loss_of_any_two_of_five() {
     verdicts.end();
 }
 
-fn varint(out: &mut Vec<u8>, mut rest: u64) {
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
-}
-
-fn field(out: &mut Vec<u8>, number: u8, content: &[u8]) {
-    out.push(number << 3 | 2);
-    varint(out, content.len() as u64);
-    out.extend_from_slice(content);
-}
-
 /// A remote write request: some series, each with a sample at each of some instants, in ms.
 fn request(name: &str, series: std::ops::Range<usize>, instants: &[i64]) -> Vec<u8> {
-    let mut plain = Vec::new();
+    let mut message = Proto::default();
     for n in series {
-        let mut one = Vec::new();
+        let mut one = Proto::default();
         let (instance, n) = (format!("t{}", n / PER_TARGET), (n % PER_TARGET).to_string());
         for (label, value) in [("__name__", name), ("instance", instance.as_str()), ("job", "load"), ("n", n.as_str())]
         {
-            let mut pair = Vec::new();
-            field(&mut pair, 1, label.as_bytes());
-            field(&mut pair, 2, value.as_bytes());
-            field(&mut one, 1, &pair);
+            let mut pair = Proto::default();
+            pair.bytes(1, label.as_bytes());
+            pair.bytes(2, value.as_bytes());
+            one.bytes(1, &pair.0);
         }
         for at in instants {
-            let mut sample = vec![9];
-            sample.extend_from_slice(&((at / 15_000 % 50) as f64).to_le_bytes());
-            sample.push(16);
-            varint(&mut sample, *at as u64);
-            field(&mut one, 2, &sample);
+            let mut sample = Proto::default();
+            sample.double(1, (at / 15_000 % 50) as f64);
+            sample.number(2, *at as u64);
+            one.bytes(2, &sample.0);
         }
-        field(&mut plain, 1, &one);
+        message.bytes(1, &one.0);
     }
-    snap::raw::Encoder::new().compress_vec(&plain).expect("it fits")
+    snappy(&message.0)
 }
 
 /// Pushes so many series, a sample every 15 s of a span.
@@ -347,7 +332,6 @@ const WINDOW: i64 = 7_200;
 
 /// Blocks of six hours of a gauge, a sample a minute.
 fn make_blocks(data: &Path, series: usize, begin: i64) {
-    std::fs::create_dir_all(data).expect("a folder");
     let mut text = String::from("# TYPE old gauge\n");
     for n in 0..series {
         for minute in 0..360 {
@@ -356,14 +340,7 @@ fn make_blocks(data: &Path, series: usize, begin: i64) {
         }
     }
     text.push_str("# EOF\n");
-    let file = data.with_extension("openmetrics");
-    std::fs::write(&file, text).expect("written");
-    let made = Command::new(env!("CARGO_BIN_EXE_promesh"))
-        .args(["tsdb", "create-blocks-from", "openmetrics"])
-        .args([&file, data])
-        .output()
-        .expect("it runs");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    blocks_of(&text, data);
 }
 
 #[test]
