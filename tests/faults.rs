@@ -1,14 +1,22 @@
 //! Real peers under faults that an operator meets: a blocked port, a cut, a process that stands still, a copied disk.
 
+use std::net::UdpSocket;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
 use crate::mesh::{assert_no_hole, assert_same_everywhere, now_ms};
+use crate::push::{send, write_request};
 use crate::relay::{Relay, cut};
-use crate::support::{Exporter, Peer, one_mesh_at_a_time, pause};
+use crate::support::{Exporter, Peer, escaped, get, one_mesh_at_a_time, pause, wall};
 
 /// Three peers, each behind a relay.
-pub fn relayed(root: &std::path::Path, config: &str) -> (Vec<Peer>, Vec<Relay>) {
+pub fn relayed(root: &Path, config: &str) -> (Vec<Peer>, Vec<Relay>) {
+    relayed_with(root, config, &[])
+}
+
+/// The same, each peer with some more flags.
+pub fn relayed_with(root: &Path, config: &str, flags: &[&str]) -> (Vec<Peer>, Vec<Relay>) {
     let path = root.join("prometheus.yml");
     std::fs::write(&path, config).expect("written");
     let (mut peers, mut relays): (Vec<Peer>, Vec<Relay>) = (Vec::new(), Vec::new());
@@ -19,6 +27,7 @@ pub fn relayed(root: &std::path::Path, config: &str) -> (Vec<Peer>, Vec<Relay>) 
         if let Some(first) = relays.first() {
             peer = peer.with(format!("--cluster.peer={}", first.address));
         }
+        peer = flags.iter().fold(peer, |peer, flag| peer.with(*flag));
         peer.start();
         peers.push(peer);
         relays.push(relay);
@@ -228,5 +237,137 @@ fn a_seed_whose_name_leads_elsewhere_by_now_is_found() {
     lead_to("127.0.0.1").expect("written");
     for peer in [&first, &second] {
         peer.wait("the two have met", 30_000, || (states(peer) == ["ready"; 2]).then_some(()));
+    }
+}
+
+/// A peer in a mount namespace of its own, where these files are its `/etc/hosts` and `/etc/resolv.conf`.
+fn named_by(peer: Peer, hosts: &Path, resolv: &Path) -> Peer {
+    let mounts = format!(
+        "mount --bind {} /etc/hosts && mount --bind {} /etc/resolv.conf && exec \"$@\"",
+        hosts.display(),
+        resolv.display()
+    );
+    peer.through(&["unshare", "-m", "sh", "-c", &mounts, "sh"])
+}
+
+/// A name server that takes every question and never answers: the worst that a name can do.
+#[test]
+fn a_seed_whose_name_leads_nowhere_keeps_nobody_from_whom_it_knows() {
+    if !Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success()) {
+        println!("mount namespaces are not allowed here: not tested");
+        return;
+    }
+    let Ok(_mute) = UdpSocket::bind("127.0.0.9:53") else {
+        println!("port 53 is not allowed here: not tested");
+        return;
+    };
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let path = root.path().join("prometheus.yml");
+    std::fs::write(&path, exporter.config(2, "5s", "4s")).expect("written");
+    let (hosts, resolv) = (root.path().join("hosts"), root.path().join("resolv.conf"));
+    let lead_to = |seed: &str| std::fs::write(&hosts, format!("127.0.0.1 localhost\n{seed}\n")).expect("written");
+    std::fs::write(&resolv, "nameserver 127.0.0.9\noptions timeout:10 attempts:1\n").expect("written");
+    lead_to("127.0.0.1 seed.test");
+    let mut first = Peer::new(root.path(), "peer-0", &path, &[]);
+    first.start();
+    first.wait_ready();
+    let seed = format!("--cluster.peer=seed.test:{}", first.cluster);
+    let mut second = named_by(Peer::new(root.path(), "peer-1", &path, &[]), &hosts, &resolv).with(&seed);
+    second.start();
+    second.wait_ready();
+    let met = |peer: &Peer| peer.wait("the two have met", 20_000, || (states(peer) == ["ready"; 2]).then_some(()));
+    met(&first);
+    // It finds whom it knew, though its seed leads nowhere, and as fast as with it.
+    assert_eq!(second.terminate(), Some(0));
+    lead_to("");
+    let began = wall();
+    second.start();
+    second.wait_ready();
+    let took = wall() - began;
+    assert!(took < 8.0, "it was ready after {took} s:\n{}", second.log());
+    met(&first);
+    met(&second);
+    // Nobody is there: it waits as long as it says, not for the name server.
+    second.kill();
+    first.kill();
+    let began = wall();
+    second.start();
+    second.wait_ready();
+    let took = wall() - began;
+    assert!((9.0..16.0).contains(&took), "it was ready after {took} s:\n{}", second.log());
+    // An empty one knows nobody. Once the name leads somewhere it follows.
+    let mut third = named_by(Peer::new(root.path(), "peer-2", &path, &[]), &hosts, &resolv).with(&seed);
+    third.start();
+    third.wait_ready();
+    assert_eq!(states(&third), ["ready"]);
+    first.start();
+    for peer in [&first, &second] {
+        peer.wait_ready();
+        met(peer);
+    }
+    lead_to("127.0.0.1 seed.test");
+    for peer in [&first, &second, &third] {
+        peer.wait("all have met", 60_000, || (states(peer) == ["ready"; 3]).then_some(()));
+    }
+}
+
+/// Late pushes go to whoever holds the shard, and into no log that a peer asks for which was cut off: what the others hold
+/// of a sealed window is compared once it is back.
+#[test]
+fn what_was_pushed_for_sealed_windows_during_a_cut_is_everywhere_after_it() {
+    const BEFORE: usize = 10;
+    const DURING: usize = 10;
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let config = exporter.config(2, "5s", "4s") + "storage: {tsdb: {out_of_order_time_window: 1d}}\n";
+    let (mut peers, relays) = relayed_with(root.path(), &config, &["--web.enable-remote-write-receiver"]);
+    let window = (now_ms() - 10 * 3_600_000).div_euclid(7_200_000) * 7_200_000;
+    let instances = || (0..60).map(|number| format!("i{number}"));
+    let push = |peer: &Peer, steps: std::ops::Range<usize>| {
+        for step in steps {
+            let (status, answer) =
+                send(peer.web, &write_request(instances(), window + 60_000 * step as i64, step as f64));
+            assert_eq!(status, 204, "{answer}");
+        }
+    };
+    let count = |peer: &Peer| -> Option<f64> {
+        let query = escaped("sum(count_over_time(pushed_total[2h]))");
+        let (_, body) = get(peer.web, &format!("/api/v1/query?query={query}&time={}", window / 1000 + 7_199));
+        let answer: serde_json::Value = serde_json::from_str(&body).ok()?;
+        assert!(answer.get("warnings").is_none(), "{body}");
+        answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+    };
+    push(&peers[0], 0..BEFORE);
+    for peer in &peers {
+        peer.wait("it has what was pushed", 20_000, || (count(peer)? == (60 * BEFORE) as f64).then_some(()));
+    }
+    isolate(&peers, &relays, true);
+    peers[0].wait("the third is gone", 20_000, || (state_of(&peers[0], &peers[2])? == "unreachable").then_some(()));
+    push(&peers[1], BEFORE..BEFORE + DURING);
+    isolate(&peers, &relays, false);
+    for peer in &peers {
+        peer.wait("all are ready again", 40_000, || (states(peer) == ["ready"; 3]).then_some(()));
+    }
+    let healed = wall();
+    let differed = |peer: &Peer| peer.metric("promesh_history_differed_total");
+    peers[2].wait("it found what it lacks", 60_000, || (differed(&peers[2]) >= 1.0).then_some(()));
+    println!("the first difference was found {:.1} s after the heal", wall() - healed);
+    pause(15_000);
+    // Two copies of each shard: with any of the three gone, the other two have all of it.
+    for gone in [0, 1] {
+        peers[gone].kill();
+        let rest: Vec<&Peer> = (0..3).filter(|number| *number != gone).map(|number| &peers[number]).collect();
+        for peer in rest {
+            peer.wait("it answers without the one that is gone", 20_000, || {
+                (count(peer)? == (60 * (BEFORE + DURING)) as f64).then_some(())
+            });
+        }
+        peers[gone].start();
+        for peer in &peers {
+            peer.wait("all are ready again", 40_000, || (states(peer) == ["ready"; 3]).then_some(()));
+        }
     }
 }

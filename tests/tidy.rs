@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn root() -> &'static Path {
@@ -98,24 +98,29 @@ fn banned_packages_stay_out() {
     }
 }
 
-#[test]
-fn bincode_is_named_in_the_codec_only() {
-    let mut offenders = Vec::new();
-    let mut folders = vec![root().join("src"), root().join("sim")];
+/// The sources below a folder, with their text.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let (mut found, mut folders) = (Vec::new(), vec![root().join(folder)]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|ending| ending == "rs") && !path.ends_with("model/codec.rs") {
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
                 let text = fs::read_to_string(&path).expect("sources are readable");
-                if text.contains("bincode::") {
-                    offenders.push(path);
-                }
+                found.push((path, text));
             }
         }
     }
-    assert_eq!(offenders, Vec::<std::path::PathBuf>::new(), "go through promesh_model::codec");
+    found
+}
+
+#[test]
+fn bincode_is_named_in_the_codec_only() {
+    let all = ["src", "sim"].into_iter().flat_map(sources);
+    let offends = |(path, text): &(PathBuf, String)| !path.ends_with("model/codec.rs") && text.contains("bincode::");
+    let offenders: Vec<PathBuf> = all.filter(offends).map(|(path, _)| path).collect();
+    assert_eq!(offenders, Vec::<PathBuf>::new(), "go through promesh_model::codec");
 }
 
 /// Chitchat carries facts for people. No crate that decides anything can even name it, so that cutting its traffic changes
@@ -127,4 +132,79 @@ fn no_crate_that_decides_knows_chitchat() {
         let may = ["src/transport", "src/server"].contains(&member.as_str());
         assert!(may || !manifest.contains("chitchat"), "{member} depends on chitchat");
     }
+}
+
+/// Numbers of a byte that are no kind of frame, request or record.
+const NO_KINDS: [&str; 14] = [
+    "RELEASES_AGAIN",
+    "ALL_COMPARED",
+    "FLAG_FAILED",
+    "FLAG_KEY",
+    "STARTING",
+    "READY",
+    "STOPPING",
+    "HOPS_MAX",
+    "EXIT_FAILURE",
+    "EXIT_USAGE",
+    "EXIT_LINT",
+    // Inside the form of a push, which has golden bytes as a whole.
+    "FLOATS",
+    "START",
+    "REST",
+];
+
+/// The name of a constant of one byte, if a line defines one at the left margin.
+fn byte_constant(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("pub(crate) ").or_else(|| line.strip_prefix("pub ")).unwrap_or(line);
+    rest.strip_prefix("const ")?.split_once(": u8 =").map(|(name, _)| name)
+}
+
+/// The bodies of functions that have "golden" in their names.
+fn golden_tests(text: &str) -> String {
+    let mut bodies = String::new();
+    let mut ends_at = None;
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start().len();
+        if ends_at.is_none() && line.trim_start().starts_with("fn ") && line.contains("golden") {
+            ends_at = Some(indent);
+        }
+        if let Some(end) = ends_at {
+            bodies.push_str(line);
+            bodies.push('\n');
+            if indent == end && line.trim_start() == "}" {
+                ends_at = None;
+            }
+        }
+    }
+    bodies
+}
+
+fn names(text: &str, name: &str) -> bool {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).any(|word| word == name)
+}
+
+/// A peer of the build before must be understood: a kind without committed bytes can change unnoticed.
+#[test]
+fn every_kind_that_peers_or_logs_know_has_golden_bytes() {
+    let mut without = Vec::new();
+    let mut count = 0;
+    for member in ["alerting", "cluster", "node", "query", "replication", "server", "transport"] {
+        let sources = sources(&format!("src/{member}"));
+        let shared: String = sources
+            .iter()
+            .filter(|(path, _)| path.ends_with("golden.rs") || path.ends_with("tests.rs") || path.ends_with("hello.rs"))
+            .map(|(_, text)| golden_tests(text))
+            .collect();
+        for (path, text) in &sources {
+            let own = golden_tests(text);
+            for name in text.lines().filter_map(byte_constant).filter(|name| !NO_KINDS.contains(name)) {
+                count += 1;
+                if !names(&own, name) && !names(&shared, name) {
+                    without.push(format!("{}: {name}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(count > 50, "only {count} kinds were found: does this test still see them?");
+    assert!(without.is_empty(), "kinds without golden bytes:\n{}", without.join("\n"));
 }

@@ -48,6 +48,8 @@ pub mod views;
 
 #[cfg(test)]
 mod cases;
+#[cfg(test)]
+mod golden;
 
 pub use alert::{AlertKey, PostedAlert};
 pub use electorate::{AlertPeer, Electorate};

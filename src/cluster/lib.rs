@@ -6,6 +6,8 @@
 //! each piece of the configuration the mesh runs. All are pure: datagrams and instants in, datagrams and decisions out.
 
 mod definitions;
+#[cfg(test)]
+mod golden;
 mod judge;
 mod membership;
 mod placement;

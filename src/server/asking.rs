@@ -23,7 +23,7 @@ use crate::peer::Peer;
 /// "Tell me what you know, or do this." Answered by frames of kind [`ITEMS`].
 pub const ASK: u8 = 65;
 /// A piece of an answer: a JSON list.
-const ITEMS: u8 = 66;
+pub(crate) const ITEMS: u8 = 66;
 /// How long the slowest peer is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The same for what takes a disk.

@@ -203,7 +203,7 @@ impl Assembly {
             tokio::spawn(Arc::clone(&hands).receive(events));
         }
         if let Some(own) = linked.own_address {
-            tokio::spawn(Arc::clone(&hands).seek(linked.seeds, known, own));
+            tokio::spawn(crate::seeking::seek(Arc::clone(&hands), linked.seeds, known, own));
         }
         telemetry.reload_successful.store(1, Ordering::Relaxed);
         telemetry.reload_success_at.store(now.wall.ms() as u64 / 1000, Ordering::Relaxed);

@@ -323,24 +323,32 @@ mod tests {
         let order = Order { failed: false, rank: 1, origin };
         let slots = vec![(Timestamp(5_000), order)];
         let sources = vec![SlotOrders { source: SourceId(7), shard: ShardId(70), slots }];
-        let chunk =
-            OrderedChunk { labels: Labels::from_pairs([("a", "b")]), encoding: 1, bytes: vec![1, 2], source: 1 };
+        let labels = Labels::from_pairs([("a", "b")]);
+        let plain = WireChunk { labels: labels.clone(), encoding: 1, bytes: vec![1, 2] };
+        let chunk = OrderedChunk { labels, encoding: 1, bytes: vec![1, 2], source: 1 };
         let wanted = Wanted { shards: [ShardId(70)].into_iter().collect(), since: Some(5) };
+        assert_eq!(REFUSED, 0xff, "as the transport says it");
         let mut seen = String::new();
-        for (name, bytes) in [
-            ("asked", codec::encode(&wanted)),
-            ("sources", codec::encode(&sources)),
-            ("chunks", codec::encode(&vec![chunk])),
+        for (kind, name, bytes) in [
+            (FETCH, "asked", codec::encode(&wanted)),
+            (FETCH_ORDERED, "asked", codec::encode(&wanted)),
+            (CHUNKS, "chunks", codec::encode(&vec![plain])),
+            (SOURCES, "sources", codec::encode(&sources)),
+            (ORDERED_CHUNKS, "chunks", codec::encode(&vec![chunk])),
+            (END, "whole from", codec::encode(&Timestamp(5))),
         ] {
             let shown: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            seen.push_str(&format!("{name} {shown}\n"));
+            seen.push_str(&format!("{kind} {name} {shown}\n"));
         }
         let read = codec::decode::<Vec<SlotOrders>, BULK_BYTES_MAX>(&codec::encode(&sources)).expect("decodes");
         assert_eq!(read, sources);
         expect_test::expect![[r#"
-            asked 000146010a
-            sources 01074601fb102700010903
-            chunks 0104016101620102010201
+            36 asked 000146010a
+            74 asked 000146010a
+            37 chunks 01040161016201020102
+            75 sources 01074601fb102700010903
+            76 chunks 0104016101620102010201
+            38 whole from 0a
         "#]]
         .assert_eq(&seen);
     }

@@ -143,23 +143,39 @@ impl Peer {
 mod tests {
     use super::*;
 
+    /// Bytes of released kinds decode for ever.
     #[test]
-    fn what_peers_say_of_differences_keeps_its_form() {
-        let shards: ShardSet = [ShardId(3), ShardId(77)].into_iter().collect();
-        let asked = WireMessage { shards, is_json: true, message: b"{}".to_vec() };
-        let bytes = codec::encode(&asked);
-        let again = codec::decode::<WireMessage, BULK_BYTES_MAX>(&bytes).expect("it reads its own");
-        assert!(again.shards == asked.shards && again.is_json && again.message == b"{}");
-        for added in [
-            WireAdded::Taken(vec!["a".to_owned()]),
-            WireAdded::Malformed("b".to_owned()),
-            WireAdded::Later("c".to_owned()),
-            WireAdded::Failed("d".to_owned()),
-        ] {
+    fn golden_bytes() {
+        let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let shards = [ShardId(70)].into_iter().collect();
+        let asked = codec::encode(&WireMessage { shards, is_json: true, message: b"{}".to_vec() });
+        let again = codec::decode::<WireMessage, BULK_BYTES_MAX>(&asked).expect("own bytes");
+        assert_eq!(codec::encode(&again), asked);
+        let mut seen = format!("{OTLP} {}\n", hex(asked));
+        let why = || "w".to_owned();
+        let all = [
+            WireAdded::Taken(vec![why()]),
+            WireAdded::Malformed(why()),
+            WireAdded::Later(why()),
+            WireAdded::Failed(why()),
+        ];
+        for added in all {
+            match added {
+                WireAdded::Taken(_) | WireAdded::Malformed(_) | WireAdded::Later(_) | WireAdded::Failed(_) => {}
+            }
             let bytes = codec::encode(&added);
             let there: Result<Vec<String>, Untaken> =
-                codec::decode::<WireAdded, BULK_BYTES_MAX>(&bytes).expect("it reads its own").into();
+                codec::decode::<WireAdded, BULK_BYTES_MAX>(&bytes).expect("own bytes").into();
             assert_eq!(WireAdded::from(there), added);
+            seen.push_str(&format!("{ADDED} {}\n", hex(bytes)));
         }
+        expect_test::expect![[r#"
+            100 00014601027b7d
+            101 00010177
+            101 010177
+            101 020177
+            101 030177
+        "#]]
+        .assert_eq(&seen);
     }
 }

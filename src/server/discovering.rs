@@ -153,6 +153,7 @@ mod tests {
         let told = Told { discovery: 7, asker, version: 9, asked_at: Timestamp(11), groups: Some(vec![group]) };
         let bytes = codec::encode(&told);
         assert_eq!(codec::decode::<Told, TOLD_BYTES_MAX>(&bytes).expect("it decodes"), told);
+        assert_eq!((FOLLOW, TOLD), (30, 31));
         let shown: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         expect_test::expect!["07010212160101017301100b5f5f616464726573735f5f03613a310b085f5f6d6574615f780179"]
             .assert_eq(&shown);

@@ -1,6 +1,6 @@
 //! What the minds want done, done; what arrives, told to them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -43,16 +43,14 @@ use crate::telemetry::Telemetry;
 use crate::twins::{self, Own, TWIN, WHO};
 
 /// "Send me your batches of these shards."
-const SUBSCRIBE: u8 = 33;
+pub(crate) const SUBSCRIBE: u8 = 33;
 /// Exchange of membership states.
-const EXCHANGE: u8 = 34;
+pub(crate) const EXCHANGE: u8 = 34;
 /// Chitchat's messages.
 pub const CHITCHAT: u8 = 35;
 ///
 /// Longer than whoever is asked may take to find out whether the asker is who it says.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(4);
-/// How often a peer that knows nobody alive looks for others.
-const SEEK_PERIOD: Duration = Duration::from_millis(500);
 /// A reader without a base asks for key frames at most so often.
 const KEY_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -226,7 +224,7 @@ impl Hands {
     }
 
     /// Exchanges membership states with whoever is at an address.
-    async fn exchange(&self, to: SocketAddr) -> bool {
+    pub(crate) async fn exchange(&self, to: SocketAddr) -> bool {
         let (Some(transport), Some(ours)) = (&self.transport, self.minds.snapshot().await) else { return false };
         let asked = codec::encode(&ours);
         let answer = transport.request(to, Class::Control, EXCHANGE, &asked, EXCHANGE_TIMEOUT).await;
@@ -251,42 +249,14 @@ impl Hands {
         }
     }
 
-    /// While this peer knows nobody alive: seeds, resolved again each time, and whoever it knew before.
-    pub async fn seek(self: Arc<Self>, seeds: Vec<String>, known: Vec<SocketAddr>, own: SocketAddr) {
-        let mut quiet = false;
-        let mut unknown = BTreeSet::new();
-        loop {
-            let alone = self.view.borrow().as_ref().is_none_or(|view| view.peers.iter().all(|peer| !peer.alive));
-            if alone {
-                let mut addresses = known.clone();
-                for seed in &seeds {
-                    match tokio::net::lookup_host(seed.as_str()).await {
-                        Ok(found) => {
-                            unknown.remove(seed);
-                            addresses.extend(found);
-                        }
-                        // Once, and again when it was known in between: this loop turns twice a second.
-                        Err(error) => {
-                            if unknown.insert(seed.clone()) {
-                                tracing::warn!(seed, %error, "a seed's name is not known, trying on");
-                            }
-                        }
-                    }
-                }
-                addresses.sort();
-                addresses.dedup();
-                addresses.retain(|address| *address != own);
-                let mut answered = false;
-                for address in &addresses {
-                    answered |= self.exchange(*address).await;
-                }
-                if !answered && !addresses.is_empty() && !quiet {
-                    tracing::info!(?addresses, "no seed answers yet, trying on");
-                    quiet = true;
-                }
-            }
-            tokio::time::sleep(SEEK_PERIOD).await;
-        }
+    /// Whether this peer knows nobody alive.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.view.borrow().as_ref().is_none_or(|view| view.peers.iter().all(|peer| !peer.alive))
+    }
+
+    /// Where the peers are, or were, that this one has met.
+    pub(crate) fn met(&self) -> Vec<SocketAddr> {
+        self.view.borrow().iter().flat_map(|view| view.peers.iter().map(|peer| peer.address)).collect()
     }
 
     /// Takes what the transport brings until it is closed.
@@ -536,7 +506,7 @@ mod tests {
             OTLP,
         ];
         let kinds = single.iter().chain(&operate::KINDS).chain(&promesh_query::KINDS).chain(&history::KINDS);
-        let mut seen = BTreeSet::new();
+        let mut seen = std::collections::BTreeSet::new();
         for kind in kinds {
             assert!(seen.insert(*kind), "kind {kind} has two meanings");
         }

@@ -1,16 +1,21 @@
 //! What taking part in a mesh takes: a key, trust, a port, seeds.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use promesh_model::PeerId;
 use promesh_transport::{PeerKey, TlsIdentity, Transport, TransportEvent, TransportOptions};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::clock;
 use crate::failure::{StartError, context};
 use crate::identity::PeerFolder;
 use crate::options::{ClusterOptions, TrustOptions};
 use crate::trust::Trust;
+
+/// A start waits no longer for a name server to say whether a seed is this peer itself.
+const NAME_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What taking part in a mesh takes.
 pub(crate) struct Joined {
@@ -40,16 +45,25 @@ pub(crate) async fn join(cluster: &ClusterOptions, id: PeerId, folder: &PeerFold
     let listening = transport.local_addr();
     tracing::info!(address = %listening, "Listening on UDP for peers");
     let own = cluster.advertise.unwrap_or(listening);
-    // A seed that is this peer itself is no seed.
-    let mut seeds = Vec::new();
-    for seed in &cluster.seeds {
-        let resolved: Vec<SocketAddr> = match tokio::net::lookup_host(seed.as_str()).await {
-            Ok(found) => found.collect(),
-            Err(_) => Vec::new(),
-        };
-        if resolved.is_empty() || resolved.iter().any(|address| *address != own) {
-            seeds.push(seed.clone());
-        }
-    }
+    let seeds = others(&cluster.seeds, own).await;
     Ok(Joined { transport, events, own, seeds, trust, identity })
+}
+
+/// The seeds that are not this peer itself. Of a name that is not known in time it may be another.
+async fn others(seeds: &[String], own: SocketAddr) -> Vec<String> {
+    let mut looking = JoinSet::new();
+    for (place, seed) in seeds.iter().cloned().enumerate() {
+        looking.spawn(async move {
+            let found = tokio::time::timeout(NAME_PATIENCE, tokio::net::lookup_host(seed.as_str())).await;
+            let is_own = found.is_ok_and(|found| found.is_ok_and(|found| leads_only_to(found, own)));
+            (place, seed, is_own)
+        });
+    }
+    let mut looked = looking.join_all().await;
+    looked.sort_unstable();
+    looked.into_iter().filter(|(.., is_own)| !is_own).map(|(_, seed, _)| seed).collect()
+}
+
+fn leads_only_to(mut addresses: impl Iterator<Item = SocketAddr>, own: SocketAddr) -> bool {
+    addresses.next() == Some(own) && addresses.all(|address| address == own)
 }

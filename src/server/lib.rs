@@ -20,6 +20,8 @@ mod failure;
 mod failure_log;
 pub mod files;
 mod gateway;
+#[cfg(test)]
+mod golden;
 mod hands;
 mod history;
 mod house;
@@ -46,6 +48,7 @@ mod ruling;
 mod run;
 mod scrapers;
 mod scraping;
+mod seeking;
 mod sending;
 mod serving;
 mod settings;

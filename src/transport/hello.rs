@@ -45,6 +45,7 @@ impl Hello {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stream::{KIND_REFUSED, UNI_MESSAGE, UNI_STREAM};
 
     #[test]
     fn golden_bytes() {
@@ -53,6 +54,7 @@ mod tests {
         assert_eq!(bytes[..8], [b'p', b'm', 1, KIND_HELLO, 4, 0, 0, 0]);
         assert_eq!(bytes[12..], [1, 2, 3, 4]);
         assert_eq!(Hello::decode(KIND_HELLO, &bytes[12..]), Some(hello));
+        assert_eq!([KIND_REFUSED, UNI_MESSAGE, UNI_STREAM], [0xff, 1, 2]);
     }
 
     #[test]

@@ -197,6 +197,8 @@ fn the_rarer_sections_come_back() {
 /// Bytes of a batch of this form decode for ever.
 #[test]
 fn golden_bytes() {
+    // One form, four meanings.
+    assert_eq!([KIND_BATCH, KIND_COPY, KIND_PUSH, KIND_SETTLED], [1, 2, 3, 4]);
     let index = Index::default();
     let mut writer = Framing::new();
     let mut hex = String::new();

@@ -8,18 +8,30 @@ use serde_json::Value;
 
 use super::{Done, Failure, http, url_argument};
 
+fn output_argument() -> Arg {
+    let help = "How to print it";
+    Arg::new("output").short('o').long("output").value_parser(["table", "json"]).default_value("table").help(help)
+}
+
+/// Whether it is to be printed for programs.
+fn wants_json(matches: &ArgMatches) -> bool {
+    matches.get_one::<String>("output").is_some_and(|output| output == "json")
+}
+
+/// What the peer that is asked says of the mesh.
+fn asked(matches: &ArgMatches) -> Result<Value, Failure> {
+    let url = matches.get_one::<String>("url").expect("it has a default");
+    Ok(http::get(url, "/api/v1/cluster", &[])?.data)
+}
+
 pub(super) fn command() -> Command {
-    let output = Arg::new("output")
-        .short('o')
-        .long("output")
-        .value_parser(["table", "json"])
-        .default_value("table")
-        .help("How to print it");
     Command::new("cluster")
         .about("Look at the mesh; make its secret")
         .subcommand_required(true)
-        .subcommand(Command::new("status").about("Print the members").arg(url_argument()).arg(output))
-        .subcommand(Command::new("capacity").about("Print what the mesh can lose").arg(url_argument()))
+        .subcommand(Command::new("status").about("Print the members").args([url_argument(), output_argument()]))
+        .subcommand(
+            Command::new("capacity").about("Print what the mesh can lose").args([url_argument(), output_argument()]),
+        )
         .subcommand(
             Command::new("top").about("Show the members as they change, until interrupted").args([
                 url_argument(),
@@ -38,7 +50,7 @@ pub(super) fn command() -> Command {
                 .subcommand(
                     Command::new("diff")
                         .about("Print what peers have otherwise than the mesh runs it; exit code 1 if anything")
-                        .arg(url_argument()),
+                        .args([url_argument(), output_argument()]),
                 ),
         )
         .subcommand(order("leave", "Have a peer give its shards away and stop", Some(false)))
@@ -52,7 +64,7 @@ pub(super) fn command() -> Command {
 
 /// A command that a peer carries out. `peer`: whether it must, or may, be told whom it concerns.
 fn order(name: &'static str, about: &'static str, peer: Option<bool>) -> Command {
-    let command = Command::new(name).about(about).arg(url_argument());
+    let command = Command::new(name).about(about).args([url_argument(), output_argument()]);
     match peer {
         None => command,
         Some(required) => command.arg(
@@ -68,31 +80,35 @@ pub(super) fn run(matches: &ArgMatches) -> Done {
     match matches.subcommand() {
         Some(("secret", _)) => println!("{}", promesh_transport::generate_secret()),
         Some(("status", matches)) => {
-            let text = |name: &str| matches.get_one::<String>(name).expect("arguments with defaults");
-            let cluster = http::get(text("url"), "/api/v1/cluster", &[])?.data;
-            if text("output") == "json" {
+            let cluster = asked(matches)?;
+            if wants_json(matches) {
                 println!("{cluster:#}");
             } else {
                 println!("{}", status(&cluster));
             }
         }
         Some(("capacity", matches)) => {
-            let url = matches.get_one::<String>("url").expect("it has a default");
-            for line in capacity(&http::get(url, "/api/v1/cluster", &[])?.data) {
-                println!("{line}");
+            let cluster = asked(matches)?;
+            if wants_json(matches) {
+                println!("{:#}", cluster["capacity"]);
+            } else {
+                capacity(&cluster).iter().for_each(|line| println!("{line}"));
             }
         }
         Some(("top", matches)) => return top::run(matches),
         Some(("config", matches)) => {
             let (_, matches) = matches.subcommand().expect("clap demands it");
-            let url = matches.get_one::<String>("url").expect("it has a default");
-            return compare(&http::get(url, "/api/v1/cluster", &[])?.data);
+            return compare(&asked(matches)?, wants_json(matches));
         }
         Some((order, matches)) => {
             let url = matches.get_one::<String>("url").expect("it has a default");
             let peer = matches.try_get_one::<String>("peer").ok().flatten();
             let query: Vec<(&str, String)> = peer.map(|peer| ("peer", peer.clone())).into_iter().collect();
             let done = http::post(url, &format!("/-/cluster/{order}"), &query)?.data;
+            if wants_json(matches) {
+                println!("{done:#}");
+                return Ok(());
+            }
             for one in done.as_array().into_iter().flatten() {
                 println!("{}: {}", text(&one["peer"]), text(&one["outcome"]));
             }
@@ -102,14 +118,19 @@ pub(super) fn run(matches: &ArgMatches) -> Done {
     Ok(())
 }
 
-fn compare(cluster: &Value) -> Done {
+fn compare(cluster: &Value, as_json: bool) -> Done {
     let lines = differences(cluster);
-    for line in &lines {
-        println!("{line}");
+    if as_json {
+        let contests = &cluster["configContests"];
+        println!("{:#}", if contests.is_array() { contests.clone() } else { Value::Array(Vec::new()) });
+    } else {
+        lines.iter().for_each(|line| println!("{line}"));
     }
     match lines.len() {
         0 => {
-            println!("all ready peers have the same configuration");
+            if !as_json {
+                println!("all ready peers have the same configuration");
+            }
             Ok(())
         }
         1 => Err(Failure::new("the configurations differ in 1 place")),

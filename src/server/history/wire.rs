@@ -201,20 +201,26 @@ mod tests {
         let asked = Asked { start: 0, end: 7_200_000, shards, known: vec![(7, 2, 9)] };
         let series = WireSeries { labels: Labels::from_pairs([("a", "b")]), chunks: vec![(1, 5, 6, vec![1, 2])] };
         let mut seen = String::new();
-        for (name, bytes) in [
-            ("windows", codec::encode(&vec![(0i64, 7_200_000i64)])),
-            ("asked", codec::encode(&asked)),
-            ("digests", codec::encode(&vec![(70u16, 2u64, 9u128)])),
-            ("piece", codec::encode(&vec![series])),
+        for (kind, name, bytes) in [
+            (WINDOWS, "windows", codec::encode(&vec![(0i64, 7_200_000i64)])),
+            (DIGESTS, "asked", codec::encode(&asked)),
+            (DIGESTS, "digests", codec::encode(&vec![(70u16, 2u64, 9u128)])),
+            (SERIES, "asked", codec::encode(&asked)),
+            (PIECE, "piece", codec::encode(&vec![series])),
+            (END, "end", Vec::new()),
         ] {
             let shown: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            seen.push_str(&format!("{name} {shown}\n"));
+            seen.push_str(&format!("{kind} {name} {shown}\n"));
         }
+        let read = codec::decode::<Asked, BULK_BYTES_MAX>(&codec::encode(&asked)).expect("own bytes");
+        assert_eq!(codec::encode(&read), codec::encode(&asked));
         expect_test::expect![[r#"
-            windows 0100fc00badb00
-            asked 00fc00badb0000014601070209
-            digests 01460209
-            piece 01040161016201010a0c020102
+            77 windows 0100fc00badb00
+            78 asked 00fc00badb0000014601070209
+            78 digests 01460209
+            79 asked 00fc00badb0000014601070209
+            80 piece 01040161016201010a0c020102
+            81 end 
         "#]]
         .assert_eq(&seen);
     }

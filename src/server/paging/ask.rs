@@ -179,3 +179,18 @@ impl Paging {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of released kinds decode for ever. The answer is JSON as the API gives it, in pieces.
+    #[test]
+    fn golden_bytes() {
+        let question = (true, vec![("active".to_owned(), "true".to_owned())]);
+        let bytes = codec::encode(&question);
+        assert_eq!(codec::decode::<(bool, Query), RPC_BYTES_MAX>(&bytes).expect("own bytes"), question);
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        expect_test::expect!["47 0101066163746976650474727565; 48"].assert_eq(&format!("{ASK} {hex}; {END}"));
+    }
+}

@@ -183,6 +183,7 @@ mod tests {
 
     #[test]
     fn bytes_of_a_digest_are_golden() {
+        assert_eq!(DIGEST, 42);
         for (digest, hex) in [(None, "00"), (Some(0x1234_u128), "01fb3412")] {
             let bytes = codec::encode(&digest);
             assert_eq!(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), hex);

@@ -345,6 +345,7 @@ mod tests {
     /// Bytes of released kinds decode for ever.
     #[test]
     fn golden_bytes() {
+        assert_eq!(super::super::PUSH_DENSE, 84);
         let (bytes, _) = encode(&sample_push(), 0, ENVELOPE, usize::MAX);
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         expect_test::expect![[

@@ -248,6 +248,31 @@ pub(super) mod tests {
         assert_eq!(back.into_push(), push);
     }
 
+    /// Every reason; the compiler asks for a further one.
+    fn refusals() -> Vec<WireRefusal> {
+        use WireRefusal::{
+            Disk, Duplicate, InvalidHistogram, InvalidLabels, OutOfBounds, OutOfOrder, TooOld, UnknownSeries,
+        };
+        let why = || "w".to_owned();
+        let all = vec![
+            OutOfOrder,
+            OutOfBounds,
+            TooOld,
+            Duplicate,
+            InvalidLabels(why()),
+            InvalidHistogram(why()),
+            UnknownSeries,
+            Disk(why()),
+        ];
+        for one in &all {
+            match one {
+                OutOfOrder | OutOfBounds | TooOld | Duplicate | UnknownSeries => {}
+                InvalidLabels(_) | InvalidHistogram(_) | Disk(_) => {}
+            }
+        }
+        all
+    }
+
     /// Bytes of released kinds decode for ever.
     #[test]
     fn golden_bytes() {
@@ -257,11 +282,41 @@ pub(super) mod tests {
         let refused = vec![(Labels::from_pairs([("a", "b")]), IngestError::TooOld.into())];
         let taken = WireOutcome::Taken { floats: 3, histograms: 0, exemplars: 1, refused };
         let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let shown = [codec::encode(&wire), codec::encode(&taken), codec::encode(&WireOutcome::Later("x".to_owned()))];
-        let shown = shown.map(hex).join("\n");
+        let later = WireOutcome::Later("x".to_owned());
+        let failed = WireOutcome::Failed("y".to_owned());
+        let mut shown = String::new();
+        for (kind, bytes) in [
+            (PUSH, codec::encode(&wire)),
+            (PUSHED, codec::encode(&taken)),
+            (PUSHED, codec::encode(&later)),
+            (PUSHED, codec::encode(&failed)),
+            (COPY, codec::encode(&vec![vec![1u8, 2], vec![3]])),
+            (COPIED, Vec::new()),
+            (ACKNOWLEDGED, codec::encode(&300u64)),
+        ] {
+            shown.push_str(&format!("{kind} {}\n", hex(bytes)));
+        }
+        for refusal in refusals() {
+            let bytes = codec::encode(&refusal);
+            assert_eq!(codec::decode::<WireRefusal, RPC_BYTES_MAX>(&bytes).expect("own bytes"), refusal);
+            shown.push_str(&format!("{refusal:?} {}\n", hex(bytes)));
+        }
         expect_test::expect![[r#"
-            01fb8813020b085f5f6e616d655f5f01610a0201fd000000000000e03f0efd000000000000f07f0001050269640178fd00000000000000401211085f5f6e616d655f5f0162036a6f62016a0a00011000000000000000000000000003000000000000f83f0000000000000101610567617567650000
-            0003000101040161016202
-            010178"#]].assert_eq(&shown);
+            60 01fb8813020b085f5f6e616d655f5f01610a0201fd000000000000e03f0efd000000000000f07f0001050269640178fd00000000000000401211085f5f6e616d655f5f0162036a6f62016a0a00011000000000000000000000000003000000000000f83f0000000000000101610567617567650000
+            61 0003000101040161016202
+            61 010178
+            61 020179
+            62 020201020103
+            63 
+            64 fb2c01
+            OutOfOrder 00
+            OutOfBounds 01
+            TooOld 02
+            Duplicate 03
+            InvalidLabels("w") 040177
+            InvalidHistogram("w") 050177
+            UnknownSeries 06
+            Disk("w") 070177
+        "#]].assert_eq(&shown);
     }
 }
