@@ -5,6 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::push::{send, write_request};
 use crate::support::{Exporter, Peer, blocks_of, escaped, exchange, get, one_mesh_at_a_time, pause, wall};
 
 const HOUR: i64 = 3_600;
@@ -170,4 +171,69 @@ fn a_peer_that_was_away_fetches_what_was_pushed_for_sealed_windows_meanwhile() {
     peers[0].kill();
     peers[1].wait("it has all of it alone", 10_000, || (count(&peers[1])? == 120.0).then_some(()));
     assert!(peers[1].metric("promesh_history_copied_series_total") <= 8.0, "no more than it missed");
+}
+
+/// Each of three peers has two thirds of the series. Their snapshots become the data of two peers that never knew them, one
+/// with what one had, one with what the other two had: and each of the two ends up with all of it.
+#[test]
+fn snapshots_of_three_peers_are_restored_into_two() {
+    let _alone = one_mesh_at_a_time();
+    let (root, restored) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let exporter = Exporter::start();
+    let config = exporter.config(2, "5s", "4s") + "storage: {tsdb: {out_of_order_time_window: 4d}}\n";
+    let peers = crate::support::mesh_with(root.path(), 3, &config, &["--web.enable-remote-write-receiver"]);
+    // Of yesterday and of three days ago: windows of the last day alone are compared again and again.
+    let begins = [old_window(10), old_window(72)];
+    let instances = || (0..60).map(|number| format!("i{number}"));
+    for begin in begins {
+        for step in 0..5 {
+            let body = write_request(instances(), (begin + 60 * step) * 1000, step as f64);
+            assert_eq!(send(peers[0].web, &body).0, 204);
+        }
+    }
+    let counts = |peer: &Peer| begins.map(|begin| pushed(peer, begin));
+    let all = [Some(300.0); 2];
+    for peer in &peers {
+        peer.wait("it answers all of it", 20_000, || (counts(peer) == all).then_some(()));
+    }
+    let taken: Value = serde_json::from_str(&operate(&peers[0], &["snapshot", "--output=json"])).expect("JSON");
+    assert_eq!(taken.as_array().map(Vec::len), Some(3));
+    drop(peers);
+    for (old, new) in [(0, 0), (1, 1), (2, 1)] {
+        let to = restored.path().join(format!("peer-{new}/data"));
+        std::fs::create_dir_all(&to).expect("a folder");
+        let snapshots = root.path().join(format!("peer-{old}/data/snapshots"));
+        let snapshot = std::fs::read_dir(&snapshots).expect("snapshots").flatten().next().expect("one").path();
+        for block in std::fs::read_dir(&snapshot).expect("a snapshot").flatten().map(|entry| entry.path()) {
+            let copied = Command::new("cp").arg("-r").args([&block, &to]).status().expect("cp runs");
+            assert!(copied.success());
+        }
+    }
+    let mut peers = crate::support::mesh(restored.path(), 2, &exporter.config(2, "5s", "4s"));
+    for victim in 0..2 {
+        let other = 1 - victim;
+        peers[other].wait("its history is whole", 60_000, || {
+            let whole = copies(&peers[other], "windowsLeft") == 0 && peers[other].metric(COMPARED) > 0.0;
+            (whole && counts(&peers[other]) == all).then_some(())
+        });
+    }
+    // Long enough for one that lacks something to have found it.
+    pause(30_000);
+    for victim in 0..2 {
+        peers[victim].kill();
+        let other = &peers[1 - victim];
+        other.wait("it has all of it alone", 20_000, || (counts(other) == all).then_some(()));
+        peers[victim].start();
+        peers[victim].wait_ready();
+    }
+}
+
+const COMPARED: &str = "promesh_history_compared_total";
+
+/// How many pushed samples a window has.
+fn pushed(peer: &Peer, begin: i64) -> Option<f64> {
+    let query = escaped("sum(count_over_time(pushed_total[2h]))");
+    let (_, body) = get(peer.web, &format!("/api/v1/query?query={query}&time={}", begin + 2 * HOUR - 1));
+    let answer: Value = serde_json::from_str(&body).ok()?;
+    answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
 }

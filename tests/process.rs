@@ -1,6 +1,7 @@
 //! One process: what it does with bad input, and what it says.
 
 use std::net::UdpSocket;
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::{Exporter, Peer, free_port, get, mesh, one_mesh_at_a_time, pause, post, wall};
@@ -77,7 +78,7 @@ fn an_unknown_flag_exits_2_with_the_nearest_known_one() {
 
 #[test]
 fn every_alert_of_the_examples_is_made_to_fire() {
-    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let read = |name: &str| std::fs::read_to_string(examples.join(name)).expect("it is there");
     let (rules, tests) = (read("promesh-alerts.yml"), read("promesh-alerts-test.yml"));
     let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
@@ -128,6 +129,17 @@ fn the_metrics_page_has_what_watches_the_mesh_and_nothing_twice() {
         assert!(wall() < began + 20.0, "no {missing} in:\n{page}");
         pause(100);
     };
+    // An alert over a name that no page has never fires.
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/promesh-alerts.yml");
+    let rules = std::fs::read_to_string(rules).expect("it is there");
+    let words = rules.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let names: std::collections::BTreeSet<&str> = words.filter(|word| word.starts_with("promesh_")).collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        // One of a target that was never late or split has its line all the same.
+        let has = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        assert!(page.lines().any(has), "no {name} in:\n{page}");
+    }
     let mut seen = std::collections::BTreeSet::new();
     for line in page.lines().filter(|line| !line.starts_with("# HELP")) {
         let series =

@@ -139,6 +139,23 @@ fn records_of_peers_have_golden_bytes() {
     .assert_eq(&seen);
 }
 
+/// It rides in SWIM's packets, beside others.
+#[test]
+fn the_largest_record_fits_in_250_bytes() {
+    let largest = PeerRecord {
+        id: PeerId(u128::MAX),
+        generation: Generation(u64::MAX),
+        version: u64::MAX,
+        zone: "z".repeat(64),
+        weight: 64,
+        protocol: (u8::MAX, u8::MAX),
+        root: u128::MAX,
+        ..record(PeerState::Full, "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().ok())
+    };
+    let bytes = codec::encode(&largest).len();
+    assert!(bytes <= 250, "{bytes}");
+}
+
 /// What two peers exchange over a stream, as the asker says it and as it is answered.
 #[test]
 fn a_snapshot_has_golden_bytes() {

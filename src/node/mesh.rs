@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod damping;
 mod definitions;
 mod history;
 mod members;
@@ -38,22 +39,6 @@ const SUSPENSION_MAX: Duration = Duration::from_secs(3);
 const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a newcomer waits to hear what the others act for.
 const GREETING_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Starts without a clean stop within so long are counted.
-const FLAPPING: Duration = Duration::from_secs(600);
-/// Starts within that time that nobody minds: a crash, and the repair of its cause.
-const FALLS_FREE: usize = 2;
-/// Each further one makes a peer wait so much longer before it is ready …
-const DAMPING_STEP: Duration = Duration::from_secs(5);
-/// … and this at most: a crash loop with a long period must not leave its shards with one copy for ever.
-const DAMPING_MAX: Duration = Duration::from_secs(60);
-
-/// How long a peer waits before it is ready, by how often it was started lately: every time it takes its shards, they
-/// change hands twice.
-fn damping(falls: usize) -> Duration {
-    let surplus = u32::try_from(falls.saturating_sub(FALLS_FREE)).unwrap_or(u32::MAX);
-    DAMPING_STEP.saturating_mul(surplus).min(DAMPING_MAX)
-}
 
 /// What a mesh mind starts with.
 #[derive(Clone, Debug)]
@@ -268,7 +253,7 @@ impl Mesh {
     /// A mind that knows nobody yet. `record` is this peer's own, in state `Joining`.
     pub fn new(mut config: MeshConfig, record: PeerRecord, now: Now) -> Mesh {
         let mut own = std::mem::take(&mut config.possession);
-        let falls = own.started(now.wall, now.wall.before(FLAPPING));
+        let falls = own.started(now.wall, now.wall.before(damping::FLAPPING));
         // With nothing on its disk a peer holds nothing, whatever it once said.
         let durable = config.newest_sample.unwrap_or(Timestamp::MIN);
         let holdings = Holdings::restarted(own, durable, Windows::of(config.window), now.wall);
@@ -308,7 +293,7 @@ impl Mesh {
             lives,
             heard: BTreeMap::new(),
             prospect: None,
-            damped_until: now.monotonic + damping(falls),
+            damped_until: now.monotonic + damping::damping(falls),
             dirty: true,
             view_number: 0,
             view_at: now.monotonic,

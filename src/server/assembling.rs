@@ -354,6 +354,7 @@ impl Assembly {
             addresses: Arc::clone(addresses),
             minds: minds.clone(),
             replace_after: self.options.cluster.as_ref().map_or(Duration::MAX, |cluster| cluster.replace_after),
+            is_new: self.folder.possession().is_ok_and(|held| held.extents().is_empty()),
         };
         let history = Arc::new(History::new(means, &self.set_aside));
         tokio::spawn(Arc::clone(&history).run());

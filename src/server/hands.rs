@@ -343,7 +343,7 @@ impl Hands {
                 tokio::spawn(operate::relay(hands.orders.clone(), kind, bytes, responder));
             }
             kind if history::KINDS.contains(&kind) => {
-                tokio::spawn(async move { Arc::clone(&hands.history).answer(kind, bytes, responder).await });
+                tokio::spawn(async move { Arc::clone(&hands.history).answer(asker, kind, bytes, responder).await });
             }
             kind if promesh_query::KINDS.contains(&kind) => {
                 let runtime = Handle::current();

@@ -40,6 +40,13 @@ const LIST_PERIOD: Duration = Duration::from_secs(20);
 const REST: Duration = Duration::from_secs(15);
 /// Windows that ended longer ago are not compared: their turn came when they were younger.
 const COMPARE_SPAN: Duration = Duration::from_secs(24 * 3600);
+/// How often others compare what came with this peer's data directory: a peer that copied a window from one that had not
+/// compared it yet has the second time.
+const SHOWINGS: u32 = 2;
+/// The time between them, at least.
+const SHOWING_PAUSE: Duration = Duration::from_secs(20);
+/// Others are kept busy for so long in each [`PERIOD`].
+const SHOWING_SPAN: Duration = Duration::from_secs(2);
 /// Series kept in memory until they become a block.
 const BLOCK_BYTES: usize = 64 << 20;
 /// Windows that this peer reads for others at once.
@@ -102,6 +109,9 @@ pub struct HistoryMeans {
     pub minds: Minds,
     /// How long a peer is down before its copies are made good.
     pub replace_after: Duration,
+    /// Whether this peer never held anything: what lies in its data directory then comes from elsewhere, and nobody in the
+    /// mesh knows of it.
+    pub is_new: bool,
 }
 
 /// Sealed history of one peer.
@@ -111,7 +121,18 @@ pub struct History {
     pub figures: HistoryFigures,
     rebalance: AtomicBool,
     donations: Semaphore,
+    /// Windows are compared for others one at a time.
+    comparing: tokio::sync::Mutex<()>,
     listed: Mutex<Listed>,
+}
+
+/// What came with the data directory of a new peer, and who has compared how much of it.
+#[derive(Default)]
+struct Imported {
+    windows: Vec<Window>,
+    shown: BTreeMap<(Window, PeerId), u32>,
+    /// When everybody had compared everything for the first time.
+    shown_once: Option<promesh_model::Monotonic>,
 }
 
 /// Which windows others say they have.
@@ -138,11 +159,25 @@ impl History {
         let figures = HistoryFigures::default();
         figures.damaged.store(set_aside.len() as u64, Ordering::Relaxed);
         let (rebalance, donations) = (AtomicBool::new(false), Semaphore::new(DONATIONS));
-        History { means, figures, rebalance, donations, listed: Mutex::default() }
+        History {
+            means,
+            figures,
+            rebalance,
+            donations,
+            comparing: tokio::sync::Mutex::default(),
+            listed: Mutex::default(),
+        }
     }
 
     /// Answers another peer.
-    pub async fn answer(self: Arc<Self>, kind: u8, payload: Bytes, responder: Responder) {
+    pub async fn answer(self: Arc<Self>, asker: PeerId, kind: u8, payload: Bytes, responder: Responder) {
+        if kind == wire::COMPARE {
+            let _ = match self.compare_with(asker, &payload).await {
+                Ok(()) => responder.respond(kind, &[]).await,
+                Err(why) => responder.refuse(&why).await,
+            };
+            return;
+        }
         let Ok(_turn) = self.donations.acquire().await else { return };
         let runtime = Handle::current();
         let db = Arc::clone(&self.means.db);
@@ -163,6 +198,12 @@ impl History {
         let Some(transport) = self.means.transport.clone() else { return };
         let mut resting: BTreeMap<Window, promesh_model::Monotonic> = BTreeMap::new();
         let mut compared: BTreeMap<(Window, PeerId), u64> = BTreeMap::new();
+        let mut imported = Imported::default();
+        if self.means.is_new {
+            let db = Arc::clone(&self.means.db);
+            let there = tokio::task::spawn_blocking(move || db.sealed_windows(clock::now())).await;
+            imported.windows = there.unwrap_or_default();
+        }
         loop {
             tokio::time::sleep(PERIOD).await;
             loop {
@@ -183,6 +224,7 @@ impl History {
                 }
                 let next = planned.into_iter().find(|(window, _)| !resting.contains_key(window));
                 let Some((window, plan)) = next else {
+                    self.show(&transport, &view, &mut imported).await;
                     self.compare_next(&transport, &view, &windows, &mut compared).await;
                     break;
                 };
@@ -347,6 +389,65 @@ impl History {
         }
         let db = Arc::clone(&self.means.db);
         blocking(move || db.add_window(window, &series, clock::now())).await.map(drop)
+    }
+
+    /// Has the others compare the windows that came with this peer's data directory, the newest first: whoever claims one may
+    /// lack what is here, as when the snapshots of some peers are the data of others.
+    async fn show(&self, transport: &Transport, view: &MeshView, imported: &mut Imported) {
+        let began = clock::monotonic();
+        let ready = |peer: &&promesh_node::PeerInfo| {
+            peer.alive && !peer.silent && peer.state == Some(promesh_cluster::PeerState::Ready)
+        };
+        for showing in 1..=SHOWINGS {
+            if showing > 1 && imported.shown_once.is_none_or(|at| began.since(at) < SHOWING_PAUSE) {
+                return;
+            }
+            for window in imported.windows.iter().rev() {
+                for peer in view.peers.iter().filter(ready) {
+                    if imported.shown.get(&(*window, peer.id)).is_some_and(|shown| *shown >= showing) {
+                        continue;
+                    }
+                    match wire::compare(transport, peer.address, *window).await {
+                        Ok(()) => drop(imported.shown.insert((*window, peer.id), showing)),
+                        Err(why) => {
+                            tracing::debug!(window = %window.start, peer = %peer.id, why, "a window was not compared with ours");
+                        }
+                    }
+                    if clock::monotonic().since(began) > SHOWING_SPAN {
+                        return;
+                    }
+                }
+            }
+            if showing == 1 && !imported.shown.is_empty() {
+                imported.shown_once.get_or_insert(began);
+            }
+        }
+    }
+
+    /// Compares a window with a peer that asks for it, and fetches what is otherwise there.
+    async fn compare_with(&self, asker: PeerId, payload: &[u8]) -> Result<(), String> {
+        let window = wire::window(payload)?;
+        if self.means.db.window_of(window.start) != window || !self.means.db.is_sealed(window, clock::now()) {
+            return Err(format!("{} is no sealed window here", window.start));
+        }
+        let (Some(transport), Some(view)) = (self.means.transport.clone(), self.means.view.borrow().clone()) else {
+            return Err("this peer is not in the mesh yet".to_owned());
+        };
+        let held = view.own.touching(window.start, Timestamp(window.end.ms() - 1));
+        let _one_at_a_time = self.comparing.lock().await;
+        let (series, shards) = match held.is_empty() {
+            true => return Ok(()),
+            false => self.fetch_differing(&transport, self.address(asker)?, window, &held).await?,
+        };
+        self.figures.compared.fetch_add(1, Ordering::Relaxed);
+        if series > 0 {
+            self.figures.differed.fetch_add(1, Ordering::Relaxed);
+            self.apply_deletes().await;
+            tracing::info!(
+                window = %window.start, peer = %asker, series, shards = shards.len(), "fetched what a new peer brought along"
+            );
+        }
+        Ok(())
     }
 
     /// Compares one window that both claim with one peer, if there is one that was not compared yet, or not since the other

@@ -25,8 +25,10 @@ const WINDOWS: u8 = 77;
 const DIGESTS: u8 = 78;
 /// "Send me the series of these shards in this window that I do not have as you have them."
 const SERIES: u8 = 79;
+/// "I have samples of this window that I was not told by the mesh: compare it with me." Answered, empty, once that is done.
+pub const COMPARE: u8 = 83;
 /// The request kinds about sealed windows.
-pub const KINDS: [u8; 3] = [WINDOWS, DIGESTS, SERIES];
+pub const KINDS: [u8; 4] = [WINDOWS, DIGESTS, SERIES, COMPARE];
 /// Pieces of an answer to [`SERIES`], and its end.
 const PIECE: u8 = 80;
 const END: u8 = 81;
@@ -113,6 +115,29 @@ pub async fn windows(transport: &Transport, of: SocketAddr) -> Result<Vec<Window
     let named = codec::decode::<Vec<(i64, i64)>, BULK_BYTES_MAX>(&bytes).map_err(|error| error.to_string())?;
     let window = |(start, end): &(i64, i64)| Window { start: Timestamp(*start), end: Timestamp(*end) };
     Ok(named.iter().take(WINDOWS_MAX).filter(|(start, end)| start < end).map(window).collect())
+}
+
+/// Has a peer compare a window with this one.
+///
+/// # Errors
+/// Why it does not.
+pub async fn compare(transport: &Transport, of: SocketAddr, window: Window) -> Result<(), String> {
+    let asked = codec::encode(&(window.start.ms(), window.end.ms()));
+    let answer = transport.request(of, Class::Bulk, COMPARE, &asked, DIGEST_PATIENCE).await;
+    match answer.map_err(|error| error.to_string())? {
+        (COMPARE, _) => Ok(()),
+        (kind, _) => Err(format!("an answer of kind {kind}")),
+    }
+}
+
+/// The window that a peer is to compare with the asker.
+///
+/// # Errors
+/// When the bytes are no window.
+pub fn window(payload: &[u8]) -> Result<Window, String> {
+    let (start, end) =
+        codec::decode::<(i64, i64), { codec::RPC_BYTES_MAX }>(payload).map_err(|error| error.to_string())?;
+    Ok(Window { start: Timestamp(start), end: Timestamp(end) })
 }
 
 /// A peer's digests of some shards in a window.
@@ -208,6 +233,7 @@ mod tests {
             (SERIES, "asked", codec::encode(&asked)),
             (PIECE, "piece", codec::encode(&vec![series])),
             (END, "end", Vec::new()),
+            (COMPARE, "asked", codec::encode(&(0i64, 7_200_000i64))),
         ] {
             let shown: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
             seen.push_str(&format!("{kind} {name} {shown}\n"));
@@ -221,6 +247,7 @@ mod tests {
             79 asked 00fc00badb0000014601070209
             80 piece 01040161016201010a0c020102
             81 end 
+            83 asked 00fc00badb00
         "#]]
         .assert_eq(&seen);
     }

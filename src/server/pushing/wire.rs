@@ -296,6 +296,8 @@ pub(super) mod tests {
         ] {
             shown.push_str(&format!("{kind} {}\n", hex(bytes)));
         }
+        // Its bytes are beside its form.
+        assert_eq!(PUSH_DENSE, 84);
         for refusal in refusals() {
             let bytes = codec::encode(&refusal);
             assert_eq!(codec::decode::<WireRefusal, RPC_BYTES_MAX>(&bytes).expect("own bytes"), refusal);
