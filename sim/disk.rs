@@ -1,6 +1,6 @@
 //! A simulated peer's storage: a log that loses what was not synced, and what follows from it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use promesh_model::shard::ShardSet;
 use promesh_model::{PeerId, ShardId, Timestamp};
@@ -26,8 +26,8 @@ pub(crate) struct Store {
     pub(crate) disk: Disk,
     pub(crate) ledger: Ledger,
     pub(crate) kept: BTreeMap<(SourceId, Timestamp), BatchHeader>,
-    /// The sources of which anything was ever kept, by shard.
-    sources: BTreeMap<ShardId, BTreeSet<SourceId>>,
+    /// The sources of which anything was ever kept, by shard, each with its newest slot.
+    sources: BTreeMap<ShardId, BTreeMap<SourceId, Timestamp>>,
     pub(crate) sequence: u64,
     /// How much of the log the sync under way will have made durable.
     pub(crate) sync_began: usize,
@@ -59,7 +59,7 @@ impl Store {
         match self.ledger.admit(header) {
             Disposition::Append | Disposition::Replace(_) => {
                 self.kept.insert(key, *header);
-                self.sources.entry(header.shard).or_default().insert(header.source);
+                self.note_source(header);
             }
             Disposition::Late => {
                 // The values decide, alike on every peer; here the smaller order stands for the better value.
@@ -67,11 +67,16 @@ impl Store {
                 if header.order < kept.order {
                     *kept = *header;
                 }
-                self.sources.entry(header.shard).or_default().insert(header.source);
+                self.note_source(header);
             }
             Disposition::Ignore => {}
         }
         self.kept.get(&key).map(|kept| kept.order) != before
+    }
+
+    fn note_source(&mut self, header: &BatchHeader) {
+        let newest = self.sources.entry(header.shard).or_default().entry(header.source).or_insert(header.slot);
+        *newest = header.slot.max(*newest);
     }
 
     /// Forgets slots before an instant, as retention does.
@@ -105,7 +110,7 @@ impl Store {
         let known = self.kept.get(&(header.source, header.slot)).map(|kept| kept.order);
         if known.is_none_or(|known| header.order < known) {
             self.kept.insert((header.source, header.slot), header);
-            self.sources.entry(header.shard).or_default().insert(header.source);
+            self.note_source(&header);
             self.disk.log.push(header);
         }
     }
@@ -113,12 +118,14 @@ impl Store {
     /// What is kept of some shards from an instant on; all of it for the open window.
     pub(crate) fn export(&self, shards: &ShardSet, since: Option<Timestamp>) -> Vec<BatchHeader> {
         let since = since.unwrap_or(Timestamp::MIN);
-        let of = |source: &SourceId| self.kept.range((*source, since)..=(*source, Timestamp::MAX));
+        let of = |source: SourceId| self.kept.range((source, since)..=(source, Timestamp::MAX));
+        let is_new = |(source, newest): (&SourceId, &Timestamp)| (*newest >= since).then_some(*source);
         if shards.len() < self.sources.len() {
             let wanted = shards.iter().filter_map(|shard| self.sources.get(&shard));
-            return wanted.flatten().flat_map(of).map(|(_, header)| *header).collect();
+            return wanted.flatten().filter_map(is_new).flat_map(of).map(|(_, header)| *header).collect();
         }
         let wanted = self.sources.iter().filter(|(shard, _)| shards.contains(**shard));
-        wanted.flat_map(|(_, sources)| sources).flat_map(of).map(|(_, header)| *header).collect()
+        let wanted = wanted.flat_map(|(_, sources)| sources).filter_map(is_new);
+        wanted.flat_map(of).map(|(_, header)| *header).collect()
     }
 }

@@ -7,7 +7,8 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use promesh_sim::{Report, Scenario, deaths, run, scale};
+use promesh_sim::scale::{self, cpu_seconds, peak_mib};
+use promesh_sim::{Report, Scenario, deaths, run};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -104,12 +105,6 @@ fn over_seeds(first: u64, count: u64, run: impl Fn(u64) + Sync) {
     });
 }
 
-/// What this thread has taken of a processor so far: a busy machine makes no seed slow.
-fn cpu_seconds() -> f64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split_whitespace().next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
-}
-
 /// `scale [seconds] [peers …]`: the figures of meshes of growing size, a hundred targets a peer.
 fn scale(arguments: &[String]) {
     let seconds = arguments.first().and_then(|text| text.parse().ok()).unwrap_or(600);
@@ -120,7 +115,7 @@ fn scale(arguments: &[String]) {
     for peers in sizes {
         let began = cpu_seconds();
         let figures = scale::measure(peers, peers * 100, seconds, 1, true);
-        println!("{figures}   ({:.0} CPU s)", cpu_seconds() - began);
+        println!("{figures}   ({:.0} CPU s, {} MiB at most)", cpu_seconds() - began, peak_mib());
         for violation in figures.violations.iter().take(3) {
             println!("    {violation}");
         }

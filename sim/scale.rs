@@ -2,10 +2,11 @@
 //! long a healed partition takes to come to rest.
 
 use std::fmt;
+use std::sync::Arc;
 
 use promesh_model::shard::ShardSet;
 use promesh_model::{SHARD_COUNT, ShardId};
-use promesh_node::SourceSpec;
+use promesh_node::{MeshView, SourceSpec};
 use promesh_replication::SourceId;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -21,7 +22,7 @@ pub struct Figures {
     pub peers: usize,
     /// Targets.
     pub targets: usize,
-    /// From the first start until every shard has its owner and its copies.
+    /// From the last start until every shard has its owner and its copies.
     pub start: f64,
     /// From a kill until the median and the last of the others holds the peer for dead.
     pub detection: (f64, f64),
@@ -60,6 +61,12 @@ impl fmt::Display for Figures {
     }
 }
 
+/// A mesh of more peers gets its targets once it is at rest: before, a few peers would have a thousand's. And it does not
+/// start at once, but these come to rest, then twice as many, and so on: a thousand that come one by one each see a
+/// thousand changes of everybody's.
+const AT_ONCE: usize = 100;
+const CROWD: usize = 25;
+
 /// Lets a mesh of so many peers start, lose one, take it back, fall apart and heal, for at least so many simulated
 /// seconds; links lose one datagram in a hundred.
 pub fn measure(peers: usize, targets: usize, seconds: u64, seed: u64, verbose: bool) -> Figures {
@@ -74,21 +81,35 @@ pub fn measure(peers: usize, targets: usize, seconds: u64, seed: u64, verbose: b
             pinned: false,
         })
         .collect();
-    let mut world = World::new(peers, sources, 2, seed);
+    let late = peers > AT_ONCE;
+    let mut world = World::new(peers, if late { Vec::new() } else { sources.clone() }, 2, seed);
     world.network.loss = 0.01;
     let mut figures = Figures { peers, targets, ..Figures::default() };
     let say = |world: &World, what: &str| {
         if verbose {
-            eprintln!("{:7.1} s of {peers} peers: {what}", world.now as f64 / SECOND as f64);
+            let (now, spent) = (world.now as f64 / SECOND as f64, cpu_seconds());
+            eprintln!("{now:7.1} s of {peers} peers, {spent:.1} CPU s, {} MiB: {what}", peak_mib());
+            let counts: Vec<String> = world.counts.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+            eprintln!("          so far: {}", counts.join(", "));
         }
     };
+    let mut crowd = CROWD;
     for peer in 0..peers {
-        world.run_until(peer as u64 * 20 * MS);
+        if late && peer == crowd {
+            let took = settle(&mut world, 120, SECOND);
+            say(&world, &format!("{crowd} are started, at rest after {took:.1} s"));
+            crowd *= 2;
+        }
         world.start(peer);
+        run_for(&mut world, if late && peer >= CROWD { MS } else { 20 * MS });
     }
     say(&world, "all are started");
     figures.start = settle(&mut world, 180, SECOND);
     say(&world, &format!("at rest {:.1} s after the last start", figures.start));
+    if late {
+        world.set_sources(sources);
+    }
+    run_for(&mut world, if late { 20 * SECOND } else { 5 * SECOND });
     let rested = world.now;
 
     world.measuring = true;
@@ -101,20 +122,21 @@ pub fn measure(peers: usize, targets: usize, seconds: u64, seed: u64, verbose: b
     world.plan(vec![(world.now, Fault::Kill(victim))]);
     let killed = world.now;
     let mut noticed = Vec::new();
-    while noticed.len() + 1 < peers && world.now < killed + 60 * SECOND {
+    let mut taken = None;
+    while (noticed.len() + 1 < peers || taken.is_none()) && world.now < killed + 60 * SECOND {
         run_for(&mut world, 50 * MS);
         let since = (world.now - killed) as f64 / SECOND as f64;
         let dead = world.peers[victim].id;
-        let holds_dead = world
-            .peers
-            .iter()
-            .filter_map(|peer| peer.mind.as_ref())
-            .filter(|mind| mind.membership.members().iter().any(|member| member.id == dead && !member.alive));
+        let holds_dead = world.peers.iter().filter_map(|peer| peer.mind.as_ref()).filter(|mind| {
+            let members = mind.membership.members();
+            members.binary_search_by_key(&dead, |member| member.id).is_ok_and(|place| !members[place].alive)
+        });
         noticed.resize(holds_dead.count(), since);
-        if figures.takeover == 0.0 && orphaned.is_subset(&acted_for(&world)) {
-            figures.takeover = since;
+        if taken.is_none() && orphaned.is_subset(&acted_for(&world)) {
+            taken = Some(since);
         }
     }
+    figures.takeover = taken.unwrap_or(f64::NAN);
     figures.detection =
         (noticed.get(noticed.len() / 2).copied().unwrap_or(f64::NAN), noticed.last().copied().unwrap_or(f64::NAN));
     let Figures { detection: (median, last), takeover, bytes_per_second: bytes, .. } = &figures;
@@ -162,6 +184,20 @@ pub fn measure(peers: usize, targets: usize, seconds: u64, seed: u64, verbose: b
     figures
 }
 
+/// What this thread has taken of a processor so far: a busy machine makes nothing slow.
+pub fn cpu_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split_whitespace().next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
+}
+
+/// The most memory that this process has had so far.
+pub fn peak_mib() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak =
+        text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok());
+    peak.unwrap_or(0) / 1024
+}
+
 fn run_for(world: &mut World, time: u64) {
     let end = world.now + time;
     world.run_until(end);
@@ -172,7 +208,11 @@ fn settle(world: &mut World, seconds_max: u64, step: u64) -> f64 {
     let began = world.now;
     while world.now < began + seconds_max * SECOND {
         run_for(world, step);
-        if one_owner::violations(world, 2).is_empty() {
+        let living = world.peers.iter().filter(|peer| peer.mind.is_some()).count();
+        let is_ranked = |view: &Arc<MeshView>| view.placement.len() == living;
+        let all_ranked =
+            world.peers.iter().filter_map(|peer| peer.view.as_ref()).filter(|view| is_ranked(view)).count();
+        if all_ranked == living && one_owner::violations(world, 2).is_empty() {
             return (world.now - began) as f64 / SECOND as f64;
         }
     }

@@ -12,7 +12,7 @@ use promesh_alerting::AlertMessage;
 use promesh_cluster::{PeerState, RankTables, Snapshot};
 use promesh_model::codec;
 use promesh_model::shard::ShardSet;
-use promesh_model::{Generation, Monotonic, Now, PeerId, ShardId, Timestamp};
+use promesh_model::{Generation, Monotonic, Now, PeerId, SHARD_COUNT, ShardId, Timestamp};
 use promesh_node::{
     Elected, Input, MeshMessage, MeshView, Output, Peer, PeerInput, PeerOutput, Piece, SourceCatalog, SourceSpec,
 };
@@ -89,8 +89,8 @@ pub(crate) struct SimPeer {
     pub(crate) store: Store,
     pub(crate) view: Option<Arc<MeshView>>,
     subscribers: BTreeMap<usize, ShardSet>,
-    /// Whom a shard's batches go to; made anew when subscribers change.
-    routes: Option<HashMap<ShardId, Vec<usize>>>,
+    /// What it last asked anybody for.
+    asked: ShardSet,
     fetches: BTreeMap<u64, usize>,
     pub(crate) zone: String,
     skew_ms: i64,
@@ -106,10 +106,14 @@ pub(crate) struct World {
     pub(crate) sources: Vec<SourceSpec>,
     catalog: Arc<SourceCatalog>,
     by_id: HashMap<PeerId, usize>,
+    /// By shard, who ever asked anybody for its batches: of a thousand subscribers only those need a look.
+    askers: Vec<BTreeSet<usize>>,
     rank_tables: Arc<RankTables>,
     /// Bytes that peers sent since it was set to zero, while `measuring`.
     pub(crate) sent_bytes: u64,
     pub(crate) measuring: bool,
+    /// How often what happened, by kind: where the time of a large world goes.
+    pub(crate) counts: BTreeMap<&'static str, u64>,
     fed: u64,
     pub(crate) network: Network<Envelope>,
     /// When, a die that orders what falls together, a running number, a place in `pending`.
@@ -147,6 +151,23 @@ pub(crate) fn job() -> Piece {
 }
 
 impl Wire {
+    fn kind(&self) -> &'static str {
+        match self {
+            Wire::Mind(MeshMessage::Beat(_)) => "beat",
+            Wire::Mind(MeshMessage::Handover { .. } | MeshMessage::HandoverAck { .. }) => "handover",
+            Wire::Mind(MeshMessage::Acting(_)) => "acting",
+            Wire::Mind(MeshMessage::Possession(_)) => "possession",
+            Wire::Mind(MeshMessage::Owed(_)) => "owed",
+            Wire::Mind(MeshMessage::Digests(_) | MeshMessage::WantDigests) => "digests",
+            Wire::Alerting(_) => "alerting",
+            Wire::Batch(_) => "batch",
+            Wire::Subscribe(_) => "subscribe",
+            Wire::Ask(_) | Wire::Answer(_) => "exchange",
+            Wire::Fetch { .. } | Wire::Fetched { .. } => "copy",
+            Wire::Window { .. } | Wire::WindowIs { .. } => "window",
+        }
+    }
+
     /// About as many bytes as it takes on a stream, framing aside; batches are samples, and not counted.
     fn bytes(&self) -> u64 {
         match self {
@@ -160,22 +181,24 @@ impl Wire {
     }
 }
 
-impl SimPeer {
-    fn route(&mut self, shard: ShardId) -> Vec<usize> {
-        let subscribers = &self.subscribers;
-        if subscribers.len() < 100 {
-            return subscribers.iter().filter(|(_, shards)| shards.contains(shard)).map(|(to, _)| *to).collect();
+impl Event {
+    fn kind(&self) -> &'static str {
+        match self {
+            Event::Wake { .. } => "wake",
+            Event::Datagram { .. } => "datagram",
+            Event::Stream(envelope) => envelope.wire.kind(),
+            Event::Scraped { .. } => "scraped",
+            Event::Sync { .. } => "sync",
+            Event::Seek { .. } => "seek",
+            Event::FetchTimeout { .. } | Event::HistoryTimeout { .. } => "timeout of a copy",
+            Event::Stop { .. } | Event::Resumed(_) | Event::Fault(_) => "fault",
+            Event::History { .. } => "look at history",
+            Event::Paging(_) => "paging",
         }
-        let routes = self.routes.get_or_insert_with(|| {
-            let mut routes: HashMap<ShardId, Vec<usize>> = HashMap::new();
-            for (to, shards) in subscribers {
-                shards.iter().for_each(|shard| routes.entry(shard).or_default().push(*to));
-            }
-            routes
-        });
-        routes.get(&shard).cloned().unwrap_or_default()
     }
+}
 
+impl SimPeer {
     pub(crate) fn is_ready(&self) -> bool {
         self.mind.as_ref().is_some_and(|mind| mind.mesh.state() == PeerState::Ready)
     }
@@ -199,7 +222,7 @@ impl World {
             store: Store::default(),
             view: None,
             subscribers: BTreeMap::new(),
-            routes: None,
+            asked: ShardSet::default(),
             fetches: BTreeMap::new(),
             zone: String::new(),
             skew_ms: rng.random_range(-150..150),
@@ -216,9 +239,11 @@ impl World {
             catalog: Arc::new(sources.iter().copied().collect()),
             sources,
             by_id,
+            askers: vec![BTreeSet::new(); SHARD_COUNT],
             rank_tables: Arc::default(),
             sent_bytes: 0,
             measuring: false,
+            counts: BTreeMap::new(),
             fed: 0,
             network: Network::new(),
             events: BinaryHeap::new(),
@@ -238,6 +263,16 @@ impl World {
             seals: false,
             history: History::default(),
             paging: None,
+        }
+    }
+
+    /// Everybody's configuration has these sources from now on.
+    pub(crate) fn set_sources(&mut self, sources: Vec<SourceSpec>) {
+        self.catalog = Arc::new(sources.iter().copied().collect());
+        self.sources = sources;
+        for peer in 0..self.peers.len() {
+            let catalog = Arc::clone(&self.catalog);
+            self.feed(peer, PeerInput::Mesh(Input::Sources(catalog)));
         }
     }
 
@@ -306,6 +341,7 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
+        *self.counts.entry(event.kind()).or_default() += 1;
         match event {
             Event::Wake { peer, boot } if self.is_up(peer, boot) => {
                 if self.peers[peer].next_wake <= self.now {
@@ -431,6 +467,10 @@ impl World {
             }
             Output::Subscribe { to, shards } => {
                 if let Some(to) = self.find(to) {
+                    let asked = std::mem::replace(&mut self.peers[peer].asked, shards.clone());
+                    for shard in shards.difference(&asked).iter() {
+                        self.askers[usize::from(shard.0)].insert(peer);
+                    }
                     self.send(peer, to, Wire::Subscribe(shards));
                 }
             }
@@ -503,7 +543,6 @@ impl World {
             Wire::Batch(header) => self.append(to, header),
             Wire::Subscribe(shards) => {
                 self.peers[to].subscribers.insert(from, shards);
-                self.peers[to].routes = None;
             }
             Wire::Ask(snapshot) => {
                 let answer = self.peers[to].mind.as_ref().expect("checked").membership.snapshot();
@@ -551,9 +590,16 @@ impl World {
             BatchHeader { source: spec.source, shard: spec.shard, slot, order, sequence: writer.store.sequence };
         self.append(peer, header);
         self.evaluated(peer, spec.source, slot);
-        for to in self.peers[peer].route(spec.shard) {
+        for to in self.route(peer, spec.shard) {
             self.send(peer, to, Wire::Batch(header));
         }
+    }
+
+    /// Who gets a peer's batches of a shard.
+    pub(crate) fn route(&self, from: usize, shard: ShardId) -> Vec<usize> {
+        let subscribers = &self.peers[from].subscribers;
+        let subscribed = |to: &&usize| subscribers.get(to).is_some_and(|shards| shards.contains(shard));
+        self.askers[usize::from(shard.0)].iter().filter(subscribed).copied().collect()
     }
 
     fn ask(&mut self, from: usize, to: usize) {

@@ -192,7 +192,7 @@ impl World {
         let order = Order { failed: false, rank: 0, origin };
         let header = BatchHeader { source, shard, slot, order, sequence: peer.store.sequence };
         self.append(writer, header);
-        for to in self.peers[writer].route(shard) {
+        for to in self.route(writer, shard) {
             self.send(writer, to, Wire::Batch(header));
         }
         if self.verbose {

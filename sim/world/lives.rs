@@ -56,7 +56,6 @@ impl World {
         let simulated = &mut self.peers[peer];
         simulated.store = Store::open(disk);
         simulated.subscribers.clear();
-        simulated.routes = None;
         simulated.fetches.clear();
         simulated.next_wake = u64::MAX;
         simulated.paused_until = 0;
@@ -102,7 +101,7 @@ impl World {
         self.peers[peer].mind = None;
         self.peers[peer].boot += 1;
         for other in &mut self.peers {
-            other.routes = other.routes.take().filter(|_| other.subscribers.remove(&peer).is_none());
+            other.subscribers.remove(&peer);
         }
         self.forget_copies(peer);
         self.note_standing(peer);
@@ -170,7 +169,6 @@ impl World {
         self.network.disconnect(from, to);
         for (one, other) in [(from, to), (to, from)] {
             self.peers[one].subscribers.remove(&other);
-            self.peers[one].routes = None;
             let lost = Input::StreamLost { from: self.peers[other].id };
             self.feed(one, PeerInput::Mesh(lost));
         }

@@ -343,7 +343,9 @@ impl Membership {
             return;
         }
         self.has_news = false;
-        let pause = if members > LARGE { LOOK_STEP * members as u32 } else { LOOK_PERIOD };
+        // A look walks over all members: beyond a hundred the steps grow faster than the mesh.
+        let crowd = (members as f64 / 100.0).sqrt().max(1.0);
+        let pause = if members > LARGE { (LOOK_STEP * members as u32).mul_f64(crowd) } else { LOOK_PERIOD };
         self.next_look = (now.monotonic + pause, changes);
         let mark = self.mark();
         if mark == self.reported_mark {

@@ -112,9 +112,8 @@ impl Placement {
     fn update_with(&mut self, candidates: &[Candidate], mut scores: impl FnMut(&Candidate) -> Option<Arc<[u64]>>) {
         let wanted: BTreeMap<PeerId, &Candidate> = candidates.iter().map(|c| (c.id, c)).collect();
         let outdated = self.candidates().filter(|known| wanted.get(&known.id).is_none_or(|want| want != known));
-        for id in outdated.map(|known| known.id).collect::<Vec<_>>() {
-            self.remove(id);
-        }
+        let outdated: Vec<PeerId> = outdated.map(|known| known.id).collect();
+        self.remove_all(&outdated);
         for candidate in candidates {
             if !self.by_id.contains_key(&candidate.id) {
                 self.insert_scored(candidate.clone(), scores(candidate));
@@ -147,11 +146,11 @@ impl Placement {
             let fresh = scores.as_ref().map_or_else(|| score(id, weight, shard as u16), |scores| scores[shard]);
             // Nobody is lifted by a newcomer: one that is worse than the last of those kept changes nothing.
             let last = kept[RANKS_KEPT - 1];
-            if !self.zoned && last != NOBODY && fresh < last.score {
+            if !self.zoned && last != NOBODY && fresh < self.scored(last, shard).score {
                 continue;
             }
             all.clear();
-            all.extend(kept.iter().filter(|ranked| **ranked != NOBODY));
+            all.extend(kept.iter().filter(|ranked| **ranked != NOBODY).map(|ranked| self.scored(*ranked, shard)));
             all.push(Ranked { score: fresh, member });
             self.order(&mut all);
             fill(kept, &all);
@@ -159,14 +158,29 @@ impl Placement {
         self.ranks = ranks;
     }
 
+    /// With its score: a table made out of a shared order has none of its own.
+    fn scored(&self, ranked: Ranked, shard: usize) -> Ranked {
+        let shared = self.scores[usize::from(ranked.member)].as_ref().map(|scores| scores[shard]);
+        Ranked { score: shared.unwrap_or(ranked.score), ..ranked }
+    }
+
     /// Removes a candidate.
     pub fn remove(&mut self, id: PeerId) {
-        let Some(member) = self.by_id.remove(&id) else { return };
-        self.candidates[usize::from(member)] = None;
-        self.scores[usize::from(member)] = None;
+        self.remove_all(&[id]);
+    }
+
+    /// Half a mesh that is cut off goes at once: a shard that ranks several of them is scored anew once.
+    fn remove_all(&mut self, ids: &[PeerId]) {
+        let mut gone = vec![false; self.candidates.len()];
+        for member in ids.iter().filter_map(|id| self.by_id.remove(id)).map(usize::from) {
+            (self.candidates[member], self.scores[member], gone[member]) = (None, None, true);
+        }
+        if !gone.contains(&true) {
+            return;
+        }
         let mut ranks = std::mem::take(&mut self.ranks);
         for (shard, kept) in ranks.chunks_exact_mut(RANKS_KEPT).enumerate() {
-            if kept.iter().any(|ranked| ranked.member == member) {
+            if kept.iter().any(|ranked| gone.get(usize::from(ranked.member)) == Some(&true)) {
                 fill(kept, &self.rescored(shard as u16));
             }
         }
@@ -190,9 +204,14 @@ impl Placement {
 
     /// Best of every zone first, then second of every zone, each level by score; ties by id. Cuts to what is kept.
     fn order(&self, ranked: &mut Vec<Ranked>) {
-        ranked.sort_unstable_by(|a, b| {
+        let better = |a: &Ranked, b: &Ranked| {
             b.score.cmp(&a.score).then_with(|| self.candidate(a.member).id.cmp(&self.candidate(b.member).id))
-        });
+        };
+        if !self.zoned && ranked.len() > 2 * RANKS_KEPT {
+            ranked.select_nth_unstable_by(RANKS_KEPT - 1, better);
+            ranked.truncate(RANKS_KEPT);
+        }
+        ranked.sort_unstable_by(better);
         if self.zoned {
             let mut seen: Vec<(&str, usize)> = Vec::new();
             let mut leveled: Vec<(usize, Ranked)> = Vec::with_capacity(ranked.len());
@@ -310,12 +329,60 @@ pub struct RankTables(Mutex<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    scores: BTreeMap<(PeerId, u8), Arc<[u64]>>,
     tables: BTreeMap<u64, Weak<Placement>>,
+    /// Everybody who was ever a candidate, with its weight, and its place in `scores`.
+    known: BTreeMap<(PeerId, u8), u16>,
+    scores: Vec<(PeerId, Arc<[u64]>)>,
+    /// For each shard all of them, best first: without zones a table is those of them that are candidates.
+    order: Vec<Vec<u16>>,
+}
+
+impl Shared {
+    /// A candidate's place among everybody.
+    fn place(&mut self, candidate: &Candidate) -> usize {
+        let (id, weight) = (candidate.id, candidate.weight);
+        if let Some(known) = self.known.get(&(id, weight)) {
+            return usize::from(*known);
+        }
+        let place = u16::try_from(self.scores.len()).expect("a simulator has fewer than 65,536 peers");
+        let scores: Arc<[u64]> = (0..SHARD_COUNT as u16).map(|shard| score(id, weight, shard)).collect();
+        self.order.resize_with(SHARD_COUNT, Vec::new);
+        for (shard, order) in self.order.iter_mut().enumerate() {
+            let is_better = |other: &u16| {
+                let (other, theirs) = &self.scores[usize::from(*other)];
+                (theirs[shard], id) > (scores[shard], *other)
+            };
+            order.insert(order.partition_point(is_better), place);
+        }
+        self.scores.push((id, scores));
+        self.known.insert((id, weight), place);
+        usize::from(place)
+    }
+
+    /// The table over candidates without zones.
+    fn ranked(&mut self, candidates: &[Candidate]) -> Placement {
+        let places: Vec<usize> = candidates.iter().map(|candidate| self.place(candidate)).collect();
+        let mut slots = vec![NOBODY.member; self.scores.len()];
+        places.iter().enumerate().for_each(|(slot, place)| slots[*place] = slot as u16);
+        let mut ranks = Vec::with_capacity(SHARD_COUNT * RANKS_KEPT);
+        for order in &self.order {
+            let ranked = order.iter().map(|place| slots[usize::from(*place)]).filter(|slot| *slot != NOBODY.member);
+            ranks.extend(ranked.take(RANKS_KEPT).map(|member| Ranked { score: 0, member }));
+            ranks.resize(ranks.len().next_multiple_of(RANKS_KEPT), NOBODY);
+        }
+        ranks.resize(SHARD_COUNT * RANKS_KEPT, NOBODY);
+        Placement {
+            by_id: candidates.iter().enumerate().map(|(slot, candidate)| (candidate.id, slot as u16)).collect(),
+            candidates: candidates.iter().cloned().map(Some).collect(),
+            zoned: false,
+            ranks,
+            scores: places.iter().map(|place| Some(Arc::clone(&self.scores[*place].1))).collect(),
+        }
+    }
 }
 
 impl RankTables {
-    /// The table over some candidates: one that exists, or one made from `before`.
+    /// The table over some candidates, each once: one that exists, or one made from `before`.
     pub fn table(&self, before: &Placement, candidates: &[Candidate]) -> Arc<Placement> {
         let mut shared = self.0.lock().expect("no code that holds this lock panics");
         let key: Vec<u8> = candidates
@@ -328,12 +395,16 @@ impl RankTables {
         {
             return known;
         }
-        let mut table = before.clone();
-        table.update_with(candidates, |candidate| {
-            let scores = shared.scores.entry((candidate.id, candidate.weight));
-            let all = || (0..SHARD_COUNT as u16).map(|shard| score(candidate.id, candidate.weight, shard)).collect();
-            Some(Arc::clone(scores.or_insert_with(all)))
-        });
+        let table = if candidates.iter().all(|candidate| candidate.zone.is_empty()) {
+            shared.ranked(candidates)
+        } else {
+            let mut table = before.clone();
+            table.update_with(candidates, |candidate| {
+                let place = shared.place(candidate);
+                Some(Arc::clone(&shared.scores[place].1))
+            });
+            table
+        };
         let table = Arc::new(table);
         shared.tables.insert(key, Arc::downgrade(&table));
         if shared.tables.len().is_multiple_of(1024) {
@@ -405,12 +476,24 @@ mod tests {
         let both = [tables.table(&before, &candidates), tables.table(&Placement::new(), &candidates)];
         assert!(Arc::ptr_eq(&both[0], &both[1]));
         let less = tables.table(&both[0], &candidates[2..]);
-        for (table, fresh) in [(&both[0], &candidates[..]), (&less, &candidates[2..])] {
+        // One with a zone and another weight, on top of a table that was made without zones.
+        let zoned: Vec<Candidate> = (3..=10).map(|id| candidate(id, if id > 8 { "a" } else { "" }, id as u8)).collect();
+        let apart = tables.table(&less, &zoned);
+        for (table, fresh) in [(&both[0], &candidates[..]), (&less, &candidates[2..]), (&apart, &zoned[..])] {
             let fresh = Placement::of(fresh.iter().cloned());
             assert!((0..SHARD_COUNT as u16).all(|shard| first(table, shard) == first(&fresh, shard)));
         }
         let of_one = less.partners(PeerId(5), 2);
         assert_eq!(of_one.len(), 6, "in a small mesh everybody shares a shard with everybody");
+    }
+
+    #[test]
+    fn half_a_mesh_that_goes_at_once_leaves_what_one_by_one_would() {
+        let candidates: Vec<Candidate> = (1..=40).map(|id| candidate(id, "", 4)).collect();
+        let mut placement = Placement::of(candidates.iter().cloned());
+        placement.update(&candidates[20..]);
+        let fresh = Placement::of(candidates[20..].iter().cloned());
+        assert!((0..SHARD_COUNT as u16).all(|shard| first(&placement, shard) == first(&fresh, shard)));
     }
 
     proptest! {

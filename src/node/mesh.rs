@@ -570,7 +570,7 @@ impl Mesh {
         self.dirty |= self.ownership.next_settlement().is_some_and(|at| at <= now.wall);
         self.dirty |= self.ownership.next_deadline().is_some_and(|at| at <= now.monotonic);
         self.dirty |= self.holdings.has_rested(now.monotonic);
-        self.dirty |= self.pace.joins_at.is_some_and(|at| at <= now.wall);
+        self.dirty |= self.pace.joins_at.is_some_and(|at| at <= now.wall) || self.waited(now);
         self.progress_phase(now);
         if self.take_dirty(now, false) {
             self.elect();

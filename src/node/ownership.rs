@@ -37,6 +37,8 @@ pub(crate) struct Ownership {
     acting: ShardSet,
     /// Shards given away: not started from the instant on.
     granted: Vec<(Timestamp, ShardSet)>,
+    /// All of them: each of a thousand peers that tells what it acts for asks, and while many come in there are many.
+    promised: ShardSet,
     /// Shards received: started from the instant on.
     gaining: Vec<(Timestamp, ShardSet)>,
     asks: Vec<Ask>,
@@ -69,6 +71,7 @@ impl Ownership {
             held: (0, ShardSet::default()),
             acting: ShardSet::default(),
             granted: Vec::new(),
+            promised: ShardSet::default(),
             gaining: Vec::new(),
             asks: Vec::new(),
             others: BTreeMap::new(),
@@ -135,10 +138,14 @@ impl Ownership {
     /// Carries out what was agreed for instants that have come; says which shards this peer newly acts for, and from
     /// which slot on.
     pub(crate) fn settle(&mut self, now: Timestamp) -> Vec<(Timestamp, ShardSet)> {
-        let mut gained = Vec::new();
+        let (mut gained, mut given) = (Vec::new(), false);
         for (_, shards) in self.granted.extract_if(.., |(from, _)| *from <= now) {
             self.acting = self.acting.difference(&shards);
             self.changed = true;
+            given = true;
+        }
+        if given {
+            self.promised = self.granted.iter().fold(ShardSet::default(), |all, (_, shards)| all.union(shards));
         }
         for (from, shards) in self.gaining.extract_if(.., |(from, _)| *from <= now) {
             gained.push((from, shards.difference(&self.acting)));
@@ -216,6 +223,7 @@ impl Ownership {
         let from = promised.map(|(at, _)| *at).fold(from.max(Timestamp(now.ms() + 1)), Timestamp::max);
         let mine = shards.intersection(&self.acting);
         if !mine.is_empty() {
+            self.promised.insert_all(&mine);
             self.granted.push((from, mine));
         }
         // What we were about to receive and somebody else asks for already is not ours either.
@@ -241,12 +249,7 @@ impl Ownership {
     /// A peer says what it acts for: where both do, the worse-ranked yields. Says what we gave up.
     pub(crate) fn hear(&mut self, peer: PeerId, theirs: ShardSet) -> ShardSet {
         // What is promised from a slot on goes at that slot by our own clock, however early theirs runs.
-        let mut both = self.acting.intersection(&theirs);
-        for (_, promised) in &self.granted {
-            if !both.is_empty() && !both.is_disjoint(promised) {
-                both.remove_all(promised);
-            }
-        }
+        let both = self.acting.intersection(&theirs).difference(&self.promised);
         let given = self.placement.before(&both, peer, self.me);
         if !given.is_empty() {
             self.changed = true;
@@ -290,6 +293,7 @@ impl Ownership {
     pub(crate) fn suspend(&mut self) {
         self.acting = ShardSet::default();
         self.granted.clear();
+        self.promised = ShardSet::default();
         self.gaining.clear();
         self.asks.clear();
         self.changed = true;

@@ -75,6 +75,9 @@ impl Possession {
         if shards.is_empty() {
             return;
         }
+        if self.debts.get(&peer).is_some_and(|debt| debt.since <= since && shards.is_subset(&debt.shards)) {
+            return;
+        }
         let debts = Arc::make_mut(&mut self.debts);
         let debt = debts.entry(peer).or_insert_with(|| Debt { since, shards: ShardSet::default() });
         debt.since = debt.since.min(since);
@@ -116,6 +119,12 @@ impl Possession {
         let whole = shards.is_subset(&self.open_shards());
         let touching = self.open().filter(|extent| !extent.shards.is_disjoint(shards));
         touching.map(|extent| extent.from).max().filter(|_| whole)
+    }
+
+    /// Of some shards, those that are here whole since an instant and go on.
+    pub(crate) fn whole_since(&self, shards: &ShardSet, since: Timestamp) -> ShardSet {
+        let whole = self.open().filter(|extent| extent.from <= since && !extent.shards.is_disjoint(shards));
+        whole.fold(ShardSet::default(), |all, extent| all.union(&extent.shards.intersection(shards)))
     }
 
     /// Shards whose live batches come in.
@@ -245,6 +254,17 @@ impl Possession {
     pub fn covering_live(&self, start: Timestamp, end: Timestamp) -> ShardSet {
         let covering = self.open().filter(|extent| extent.from <= start && extent.to > end);
         covering.fold(ShardSet::default(), |all, extent| all.union(&extent.shards))
+    }
+
+    /// Of some shards, those of which anything within `[start, end]` is here.
+    pub(crate) fn touching_of(&self, shards: &ShardSet, start: Timestamp, end: Timestamp) -> ShardSet {
+        let touching = self.extents.iter().filter(|extent| extent.from <= end && extent.to > start);
+        touching.fold(ShardSet::default(), |mut all, extent| {
+            if !extent.shards.is_disjoint(shards) {
+                all.insert_all(&extent.shards.intersection(shards));
+            }
+            all
+        })
     }
 
     /// The shards of which anything within `[start, end]` is here.

@@ -11,6 +11,7 @@
 //! others owe what they may have had of it alone), and a claim begins while a peer cannot be asked (it owes since then;
 //! what the donor of a copy was owed is owed to the copy as well).
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use promesh_model::shard::ShardSet;
 use promesh_model::{Monotonic, Now, PeerId, Timestamp};
 
-use crate::possession::{Debt, Possession};
+use crate::possession::{Debt, Extent, Possession};
 
 /// The spans that become blocks.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +51,9 @@ impl Windows {
 }
 /// Overlap of a fetched log with what is here: more than a slow scrape, a stalled stream and a late fsync.
 pub(crate) const OVERLAP: Duration = Duration::from_secs(30);
+
+/// In a large mesh a span that ended longer ago goes on only by the log of one who has had all since.
+const PUT_TOGETHER: Duration = Duration::from_secs(60);
 
 /// A peer from which a copy failed is not asked again for so long.
 const REST: Duration = Duration::from_secs(1);
@@ -100,7 +104,7 @@ impl Surroundings<'_> {
     /// Of some shards, those of which a peer may have batches since an instant.
     fn concerned(&self, peer: PeerId, possession: &Possession, shards: &ShardSet, since: Timestamp) -> ShardSet {
         let Some(acting) = self.acting.filter(|_| !self.unknown.contains(&peer)) else { return shards.clone() };
-        let mut theirs = possession.touching(since, Timestamp::MAX).intersection(shards);
+        let mut theirs = possession.touching_of(shards, since, Timestamp::MAX);
         if let Some(acting) = acting.get(&peer) {
             theirs.insert_all(&acting.intersection(shards));
         }
@@ -125,14 +129,30 @@ pub(crate) struct Holdings {
     token: u64,
 }
 
-/// Copies that together make a claim.
+/// Copies that together make claims: the open windows of some donors, and logs since one instant, each peer's once.
 #[derive(Clone, Debug)]
 struct Group {
+    parts: Vec<Part>,
+    /// Copies under way.
+    fetches: usize,
+}
+
+/// Whom to ask for what, and since when; `None` for the open window.
+type Asked = (PeerId, ShardSet, Option<Timestamp>);
+
+/// What one donor's open window, if one is needed, and all logs together make a claim.
+#[derive(Clone, Debug)]
+struct Part {
+    donor: Option<PeerId>,
     shards: ShardSet,
     claim: Claim,
     failed: bool,
-    /// Copies under way.
-    fetches: usize,
+}
+
+impl Part {
+    fn of(donor: Option<PeerId>, shards: ShardSet, claim: Claim) -> Part {
+        Part { donor, shards, claim, failed: false }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -176,8 +196,8 @@ impl Holdings {
         // Batches for the last slots may still have been on their way.
         self.own.end(&lost, now.before(OVERLAP));
         // Their stream stops: what is being copied cannot be continued.
-        for group in self.groups.values_mut() {
-            group.shards.remove_all(&lost);
+        for part in self.groups.values_mut().flat_map(|group| &mut group.parts) {
+            part.shards.remove_all(&lost);
         }
         self.wanted = wanted;
         true
@@ -196,20 +216,30 @@ impl Holdings {
         self.owe(peer, since, &exposed);
     }
 
+    /// What a peer that died may have had alone since it was last heard, and since when: of all shards, or of those it
+    /// may have written. Earlier losses of the dead one were never made good, so they count from there.
+    pub(crate) fn bequest(
+        &self,
+        dead: PeerId,
+        heard: Timestamp,
+        written: impl FnOnce(&ShardSet) -> ShardSet,
+    ) -> (Timestamp, ShardSet) {
+        let since = self.own.debts().get(&dead).map_or(heard, |debt| debt.since.min(heard));
+        (since, written(&self.exposed(since)))
+    }
+
     /// A peer died. What it wrote since it was last heard, others may have: `others`, with what each may hold of it
-    /// (`None`: unknown). Earlier losses of the dead one were never made good, so they count from there.
+    /// (`None`: unknown).
     pub(crate) fn bereave<'a>(
         &mut self,
         dead: PeerId,
-        heard: Timestamp,
+        (since, exposed): (Timestamp, ShardSet),
         others: impl Iterator<Item = (PeerId, Option<&'a Possession>)>,
     ) {
-        let since = self.own.debts().get(&dead).map_or(heard, |debt| debt.since.min(heard));
-        let exposed = self.exposed(since);
         for (peer, possession) in others.filter(|(peer, _)| *peer != dead) {
             match possession {
                 Some(theirs) => {
-                    let shared = theirs.touching(since.before(OVERLAP), Timestamp::MAX).intersection(&exposed);
+                    let shared = theirs.touching_of(&exposed, since.before(OVERLAP), Timestamp::MAX);
                     self.owe(peer, since, &shared);
                 }
                 None => self.owe(peer, since, &exposed),
@@ -233,11 +263,16 @@ impl Holdings {
         }
     }
 
+    /// What is wanted and neither here nor under way.
+    fn missing(&self) -> ShardSet {
+        let mut missing = self.wanted.difference(&self.own.open_shards());
+        self.groups.values().flat_map(|group| &group.parts).for_each(|part| missing.remove_all(&part.shards));
+        missing
+    }
+
     /// Whether something is wanted that is neither here nor under way, or owed and not being paid.
     pub(crate) fn has_work(&self) -> bool {
-        let mut missing = self.wanted.difference(&self.own.open_shards());
-        self.groups.values().for_each(|group| missing.remove_all(&group.shards));
-        !missing.is_empty() || self.own.debts().keys().any(|peer| !self.paying.contains_key(peer))
+        !self.missing().is_empty() || self.own.debts().keys().any(|peer| !self.paying.contains_key(peer))
     }
 
     /// When [`Holdings::plan`] may have more to do, if nothing else happens.
@@ -260,63 +295,105 @@ impl Holdings {
 
     fn plan_copies(&mut self, around: &Surroundings<'_>, now: Timestamp) -> Vec<(u64, Fetch)> {
         let mut planned = self.plan_debts(around, now);
-        let mut missing = self.wanted.difference(&self.own.open_shards());
-        for group in self.groups.values() {
-            missing.remove_all(&group.shards);
-        }
+        let mut missing = self.missing();
         if missing.is_empty() || (around.donors.is_empty() && !around.alone) {
             return planned;
         }
-        let (recent, since) = self.recently_held(&missing, now);
+        let (mut parts, mut asked, mut reach) = (Vec::new(), Vec::new(), self.windows.reach(now));
+        if around.acting.is_some() {
+            (parts, asked) = self.go_on(&missing, now, around);
+            parts.iter().for_each(|part| missing.remove_all(&part.shards));
+            // What nobody has had since is not put together out of the logs of all: those who are away have it.
+            reach = reach.max(now.before(PUT_TOGETHER));
+        }
+        let (recent, since) = self.recently_held(&missing, reach, now);
         if !recent.is_empty() {
             missing.remove_all(&recent);
-            planned.extend(self.copy(recent, Claim::Resume(since), None, since, around));
+            planned.extend(self.copy(vec![Part::of(None, recent, Claim::Resume(since))], Vec::new(), since, around));
         }
         for (donor, possession) in &around.donors {
             let theirs = possession.open_shards().intersection(&missing);
             if !theirs.is_empty() {
                 missing.remove_all(&theirs);
                 self.inherit(possession, &theirs);
-                planned.extend(self.copy(theirs, Claim::Begin(Timestamp::MIN), Some(*donor), now, around));
+                asked.push((*donor, theirs.clone(), None));
+                parts.push(Part::of(Some(*donor), theirs, Claim::Begin(Timestamp::MIN)));
             }
         }
         // Nobody alive has these: what comes from now on is all there is. A first peer has all there ever was.
         if !missing.is_empty() {
             let from = if around.first && self.own.extents().is_empty() { Timestamp::MIN } else { now };
-            planned.extend(self.copy(missing, Claim::Begin(from), None, now, around));
+            parts.push(Part::of(None, missing, Claim::Begin(from)));
+        }
+        if !parts.is_empty() {
+            planned.extend(self.copy(parts, asked, now, around));
         }
         planned
     }
 
-    /// Copies shards to make one claim: the open window of `donor` if there is one, and everybody's log since an
-    /// instant. Who cannot be asked owes it.
+    /// Of shards held until a while ago, those of which somebody has had all since then: in a large mesh its log is enough,
+    /// where everybody's would be a thousand requests. Who cannot be asked owes the rest, as it does to that holder.
+    fn go_on(&mut self, missing: &ShardSet, now: Timestamp, around: &Surroundings<'_>) -> (Vec<Part>, Vec<Asked>) {
+        let reach = self.windows.reach(now);
+        let is_recent = |extent: &&Extent| extent.to != Timestamp::MAX && extent.to > reach;
+        let mut ended: Vec<Extent> = self.own.extents().iter().filter(is_recent).cloned().collect();
+        ended.sort_by_key(|extent| Reverse(extent.to));
+        let (mut missing, mut parts) = (missing.clone(), Vec::new());
+        let mut asked: BTreeMap<PeerId, (ShardSet, Timestamp)> = BTreeMap::new();
+        for extent in ended {
+            let (mut open, since) = (extent.shards.intersection(&missing), extent.to.before(OVERLAP));
+            let all = open.clone();
+            for (donor, possession) in &around.donors {
+                let theirs = if open.is_empty() { break } else { possession.whole_since(&open, since) };
+                if !theirs.is_empty() {
+                    open.remove_all(&theirs);
+                    self.inherit(possession, &theirs);
+                    let (shards, first) = asked.entry(*donor).or_insert((ShardSet::default(), since));
+                    (*shards, *first) = (shards.union(&theirs), since.min(*first));
+                }
+            }
+            let resumed = all.difference(&open);
+            if !resumed.is_empty() {
+                missing.remove_all(&resumed);
+                parts.push(Part::of(None, resumed, Claim::Resume(extent.to)));
+            }
+        }
+        let asked = asked.into_iter().map(|(donor, (shards, since))| (donor, shards, Some(since)));
+        (parts, asked.collect())
+    }
+
+    /// Copies shards to make claims: what donors are asked for, and everybody's log since an instant. Who cannot be asked
+    /// owes it.
     fn copy(
         &mut self,
-        shards: ShardSet,
-        claim: Claim,
-        donor: Option<PeerId>,
+        parts: Vec<Part>,
+        asked: Vec<Asked>,
         since: Timestamp,
         around: &Surroundings<'_>,
     ) -> Vec<(u64, Fetch)> {
+        let shards = parts.iter().fold(ShardSet::default(), |all, part| all.union(&part.shards));
         for away in around.known.iter().filter(|peer| !around.donors.contains_key(peer)) {
             self.owe(*away, since, &shards);
         }
         self.token += 1;
         let number = self.token;
         let purpose = Purpose::Group(number);
-        self.groups.insert(number, Group { shards: shards.clone(), claim, failed: false, fetches: 0 });
         let mut planned: Vec<(u64, Fetch)> = Vec::new();
         let since = since.before(OVERLAP);
         for (peer, possession) in &around.donors {
-            let theirs = around.concerned(*peer, possession, &shards, since);
+            let mut theirs = around.concerned(*peer, possession, &shards, since);
+            if around.acting.is_some() {
+                // What is asked for from earlier on has the newest as well.
+                asked.iter().filter(|(donor, ..)| donor == peer).for_each(|(_, shards, _)| theirs.remove_all(shards));
+            }
             if !theirs.is_empty() {
                 planned.push(self.fetch(*peer, theirs, Some(since), purpose));
             }
         }
-        if let Some(donor) = donor {
-            planned.push(self.fetch(donor, shards, None, purpose));
+        for (donor, shards, since) in asked {
+            planned.push(self.fetch(donor, shards, since, purpose));
         }
-        self.groups.get_mut(&number).expect("just begun").fetches = planned.len();
+        self.groups.insert(number, Group { parts, fetches: planned.len() });
         if planned.is_empty() {
             self.conclude(number);
         }
@@ -349,8 +426,7 @@ impl Holdings {
     }
 
     /// Of some shards, those held until recently, and the earliest of the instants until which.
-    fn recently_held(&self, missing: &ShardSet, now: Timestamp) -> (ShardSet, Timestamp) {
-        let reach = self.windows.reach(now);
+    fn recently_held(&self, missing: &ShardSet, reach: Timestamp, now: Timestamp) -> (ShardSet, Timestamp) {
         let recent = self.own.extents().iter().filter(|extent| extent.to != Timestamp::MAX && extent.to > reach);
         let (mut shards, mut since) = (ShardSet::default(), now);
         for extent in recent.filter(|extent| !extent.shards.is_disjoint(missing)) {
@@ -382,10 +458,11 @@ impl Holdings {
             self.owe(fetch.from, since, &fetch.shards);
         }
         let group = self.groups.get_mut(&number)?;
-        if fetch.since.is_none() {
-            match (whole_from, &mut group.claim) {
+        let own = group.parts.iter_mut().filter(|part| fetch.since.is_none() && part.donor == Some(fetch.from));
+        for part in own {
+            match (whole_from, &mut part.claim) {
                 (Some(whole), Claim::Begin(from)) => *from = whole.max(*from),
-                _ => group.failed = true,
+                _ => part.failed = true,
             }
         }
         group.fetches -= 1;
@@ -396,15 +473,15 @@ impl Holdings {
     }
 
     fn conclude(&mut self, number: u64) -> Option<Restored> {
-        let group = self.groups.remove(&number)?;
-        if group.failed {
-            return None;
+        let mut shards = ShardSet::default();
+        for part in self.groups.remove(&number)?.parts.into_iter().filter(|part| !part.failed) {
+            match part.claim {
+                Claim::Resume(since) => self.own.resume(&part.shards, since),
+                Claim::Begin(from) => self.own.begin(&part.shards, from),
+            }
+            shards.insert_all(&part.shards);
         }
-        match group.claim {
-            Claim::Resume(since) => self.own.resume(&group.shards, since),
-            Claim::Begin(from) => self.own.begin(&group.shards, from),
-        }
-        Some(Restored { shards: group.shards })
+        (!shards.is_empty()).then_some(Restored { shards })
     }
 
     fn paid(&mut self, fetch: &Fetch, whole: bool) -> Option<Restored> {
@@ -430,7 +507,6 @@ mod tests {
     use promesh_model::ShardId;
 
     use super::*;
-    use crate::possession::Extent;
 
     const HOUR: i64 = 3_600_000;
 
@@ -525,9 +601,44 @@ mod tests {
         holdings.lose(PeerId(1), Timestamp(HOUR));
         assert_eq!((holdings.doubts(PeerId(1)), holdings.doubts(PeerId(2))), (1, 0));
         let theirs = holder(&[4, 5]);
-        holdings.bereave(PeerId(1), Timestamp(HOUR + 9_000), [(PeerId(2), Some(&theirs))].into_iter());
+        let bequest = holdings.bequest(PeerId(1), Timestamp(HOUR + 9_000), ShardSet::clone);
+        holdings.bereave(PeerId(1), bequest, [(PeerId(2), Some(&theirs))].into_iter());
         assert_eq!(holdings.own.debts()[&PeerId(2)], Debt { since: Timestamp(HOUR), shards: set(&[4]) });
         assert_eq!((holdings.doubts(PeerId(1)), holdings.doubts(PeerId(2))), (1, 1));
+    }
+
+    /// A hundred peers that missed half of them one by one asked everybody for everything, again and again.
+    #[test]
+    fn in_a_large_mesh_a_span_goes_on_by_the_log_of_one_who_has_had_all_since() {
+        let now = at(HOUR);
+        let ended = |to: i64| {
+            let mut own = holder(&[3]);
+            own.end(&set(&[3]), Timestamp(to));
+            Holdings { own, wanted: set(&[3]), ..Holdings::default() }
+        };
+        let acting = BTreeMap::from([(PeerId(2), set(&[3]))]);
+        let (mut whole, late) = (holder(&[3]), {
+            let mut late = Possession::default();
+            late.begin(&set(&[3]), Timestamp(HOUR - 1_000));
+            late
+        });
+        whole.owe(PeerId(9), Timestamp(HOUR / 2), &set(&[3, 4]));
+        let planned = |holdings: &mut Holdings, donor: &Possession| {
+            let around = Surroundings { acting: Some(&acting), ..around(&[(1, donor), (2, &Possession::default())]) };
+            plan(holdings, around, now).into_iter().map(|(_, from, since)| (from, since)).collect::<Vec<_>>()
+        };
+        // Who acts may have written what is not there yet.
+        let mut holdings = ended(HOUR / 3);
+        assert_eq!(planned(&mut holdings, &whole), [(2, Some(HOUR - 30_000)), (1, Some(HOUR / 3 - 30_000))]);
+        assert_eq!(holdings.own.debts()[&PeerId(9)], Debt { since: Timestamp(HOUR / 2), shards: set(&[3]) });
+        for token in holdings.fetches.keys().copied().collect::<Vec<_>>() {
+            holdings.fetched(token, Some(Timestamp(7)), now.monotonic);
+        }
+        assert!(holdings.own.covers(ShardId(3), Timestamp(7), now.wall));
+        // Nobody has had all since: the window of one begins a new span, unless it ended a moment ago.
+        assert_eq!(planned(&mut ended(HOUR / 3), &late), [(2, Some(HOUR - 30_000)), (1, None)]);
+        let since = Some(HOUR - 40_000);
+        assert_eq!(planned(&mut ended(HOUR - 10_000), &late), [(1, since), (2, since)]);
     }
 
     /// It claimed the hole between its last sample and the window that its donors still had in their logs.

@@ -1,11 +1,16 @@
 //! Who came, who went, and what that means for what this peer holds.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use promesh_cluster::{MemberView, PeerState};
+use promesh_model::shard::ShardSet;
 use promesh_model::{Generation, Now, PeerId, Timestamp};
 
 use super::Mesh;
+
+/// Less than a peer waits that finds nobody, and a moment for its word to come around.
+const JUST_BEGUN: Duration = Duration::from_secs(10);
 
 impl Mesh {
     pub(super) fn set_members(&mut self, members: Vec<MemberView>, now: Now) {
@@ -17,8 +22,8 @@ impl Mesh {
         let alive: BTreeSet<PeerId> = self.alive.iter().copied().collect();
         self.pace.untold = true;
         for peer in alive.difference(&before) {
-            let member = self.members.iter().find(|member| member.id == *peer).expect("just seen");
-            self.judge.expect(*peer, member.generation, now.monotonic);
+            let place = self.members.binary_search_by_key(peer, |member| member.id).expect("just seen");
+            self.judge.expect(*peer, self.members[place].generation, now.monotonic);
             self.heard.insert(*peer, now.wall);
             self.change(now, "up", *peer, 0, "membership");
         }
@@ -82,7 +87,9 @@ impl Mesh {
     /// A member in a new life acts for nothing any more, knows nothing of what it was told, and has lost what was not
     /// on its disk; one never met before may have written since it began.
     fn note_lives(&mut self, now: Now) {
-        let lives: Vec<(PeerId, Generation)> = self.members.iter().map(|m| (m.id, m.generation)).collect();
+        // In a large mesh a peer is met once its record is here, which follows at once.
+        let met = self.members.iter().filter(|member| member.record.is_some() || !self.is_crowd());
+        let lives: Vec<(PeerId, Generation)> = met.map(|member| (member.id, member.generation)).collect();
         for (peer, generation) in lives {
             match self.lives.insert(peer, Some(generation)) {
                 Some(Some(known)) if known < generation => {
@@ -93,11 +100,22 @@ impl Mesh {
                     std::sync::Arc::make_mut(&mut self.possession).remove(&peer);
                 }
                 // A generation is the wall clock of its beginning, or later than an earlier one.
+                None if self.has_just_begun(peer, generation, now) => {}
                 None => self.holdings.lose(peer, now.wall.min(Timestamp(generation.0 as i64))),
                 // Remembered from an earlier life of ours: what was missed since is fetched from all alike.
                 Some(_) => {}
             }
         }
+    }
+
+    /// Whether a peer of a large mesh can have written nothing yet: it began a moment ago, and has not met the mesh.
+    fn has_just_begun(&self, peer: PeerId, generation: Generation, now: Now) -> bool {
+        let member =
+            self.members.binary_search_by_key(&peer, |member| member.id).ok().map(|place| &self.members[place]);
+        let state = member.and_then(|member| member.record.as_ref()).map(|record| record.state);
+        self.is_crowd()
+            && matches!(state, Some(PeerState::Joining | PeerState::Syncing))
+            && now.wall.before(JUST_BEGUN) < Timestamp(generation.0 as i64)
     }
 
     pub(super) fn note_stream_lost(&mut self, peer: PeerId, now: Now) {
@@ -117,15 +135,30 @@ impl Mesh {
     /// A peer died: what it wrote last may have reached others and not us.
     fn bereave(&mut self, peer: PeerId, now: Now) {
         let heard = self.heard.get(&peer).copied().unwrap_or(now.wall);
+        let (placement, acting) = (&self.ownership.placement, self.ownership.acting_of(peer));
+        // In a large mesh it ranked for few of our shards: it can have written no others that anybody heard it write.
+        let written = |exposed: &ShardSet| match self.is_crowd() {
+            false => exposed.clone(),
+            true => {
+                let mut written = placement.ranked_of(exposed, &[peer]).remove(0);
+                acting.into_iter().for_each(|acting| written.insert_all(&acting.intersection(exposed)));
+                written
+            }
+        };
+        let bequest = self.holdings.bequest(peer, heard, written);
+        if bequest.1.is_empty() {
+            return;
+        }
         // What others said they hold is what they hold only while we hear them.
         let fresh = |other: &PeerId| {
-            self.alive.contains(other) && !self.silent.contains(other) && !self.holdings.own.debts().contains_key(other)
+            let alive = self.alive.binary_search(other).is_ok();
+            alive && !self.silent.contains(other) && !self.holdings.own.debts().contains_key(other)
         };
         let said: Vec<_> = self
             .lives
             .keys()
             .map(|other| (*other, self.possession.get(other).filter(|_| fresh(other)).cloned()))
             .collect();
-        self.holdings.bereave(peer, heard, said.iter().map(|(other, possession)| (*other, possession.as_deref())));
+        self.holdings.bereave(peer, bequest, said.iter().map(|(other, possession)| (*other, possession.as_deref())));
     }
 }

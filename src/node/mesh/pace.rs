@@ -24,12 +24,17 @@ const REVIEW_STEP: Duration = Duration::from_millis(1);
 /// What a peer acts for is told in steps of so much a peer.
 const ACTING_STEP: Duration = Duration::from_millis(1);
 /// The view is published in steps of so much a peer.
-const VIEW_STEP: Duration = Duration::from_micros(200);
+const VIEW_STEP: Duration = Duration::from_millis(1);
 /// What is held is told in steps of so much a peer.
 const TELL_STEP: Duration = Duration::from_millis(1);
-/// Joins change ranks at instants that are so many ms a peer apart, alike on all peers: ownership falls at once on loss,
+/// Copies are planned in steps of so much a peer: of what half a mesh leaves behind as its peers are missed one by one, each
+/// donor is asked once a step. Beyond a hundred they do not grow any faster.
+const COPY_STEP: Duration = Duration::from_millis(5);
+/// In a large mesh streams are asked for less, where that is all that changed, in steps of so much a peer.
+const TRIM_STEP: Duration = Duration::from_millis(20);
+/// Joins change ranks at instants that are so much a peer apart, alike on all peers: ownership falls at once on loss,
 /// in steps on joins.
-const JOIN_STEP_MS: i64 = 2;
+const JOIN_STEP: Duration = Duration::from_millis(2);
 
 /// A wall clock is set back by at least so much, or it only drifts.
 const SET_BACK_MIN: Duration = Duration::from_millis(200);
@@ -44,6 +49,12 @@ pub(super) struct Pace {
     /// Of that, whether it is not only who is to hear it.
     pub(super) acting_changed: bool,
     pub(super) next_acting: Monotonic,
+    next_copies: Monotonic,
+    /// Copies wait for their step.
+    copies_wait: bool,
+    next_trim: Monotonic,
+    /// Some stream has more than this peer holds.
+    untrimmed: bool,
     /// When peers that became ready are ranked.
     pub(super) joins_at: Option<Timestamp>,
     /// Who shares a shard with this peer.
@@ -54,12 +65,24 @@ pub(super) struct Pace {
     pub(super) unscraped: usize,
 }
 
+impl Pace {
+    /// A review finds out anew what has to wait.
+    pub(super) fn nothing_waits(&mut self) {
+        (self.copies_wait, self.untrimmed) = (false, false);
+    }
+}
+
+/// So much for each of some peers. Everybody tells everybody: beyond a hundred the steps grow faster than the mesh, so that
+/// what a peer says does not.
+fn stride(each: Duration, peers: usize) -> Duration {
+    let crowd = (peers as f64 / 100.0).sqrt().max(1.0);
+    (each * peers as u32).mul_f64(crowd)
+}
+
 impl Mesh {
     fn step(&self, each: Duration) -> Duration {
         let peers = self.members.len() + 1;
-        // Everybody tells everybody: beyond a hundred the steps grow faster than the mesh, so that what a peer says does not.
-        let crowd = (peers as f64 / 100.0).sqrt().max(1.0);
-        if peers <= SMALL { Duration::ZERO } else { (each * peers as u32).mul_f64(crowd) }
+        if peers <= SMALL { Duration::ZERO } else { stride(each, peers) }
     }
 
     pub(super) fn view_step(&self) -> Duration {
@@ -84,13 +107,41 @@ impl Mesh {
         take
     }
 
+    /// Whether copies have to wait for their step; if not, that step is taken.
+    pub(super) fn copies_wait(&mut self, now: Now) -> bool {
+        let peers = self.members.len() as u32 + 1;
+        self.pace.copies_wait = self.is_crowd() && now.monotonic < self.pace.next_copies;
+        if !self.pace.copies_wait {
+            self.pace.next_copies = now.monotonic + COPY_STEP * peers;
+        }
+        self.pace.copies_wait
+    }
+
+    /// Whether streams that have more than this peer holds are asked for anew.
+    pub(super) fn trims_streams(&mut self, now: Now) -> bool {
+        let trims = !self.is_crowd() || now.monotonic >= self.pace.next_trim;
+        if trims {
+            self.pace.next_trim = now.monotonic + TRIM_STEP * (self.members.len() as u32 + 1);
+        }
+        self.pace.untrimmed = !trims;
+        trims
+    }
+
+    /// Whether a review is due because something that waited for its step waits no longer.
+    pub(super) fn waited(&self, now: Now) -> bool {
+        (self.pace.copies_wait && now.monotonic >= self.pace.next_copies)
+            || (self.pace.untrimmed && now.monotonic >= self.pace.next_trim)
+    }
+
     /// When a step is over for which something waits.
     pub(super) fn next_paced(&self) -> Option<Monotonic> {
         let review = self.dirty.then_some(self.pace.next_review);
         let tell = self.possession_stirred.then_some(self.pace.next_tell);
         let view = self.view_changed.then(|| self.view_at + self.view_step());
         let acting = self.pace.acting_stirred.then_some(self.pace.next_acting);
-        [review, tell, view, acting].into_iter().flatten().min()
+        let copies = (!self.dirty && self.pace.copies_wait).then_some(self.pace.next_copies);
+        let trim = (!self.dirty && self.pace.untrimmed).then_some(self.pace.next_trim);
+        [review, tell, view, acting, copies, trim].into_iter().flatten().min()
     }
 
     /// When to look for peers that count as silent: not after the first of their deadlines.
@@ -121,7 +172,10 @@ impl Mesh {
     /// The ready peers, of which those that came in lately wait for the next step.
     pub(super) fn settled_candidates(&mut self, now: Now) -> Vec<Candidate> {
         let mut ready = self.candidates(false);
-        let step = if self.members.len() < SMALL { 0 } else { JOIN_STEP_MS * (self.members.len() as i64 + 1) };
+        // Alike also where one has met more of those that come in than another.
+        let peers = (self.members.len() + 1).next_power_of_two();
+        let step = stride(JOIN_STEP, peers).as_millis() as i64;
+        let step = if self.members.len() < SMALL { 0 } else { step };
         let placement = &self.ownership.placement;
         let has_fresh = ready.iter().any(|candidate| !placement.contains(candidate.id));
         match self.pace.joins_at {

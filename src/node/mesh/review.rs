@@ -26,9 +26,15 @@ impl Mesh {
         candidates
     }
 
+    /// Whether there are so many that not everybody has to do with everybody.
+    pub(super) fn is_crowd(&self) -> bool {
+        self.members.len() >= ASK_ALL
+    }
+
     /// Subscribes to and fetches what this peer should hold.
     pub(super) fn review_holdings(&mut self, now: Now) {
         self.possession_stirred = true;
+        self.pace.nothing_waits();
         let me = self.me();
         let copies = self.config.replication_factor.max(1);
         let candidates = self.settled_candidates(now);
@@ -45,7 +51,7 @@ impl Mesh {
         if self.holdings.want(wanted.union(self.ownership.acting()), now.wall) {
             self.view_changed = true;
         }
-        self.subscribe();
+        self.subscribe(now);
         // A newcomer must know what the others hold before it concludes that nobody holds a shard.
         let heard = self.alive.iter().filter(|peer| !self.is_silent(**peer));
         if matches!(self.phase, Phase::Syncing { greeted_by } if now.monotonic < greeted_by)
@@ -53,15 +59,16 @@ impl Mesh {
         {
             return;
         }
-        if !self.holdings.has_work() {
+        if !self.holdings.has_work() || self.copies_wait(now) {
             return;
         }
+        let heard = self.alive.iter().filter(|peer| !self.is_silent(**peer));
         let unknown = heard.clone().copied().filter(|peer| !self.possession.contains_key(peer)).collect();
         let donors = heard.map(|peer| (*peer, self.possession.get(peer).cloned().unwrap_or_default())).collect();
         let known: BTreeSet<PeerId> = self.lives.keys().copied().filter(|peer| *peer != me).collect();
         let alone = self.alive.is_empty();
         let first = known.is_empty() && !self.config.has_seeds;
-        let acting = (self.members.len() >= ASK_ALL).then_some(self.ownership.others());
+        let acting = self.is_crowd().then_some(self.ownership.others());
         let planned = self.holdings.plan(Surroundings { donors, unknown, known, alone, first, acting }, now);
         for (token, fetch) in planned {
             let (from, shards, since) = (fetch.from, fetch.shards, fetch.since);
@@ -83,10 +90,16 @@ impl Mesh {
         }
     }
 
-    /// Asks everybody alive for the stream of what this peer holds.
-    fn subscribe(&mut self) {
+    /// Asks everybody alive for the stream of what this peer holds. In a large mesh it may go on for a while with more: as
+    /// peers come in, each has to do with less every moment.
+    fn subscribe(&mut self, now: Now) {
+        let exactly = self.trims_streams(now);
         for peer in self.alive.clone() {
-            if self.subscribed.get(&peer) != Some(self.holdings.wanted()) {
+            let wanted = self.holdings.wanted();
+            let is_enough = |asked: &ShardSet| {
+                asked == wanted || (!exactly && asked.len() > wanted.len() && wanted.is_subset(asked))
+            };
+            if !self.subscribed.get(&peer).is_some_and(is_enough) {
                 let shards = self.holdings.wanted().clone();
                 self.subscribed.insert(peer, shards.clone());
                 self.outputs.push_back(Output::Subscribe { to: peer, shards });
