@@ -359,6 +359,8 @@ fn what_was_pushed_for_sealed_windows_during_a_cut_is_everywhere_after_it() {
     isolate(&peers, &relays, true);
     peers[0].wait("the third is gone", 20_000, || (state_of(&peers[0], &peers[2])? == "unreachable").then_some(()));
     push(&peers[1], BEFORE..BEFORE + DURING);
+    // The third goes on alone.
+    push(&peers[2], BEFORE + DURING..BEFORE + 2 * DURING);
     isolate(&peers, &relays, false);
     for peer in &peers {
         peer.wait("all are ready again", 40_000, || (states(peer) == ["ready"; 3]).then_some(()));
@@ -370,14 +372,14 @@ fn what_was_pushed_for_sealed_windows_during_a_cut_is_everywhere_after_it() {
         pause(100);
     }
     println!("{} series of the window came, {:.1} s after the heal", copied(&peers[2]), wall() - healed);
-    pause(12_000);
+    pause(15_000);
     // Two copies of each shard: with any of the three gone, the other two have all of it.
-    for gone in [0, 1] {
+    for gone in [0, 1, 2] {
         peers[gone].kill();
         let rest: Vec<&Peer> = (0..3).filter(|number| *number != gone).map(|number| &peers[number]).collect();
         for peer in rest {
             peer.wait("it answers without the one that is gone", 20_000, || {
-                (count(peer)? == (60 * (BEFORE + DURING)) as f64).then_some(())
+                (count(peer)? == (60 * (BEFORE + 2 * DURING)) as f64).then_some(())
             });
         }
         peers[gone].start();
