@@ -1,11 +1,15 @@
 //! A simulated peer's storage: a log that loses what was not synced, and what follows from it.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use promesh_model::shard::ShardSet;
 use promesh_model::{PeerId, ShardId, Timestamp};
 use promesh_node::{Digests, Possession};
 use promesh_replication::{BatchHeader, Disposition, Ledger, SourceId, Standing};
+
+/// The span of a digest.
+const DIGEST_MS: i64 = 60_000;
 
 /// What survives a crash.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +30,8 @@ pub(crate) struct Store {
     pub(crate) disk: Disk,
     pub(crate) ledger: Ledger,
     pub(crate) kept: BTreeMap<(SourceId, Timestamp), BatchHeader>,
+    /// Of each minute of a source, a digest of what is kept: copies are nearly always of what is there already.
+    digests: BTreeMap<(SourceId, i64), u64>,
     /// The sources of which anything was ever kept, by shard, each with its newest slot.
     sources: BTreeMap<ShardId, BTreeMap<SourceId, Timestamp>>,
     pub(crate) sequence: u64,
@@ -58,30 +64,31 @@ impl Store {
         let before = self.kept.get(&key).map(|kept| kept.order);
         match self.ledger.admit(header) {
             Disposition::Append | Disposition::Replace(_) => {
-                self.kept.insert(key, *header);
-                self.note_source(header);
+                self.put(*header);
             }
-            Disposition::Late => {
-                // The values decide, alike on every peer; here the smaller order stands for the better value.
-                let kept = self.kept.entry(key).or_insert(*header);
-                if header.order < kept.order {
-                    *kept = *header;
-                }
-                self.note_source(header);
-            }
-            Disposition::Ignore => {}
+            // The values decide, alike on every peer; here the smaller order stands for the better value.
+            Disposition::Late if before.is_none_or(|before| header.order < before) => self.put(*header),
+            Disposition::Late | Disposition::Ignore => {}
         }
         self.kept.get(&key).map(|kept| kept.order) != before
     }
 
-    fn note_source(&mut self, header: &BatchHeader) {
+    fn put(&mut self, header: BatchHeader) {
+        let minute = (header.source, header.slot.ms().div_euclid(DIGEST_MS));
+        let digest = self.digests.entry(minute).or_default();
+        *digest ^= hash(&header);
+        if let Some(before) = self.kept.insert((header.source, header.slot), header) {
+            *digest ^= hash(&before);
+        }
         let newest = self.sources.entry(header.shard).or_default().entry(header.source).or_insert(header.slot);
         *newest = header.slot.max(*newest);
     }
 
     /// Forgets slots before an instant, as retention does.
     pub(crate) fn forget_before(&mut self, oldest: Timestamp) {
-        self.kept.retain(|(_, slot), _| *slot >= oldest);
+        let kept = std::mem::take(&mut self.kept);
+        self.digests.clear();
+        kept.into_values().filter(|header| header.slot >= oldest).for_each(|header| self.put(header));
         let log = std::mem::take(&mut self.disk.log);
         let kept = |upto: usize| log[..upto].iter().filter(|header| header.slot >= oldest).count();
         (self.disk.synced, self.sync_began) = (kept(self.disk.synced), kept(self.sync_began));
@@ -109,23 +116,49 @@ impl Store {
     pub(crate) fn copy_sealed(&mut self, header: BatchHeader) {
         let known = self.kept.get(&(header.source, header.slot)).map(|kept| kept.order);
         if known.is_none_or(|known| header.order < known) {
-            self.kept.insert((header.source, header.slot), header);
-            self.note_source(&header);
+            self.put(header);
             self.disk.log.push(header);
         }
     }
 
-    /// What is kept of some shards from an instant on; all of it for the open window.
-    pub(crate) fn export(&self, shards: &ShardSet, since: Option<Timestamp>) -> Vec<BatchHeader> {
-        let since = since.unwrap_or(Timestamp::MIN);
-        let of = |source: SourceId| self.kept.range((source, since)..=(source, Timestamp::MAX));
+    /// What is kept of some shards from an instant on.
+    pub(crate) fn export(&self, shards: &ShardSet, since: Timestamp) -> Vec<BatchHeader> {
+        let of = |source: &SourceId| self.kept.range((*source, since)..=(*source, Timestamp::MAX));
+        self.of_shards(shards, since).iter().flat_map(of).map(|(_, header)| *header).collect()
+    }
+
+    /// As [`Store::export`], without what another store has alike: a repeat changes nothing.
+    pub(crate) fn export_to(&self, other: &Store, shards: &ShardSet, since: Timestamp) -> Vec<BatchHeader> {
+        let mut batches = Vec::new();
+        let first = since.ms().div_euclid(DIGEST_MS);
+        for source in self.of_shards(shards, since) {
+            for (key, digest) in self.digests.range((source, first)..=(source, i64::MAX)) {
+                if other.digests.get(key) == Some(digest) {
+                    continue;
+                }
+                let begin = Timestamp(key.1.saturating_mul(DIGEST_MS)).max(since);
+                let end = Timestamp((key.1 + 1).saturating_mul(DIGEST_MS));
+                let differing = self.kept.range((source, begin)..(source, end));
+                let news = differing.filter(|(key, one)| other.kept.get(key).is_none_or(|two| two.order != one.order));
+                batches.extend(news.map(|(_, header)| *header));
+            }
+        }
+        batches
+    }
+
+    fn of_shards(&self, shards: &ShardSet, since: Timestamp) -> Vec<SourceId> {
         let is_new = |(source, newest): (&SourceId, &Timestamp)| (*newest >= since).then_some(*source);
         if shards.len() < self.sources.len() {
             let wanted = shards.iter().filter_map(|shard| self.sources.get(&shard));
-            return wanted.flatten().filter_map(is_new).flat_map(of).map(|(_, header)| *header).collect();
+            return wanted.flatten().filter_map(is_new).collect();
         }
         let wanted = self.sources.iter().filter(|(shard, _)| shards.contains(**shard));
-        let wanted = wanted.flat_map(|(_, sources)| sources).filter_map(is_new);
-        wanted.flat_map(of).map(|(_, header)| *header).collect()
+        wanted.flat_map(|(_, sources)| sources).filter_map(is_new).collect()
     }
+}
+
+fn hash(header: &BatchHeader) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (header.slot, header.order).hash(&mut hasher);
+    hasher.finish()
 }

@@ -74,12 +74,13 @@ impl Total {
         let named: Vec<String> = slowest.iter().take(5).map(|(took, seed)| format!("{seed} ({took:.1} s)")).collect();
         format!(
             "{} seeds of {name}, {:.1} simulated hours in {spent:.0} CPU s ({:.0} times as fast as time): {} seeds failed, \
-             {} slots missed, {} left with two batches; slowest: {}",
+             {} slots missed, {} started twice, {} left with two batches; slowest: {}",
             self.0.len(),
             simulated as f64 / 3600.0,
             simulated as f64 / spent.max(0.001),
             self.failed().len(),
             sum(|report| report.missed as u64),
+            sum(|report| report.twice as u64),
             sum(|report| report.split as u64),
             named.join(", ")
         )
@@ -142,11 +143,12 @@ fn deaths(first: u64, count: u64, seconds: u64, peers: usize, thousandths: u64) 
 /// One piece of text a seed, so that threads do not mix their lines.
 fn print(seed: u64, report: &Report) {
     let mut text = format!(
-        "seed {seed}: {} peers, {} targets, {} s, {} slots missed, {} split, {} told, {} excused, {} violations\n",
+        "seed {seed}: {} peers, {} targets, {} s, {} slots missed, {} started twice, {} split, {} told, {} excused, {} violations\n",
         report.peers,
         report.sources,
         report.seconds,
         report.missed,
+        report.twice,
         report.split,
         report.notifications,
         report.excused,

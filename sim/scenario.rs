@@ -159,6 +159,8 @@ pub struct Report {
     pub seconds: u64,
     /// Slots nobody scraped.
     pub missed: usize,
+    /// Slots that more than one peer started, where that is counted.
+    pub twice: usize,
     /// Slots that differ between holders.
     pub split: usize,
     /// Notifications that receivers took.
@@ -203,6 +205,7 @@ pub fn run(scenario: Scenario, seed: u64, verbose: bool) -> Report {
     let mut world = World::new(peers, sources, replication_factor, seed);
     world.verbose = verbose;
     world.seals = matches!(scenario, Scenario::History { .. });
+    world.started = scenario.is_strict().then(Default::default);
     if rng.random_bool(0.3) {
         world.set_zones(rng.random_range(2..4));
     }
@@ -245,6 +248,8 @@ fn look(world: &mut World, since: u64, scenario: Scenario, replication_factor: u
     }
     let (split, differing) = holders_agree::violations(world);
     violations.extend(differing);
+    let started = world.started.iter().flatten();
+    report.twice = started.filter(|(_, times)| **times > 1).count();
     report.missed += missed;
     report.split += split;
     report.violations.extend(violations);

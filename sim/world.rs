@@ -134,6 +134,8 @@ pub(crate) struct World {
     pub(crate) unfinished: BTreeSet<(SourceId, Timestamp)>,
     /// For each peer since when it was or was not there: ready, and not standing still.
     pub(crate) standing: Vec<Vec<(u64, bool)>>,
+    /// How often each slot was started, if that is counted.
+    pub(crate) started: Option<HashMap<(SourceId, Timestamp), usize>>,
     /// Broken invariants that show only while things happen.
     pub(crate) found: Vec<String>,
     /// Prints faults and changes as they happen.
@@ -258,6 +260,7 @@ impl World {
             losses: BTreeSet::new(),
             unfinished: BTreeSet::new(),
             standing,
+            started: None,
             found: Vec::new(),
             verbose: false,
             seals: false,
@@ -452,6 +455,17 @@ impl World {
             Output::Start { spec, slot, rank } => {
                 let found = majority_runs::violation(self, peer, spec.piece);
                 self.found.extend(found);
+                if let Some(started) = &mut self.started {
+                    let times = started.entry((spec.source, slot)).or_default();
+                    *times += 1;
+                    if self.verbose && *times > 1 {
+                        println!(
+                            "{:9.3} s {}: {slot:?} of {spec:?} is started again",
+                            self.now as f64 / 1e9,
+                            self.peers[peer].id
+                        );
+                    }
+                }
                 let slow = self.rng.random_bool(0.02);
                 let takes = if slow { self.rng.random_range(200..2000) } else { self.rng.random_range(2..60) };
                 // No scrape outlives its timeout.
@@ -554,11 +568,9 @@ impl World {
                 // What left the log is history, and copied as that.
                 let logged = if self.seals { self.logged_from(to) } else { Timestamp::MIN };
                 let donor = &self.peers[to];
-                let mut batches = donor.store.export(&shards, Some(since.unwrap_or(logged).max(logged)));
-                // A repeat changes nothing, and in a large mesh nearly all are.
-                let known = &self.peers[from].store.kept;
-                batches
-                    .retain(|batch| known.get(&(batch.source, batch.slot)).is_none_or(|one| one.order != batch.order));
+                // Nearly all that a large mesh copies is there already.
+                let since_logged = since.unwrap_or(logged).max(logged);
+                let batches = donor.store.export_to(&self.peers[from].store, &shards, since_logged);
                 let possession = donor.mind.as_ref().expect("checked").mesh.possession();
                 let held = possession.whole_from(&shards).map(|from| from.max(logged));
                 let whole_from = since.or(held);

@@ -62,6 +62,7 @@ pub(crate) fn run(seconds: u64, evaluators_pause_ms: i64, seed: u64, verbose: bo
         seconds: world.now / SECOND,
         missed: 0,
         split: 0,
+        twice: 0,
         notifications: told.notifications,
         excused: told.excused,
         violations,

@@ -136,7 +136,7 @@ impl World {
 
     /// What a donor has of a window.
     pub(super) fn donate_window(&mut self, donor: usize, to: usize, token: u64, window: i64, shards: &ShardSet) {
-        let all = self.peers[donor].store.export(shards, Some(Timestamp(window)));
+        let all = self.peers[donor].store.export(shards, Timestamp(window));
         let batches = all.into_iter().filter(|header| header.slot.ms() < window + WINDOW_MS).collect();
         self.send(donor, to, Wire::WindowIs { token, batches });
     }

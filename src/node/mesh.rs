@@ -29,14 +29,12 @@ use crate::view::MeshView;
 const BEAT_PERIOD_MIN: Duration = Duration::from_millis(200);
 /// Added to the period for every peer, so that a large mesh does not drown in beats.
 const BEAT_PERIOD_PER_PEER: Duration = Duration::from_millis(4);
-/// A timer that fires so late means that what others said lies unread.
-const STUMBLE: Duration = Duration::from_millis(250);
-/// A timer that fires so late means that this peer stood still, for as long as others wait before they take over.
-const PAUSE: Duration = Duration::from_millis(1000);
-/// How long a peer that stood still waits for a word from others.
-const SUSPENSION_MAX: Duration = Duration::from_secs(3);
 /// How long a leaving peer waits for its shards to be taken.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
+/// Clocks are known to so much: who yields goes on for it.
+const YIELD_SLACK_MS: i64 = 20;
+/// Beyond this a clock is wrong, and its peer owns nothing.
+const YIELD_MS_MAX: i64 = 2_000;
 /// How long a newcomer waits to hear what the others act for.
 const GREETING_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -429,33 +427,6 @@ impl Mesh {
         }
     }
 
-    /// A timer that comes far too late, or an input far past a deadline: this peer stood still, and others have judged.
-    fn notice_pause(&mut self, now: Now) {
-        let late = self.expected.map_or(Duration::ZERO, |at| now.monotonic.since(at));
-        if late > STUMBLE {
-            // Beats lie unread: nobody is judged before they are.
-            self.judge.begin_anew(now.monotonic);
-        }
-        if late > PAUSE && self.phase == Phase::Ready && !self.alive.is_empty() {
-            let least = now.monotonic + self.beat_period();
-            self.suspended = Some((least, now.monotonic + SUSPENSION_MAX));
-            self.ownership.suspend();
-            // Their silence is ours: they are heard anew before anybody is judged.
-            for peer in self.alive.clone() {
-                let generation = self.judge.newest(peer).map(|beat| beat.generation).unwrap_or_default();
-                self.judge.forget(peer);
-                self.judge.expect(peer, generation, now.monotonic);
-            }
-            self.silent.clear();
-            // What others acted for before is not what they act for now: they say it anew once they hear of this.
-            self.greeted.clear();
-            self.pace.untold = true;
-            self.dirty = true;
-            let me = self.me();
-            self.change(now, "suspended", me, 0, "this peer stood still");
-        }
-    }
-
     fn hear(&mut self, from: PeerId, message: MeshMessage, now: Now) {
         if from == self.me() {
             return;
@@ -463,14 +434,19 @@ impl Mesh {
         match message {
             MeshMessage::Beat(beat) => self.hear_beat(from, beat, now),
             MeshMessage::Handover { shards, from: slot } => {
-                let at = self.ownership.grant(&shards, slot, now.wall);
-                self.change(now, "handover", from, shards.len(), "its rank");
-                self.send(from, MeshMessage::HandoverAck { shards, from: at });
+                for (at, shards) in self.ownership.grant(&shards, slot, now.wall) {
+                    self.change(now, "handover", from, shards.len(), "its rank");
+                    self.send(from, MeshMessage::HandoverAck { shards, from: at });
+                }
             }
-            MeshMessage::HandoverAck { shards, from: slot } => self.ownership.granted_to_us(from, &shards, slot),
+            MeshMessage::HandoverAck { shards, from: slot } if self.owns() => {
+                self.ownership.granted_to_us(from, &shards, slot);
+            }
+            MeshMessage::HandoverAck { .. } => {}
             MeshMessage::Acting(shards) => {
                 self.greeted.insert(from);
-                let given = self.ownership.hear(from, shards);
+                let ahead = self.offsets.of(from).map_or(0, |offset| (offset + YIELD_SLACK_MS).clamp(0, YIELD_MS_MAX));
+                let given = self.ownership.hear(from, shards, Timestamp(now.wall.ms() + ahead), now.wall);
                 if !given.is_empty() {
                     self.change(now, "yield", from, given.len(), "it ranks before us");
                 }
@@ -567,7 +543,11 @@ impl Mesh {
     fn progress(&mut self, now: Now) {
         self.end_suspension(now);
         self.judge_silence(now);
-        self.dirty |= self.ownership.next_settlement().is_some_and(|at| at <= now.wall);
+        if self.ownership.next_settlement().is_some_and(|at| at <= now.wall) {
+            // What was due before shards changed hands is still its former owner's.
+            self.start_due(now);
+            self.dirty = true;
+        }
         self.dirty |= self.ownership.next_deadline().is_some_and(|at| at <= now.monotonic);
         self.dirty |= self.holdings.has_rested(now.monotonic);
         self.dirty |= self.pace.joins_at.is_some_and(|at| at <= now.wall) || self.waited(now);
@@ -613,6 +593,7 @@ impl Mesh {
             }
             self.silent.insert(peer);
             self.lose(peer, now);
+            self.inherit_from(peer, now);
             self.dirty = true;
             self.view_changed = true;
         }

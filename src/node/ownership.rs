@@ -15,6 +15,8 @@ use promesh_model::{Monotonic, Now, PeerId, ShardId, Timestamp};
 
 /// How long an unanswered request for shards waits before it is thought over.
 const ASK_PATIENCE: Duration = Duration::from_millis(1000);
+/// By how much the clock of who gives a shard may be behind the clock of who receives it.
+const GIVER_LAG_MAX: Duration = Duration::from_millis(2000);
 
 /// A request for shards that awaits its answer.
 #[derive(Clone, Debug)]
@@ -34,6 +36,8 @@ pub(crate) struct Ownership {
     ranked: ShardSet,
     /// Shards for which we are among so many first ranks.
     held: (usize, ShardSet),
+    /// Shards of which we are the first that is not silent, and who was when that was worked out.
+    foremost: Option<(BTreeSet<PeerId>, ShardSet)>,
     acting: ShardSet,
     /// Shards given away: not started from the instant on.
     granted: Vec<(Timestamp, ShardSet)>,
@@ -41,6 +45,8 @@ pub(crate) struct Ownership {
     promised: ShardSet,
     /// Shards received: started from the instant on.
     gaining: Vec<(Timestamp, ShardSet)>,
+    /// Shards received, by whom, and until when who gave them may still say that it acts for them: its clock is behind.
+    received: Vec<(PeerId, Timestamp, ShardSet)>,
     asks: Vec<Ask>,
     /// What others said they act for.
     others: BTreeMap<PeerId, ShardSet>,
@@ -69,10 +75,12 @@ impl Ownership {
             first: ShardSet::default(),
             ranked: ShardSet::default(),
             held: (0, ShardSet::default()),
+            foremost: None,
             acting: ShardSet::default(),
             granted: Vec::new(),
             promised: ShardSet::default(),
             gaining: Vec::new(),
+            received: Vec::new(),
             asks: Vec::new(),
             others: BTreeMap::new(),
             changed: false,
@@ -115,6 +123,7 @@ impl Ownership {
             self.first = self.placement.shards_within(self.me, 1);
             self.ranked = self.placement.shards_within(self.me, RANKS_KEPT);
             self.held = (0, ShardSet::default());
+            self.foremost = None;
             self.reranked = true;
         }
         changed
@@ -132,25 +141,29 @@ impl Ownership {
     pub(crate) fn may_start(&self, shard: ShardId, slot: Timestamp) -> bool {
         let given = self.granted.iter().any(|(from, shards)| *from <= slot && shards.contains(shard));
         let received = self.gaining.iter().any(|(from, shards)| *from <= slot && shards.contains(shard));
-        received || (self.acting.contains(shard) && !given)
+        (received || self.acting.contains(shard)) && !given
     }
 
     /// Carries out what was agreed for instants that have come; says which shards this peer newly acts for, and from
     /// which slot on.
     pub(crate) fn settle(&mut self, now: Timestamp) -> Vec<(Timestamp, ShardSet)> {
-        let (mut gained, mut given) = (Vec::new(), false);
-        for (_, shards) in self.granted.extract_if(.., |(from, _)| *from <= now) {
-            self.acting = self.acting.difference(&shards);
-            self.changed = true;
-            given = true;
-        }
-        if given {
+        let mut gained = Vec::new();
+        let mut due: Vec<(Timestamp, bool, ShardSet)> = Vec::new();
+        due.extend(self.gaining.extract_if(.., |(from, _)| *from <= now).map(|(from, shards)| (from, false, shards)));
+        due.extend(self.granted.extract_if(.., |(from, _)| *from <= now).map(|(from, shards)| (from, true, shards)));
+        // In order: what was received may have been promised onward.
+        due.sort_by_key(|(from, is_given, _)| (*from, *is_given));
+        self.changed |= !due.is_empty();
+        if due.iter().any(|(_, is_given, _)| *is_given) {
             self.promised = self.granted.iter().fold(ShardSet::default(), |all, (_, shards)| all.union(shards));
         }
-        for (from, shards) in self.gaining.extract_if(.., |(from, _)| *from <= now) {
-            gained.push((from, shards.difference(&self.acting)));
-            self.acting = self.acting.union(&shards);
-            self.changed = true;
+        for (from, is_given, shards) in due {
+            if is_given {
+                self.acting.remove_all(&shards);
+            } else {
+                gained.push((from, shards.difference(&self.acting)));
+                self.acting.insert_all(&shards);
+            }
         }
         gained
     }
@@ -199,9 +212,9 @@ impl Ownership {
     }
 
     /// Shards that should be ours now, and neither are nor are about to be: all that rank before us are silent.
-    fn first_heard(&self, silent: &BTreeSet<PeerId>) -> ShardSet {
+    fn first_heard(&mut self, silent: &BTreeSet<PeerId>) -> ShardSet {
         let nobody_silent = self.placement.candidates().all(|candidate| !silent.contains(&candidate.id));
-        let mut open = if nobody_silent { self.first.clone() } else { self.ranked.clone() };
+        let mut open = if nobody_silent { self.first.clone() } else { self.foremost(silent) };
         open.remove_all(&self.acting);
         for ask in &self.asks {
             open.remove_all(&ask.shards);
@@ -209,36 +222,68 @@ impl Ownership {
         for (_, shards) in &self.gaining {
             open.remove_all(shards);
         }
-        if nobody_silent || open.is_empty() {
-            return open;
+        open
+    }
+
+    /// Shards of which all that rank before us are silent; a look at each shard, so it is kept until somebody else is.
+    fn foremost(&mut self, silent: &BTreeSet<PeerId>) -> ShardSet {
+        if let Some((known, shards)) = &self.foremost
+            && known == silent
+        {
+            return shards.clone();
         }
         let ours = |shard: &ShardId| self.placement.ranks(*shard).find(|peer| !silent.contains(peer)) == Some(self.me);
-        open.iter().filter(ours).collect()
+        let shards: ShardSet = self.ranked.iter().filter(ours).collect();
+        self.foremost = Some((silent.clone(), shards.clone()));
+        shards
     }
 
-    /// Somebody asks for shards: they are its own from the slot on, or a little later if that has passed here.
-    pub(crate) fn grant(&mut self, shards: &ShardSet, from: Timestamp, now: Timestamp) -> Timestamp {
-        // What was promised to another newcomer is this one's from the same slot on: the two settle it by rank.
-        let promised = self.granted.iter().filter(|(_, given)| !given.intersection(shards).is_empty());
-        let from = promised.map(|(at, _)| *at).fold(from.max(Timestamp(now.ms() + 1)), Timestamp::max);
-        let mine = shards.intersection(&self.acting);
-        if !mine.is_empty() {
-            self.promised.insert_all(&mine);
-            self.granted.push((from, mine));
+    /// Somebody asks for shards: they are its own from the slot on, or a little later if that has passed here. Says from
+    /// which slot on which of them are.
+    pub(crate) fn grant(&mut self, shards: &ShardSet, from: Timestamp, now: Timestamp) -> Vec<(Timestamp, ShardSet)> {
+        let from = from.max(Timestamp(now.ms() + 1));
+        let mut rest = shards.clone();
+        let mut answer = Vec::new();
+        // What was promised to another, or is being given up, is this one's from the same slot on: whoever that was may
+        // never have heard of it, and if it did the two settle it by rank.
+        self.granted.sort_by_key(|(at, _)| *at);
+        for (at, given) in self.granted.iter().filter(|(at, _)| *at < from) {
+            let again = given.intersection(&rest);
+            if !again.is_empty() {
+                rest.remove_all(&again);
+                answer.push((*at, again));
+            }
         }
-        // What we were about to receive and somebody else asks for already is not ours either.
-        for (_, gaining) in &mut self.gaining {
-            *gaining = gaining.difference(shards);
+        if !rest.is_empty() {
+            // What we are about to receive is promised as well: until then nobody else starts it.
+            let coming = self.gaining.iter().filter(|(at, _)| *at < from);
+            let mut mine = coming.fold(self.acting.clone(), |all, (_, shards)| all.union(shards));
+            mine = mine.intersection(&rest);
+            if !mine.is_empty() {
+                self.promised.insert_all(&mine);
+                self.granted.push((from, mine));
+            }
+            for (_, gaining) in self.gaining.iter_mut().filter(|(at, _)| *at >= from) {
+                gaining.remove_all(&rest);
+            }
+            answer.push((from, rest));
         }
-        from
+        answer
     }
 
-    /// The answer to our request.
+    /// The answer to our request, or a part of it. What comes later than it was waited for is ours all the same: who gave
+    /// it starts it no more.
     pub(crate) fn granted_to_us(&mut self, by: PeerId, shards: &ShardSet, from: Timestamp) {
-        let asked =
-            self.asks.extract_if(.., |ask| ask.to == by).fold(ShardSet::default(), |all, a| all.union(&a.shards));
-        let ours = shards.intersection(&asked);
+        for ask in self.asks.iter_mut().filter(|ask| ask.to == by) {
+            ask.shards.remove_all(shards);
+        }
+        self.asks.retain(|ask| !ask.shards.is_empty());
+        let coming = self.gaining.iter().fold(self.acting.clone(), |all, (_, shards)| all.union(shards));
+        let ours = shards.difference(&coming);
         if !ours.is_empty() {
+            // No request to another for the same stands, or a shard would be asked for that we act for.
+            self.asks.iter_mut().for_each(|ask| ask.shards.remove_all(&ours));
+            self.received.push((by, from.after(GIVER_LAG_MAX), ours.clone()));
             self.gaining.push((from, ours));
         }
         if let Some(theirs) = self.others.get_mut(&by) {
@@ -246,14 +291,42 @@ impl Ownership {
         }
     }
 
-    /// A peer says what it acts for: where both do, the worse-ranked yields. Says what we gave up.
-    pub(crate) fn hear(&mut self, peer: PeerId, theirs: ShardSet) -> ShardSet {
+    /// Who gave us shards fell silent before it said that it gave them: what was due until then it may not have started.
+    /// They are ours at once; says which.
+    pub(crate) fn inherit(&mut self, giver: PeerId) -> ShardSet {
+        let of_giver = self.received.extract_if(.., |(by, _, _)| *by == giver);
+        let shards = of_giver.fold(ShardSet::default(), |all, (_, _, shards)| all.union(&shards));
+        for (_, gaining) in &mut self.gaining {
+            let at_once = gaining.intersection(&shards);
+            self.changed |= !at_once.is_empty();
+            gaining.remove_all(&at_once);
+            self.acting.insert_all(&at_once);
+        }
+        shards
+    }
+
+    /// A peer says what it acts for: where both do, the worse-ranked yields, from the next slot that is not yet due by the
+    /// other's clock, which read `their_wall`. Says what we gave up.
+    pub(crate) fn hear(&mut self, peer: PeerId, theirs: ShardSet, their_wall: Timestamp, now: Timestamp) -> ShardSet {
         // What is promised from a slot on goes at that slot by our own clock, however early theirs runs.
         let both = self.acting.intersection(&theirs).difference(&self.promised);
-        let given = self.placement.before(&both, peer, self.me);
+        // Who gave us a shard stops at a slot, by its own clock; to that word nobody yields who has begun by another.
+        self.received.retain(|(_, until, _)| *until > now);
+        let mut ending = ShardSet::default();
+        for (_, _, ours) in self.received.iter_mut().filter(|(by, _, _)| *by == peer) {
+            *ours = ours.intersection(&theirs);
+            ending.insert_all(ours);
+        }
+        let given = self.placement.before(&both.difference(&ending), peer, self.me);
         if !given.is_empty() {
-            self.changed = true;
-            self.acting.remove_all(&given);
+            // Who acts since a moment ago starts no slot that was due before, and by our clock it may still be to come.
+            if their_wall > now {
+                self.promised.insert_all(&given);
+                self.granted.push((their_wall, given.clone()));
+            } else {
+                self.acting.remove_all(&given);
+                self.changed = true;
+            }
         }
         self.others.insert(peer, theirs);
         // The other one has to hear of us too, if it is the one to yield: with the next beat, or two peers whose views
@@ -295,6 +368,7 @@ impl Ownership {
         self.granted.clear();
         self.promised = ShardSet::default();
         self.gaining.clear();
+        self.received.clear();
         self.asks.clear();
         self.changed = true;
     }
@@ -327,7 +401,7 @@ mod tests {
         let mut ownership = among(1, 1..=3);
         let mine = ownership.placement.shards_within(PeerId(1), 1);
         let theirs: ShardSet = mine.iter().take(10).collect();
-        ownership.hear(PeerId(2), theirs.clone());
+        ownership.hear(PeerId(2), theirs.clone(), Timestamp(0), Timestamp(0));
         let moves = ownership.review(&BTreeSet::new(), at(0));
         assert_eq!(moves.ask, [(PeerId(2), theirs.clone())]);
         assert_eq!(moves.taken, mine.difference(&theirs));
@@ -353,11 +427,28 @@ mod tests {
         second.review(&[PeerId(1)].into(), at(0));
         let mine = first.acting().clone();
         let promised: ShardSet = mine.iter().take(5).collect();
-        assert_eq!(second.grant(&promised, Timestamp(80), Timestamp(60)), Timestamp(80));
-        assert_eq!(second.hear(PeerId(1), mine.clone()), mine.difference(&promised));
+        assert_eq!(second.grant(&promised, Timestamp(80), Timestamp(60)), [(Timestamp(80), promised.clone())]);
+        assert_eq!(second.hear(PeerId(1), mine.clone(), Timestamp(60), Timestamp(60)), mine.difference(&promised));
         assert!(promised.iter().all(|shard| second.may_start(shard, Timestamp(79))));
         assert!(!promised.iter().any(|shard| second.may_start(shard, Timestamp(80))));
-        assert!(first.hear(PeerId(2), mine).is_empty() && first.contested.contains(&PeerId(2)));
+        assert!(
+            first.hear(PeerId(2), mine, Timestamp(60), Timestamp(60)).is_empty()
+                && first.contested.contains(&PeerId(2))
+        );
+    }
+
+    #[test]
+    fn who_yields_starts_what_was_due_before_the_other_began_by_its_clock() {
+        let (mut first, mut second) = (among(1, 1..=2), among(2, 1..=2));
+        first.review(&BTreeSet::new(), at(0));
+        second.review(&[PeerId(1)].into(), at(0));
+        let mine = first.acting().clone();
+        let shard = mine.iter().next().expect("half of all");
+        assert_eq!(second.hear(PeerId(1), mine.clone(), Timestamp(250), Timestamp(60)), mine);
+        assert!(second.may_start(shard, Timestamp(249)) && !second.may_start(shard, Timestamp(250)));
+        assert!(second.hear(PeerId(1), mine.clone(), Timestamp(300), Timestamp(110)).is_empty(), "said once");
+        second.settle(Timestamp(250));
+        assert!(!second.acting().contains(shard));
     }
 
     #[test]
@@ -366,7 +457,7 @@ mod tests {
         ownership.review(&BTreeSet::new(), at(0));
         let unranked = |shard: &ShardId| ownership.placement.rank_of(*shard, PeerId(2)).is_none();
         let both: ShardSet = ownership.acting().iter().filter(unranked).take(1).collect();
-        ownership.hear(PeerId(2), both.clone());
+        ownership.hear(PeerId(2), both.clone(), Timestamp(0), Timestamp(0));
         assert!(both.is_subset(&ownership.acting_for(&[PeerId(2)])[0]));
     }
 

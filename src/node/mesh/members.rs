@@ -31,6 +31,7 @@ impl Mesh {
         for peer in &gone {
             self.lose(*peer, now);
             self.bereave(*peer, now);
+            self.inherit_from(*peer, now);
             self.forget(*peer);
             // Who said goodbye is not missed: nobody is to be woken for a planned stop.
             let record = self.members.iter().find(|member| member.id == *peer).and_then(|m| m.record.as_ref());

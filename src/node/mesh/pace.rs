@@ -11,7 +11,7 @@ use promesh_cluster::{Candidate, Placement, grace_max};
 use promesh_model::shard::ShardSet;
 use promesh_model::{Monotonic, Now, PeerId, Timestamp};
 
-use super::Mesh;
+use super::{Mesh, Phase};
 
 /// Up to so many peers nothing waits.
 const SMALL: usize = 8;
@@ -35,6 +35,13 @@ const TRIM_STEP: Duration = Duration::from_millis(20);
 /// Joins change ranks at instants that are so much a peer apart, alike on all peers: ownership falls at once on loss,
 /// in steps on joins.
 const JOIN_STEP: Duration = Duration::from_millis(2);
+
+/// A timer that fires so late means that what others said lies unread.
+const STUMBLE: Duration = Duration::from_millis(250);
+/// A timer that fires so late means that this peer stood still, for as long as others wait before they take over.
+const PAUSE: Duration = Duration::from_millis(1000);
+/// How long a peer that stood still waits for a word from others.
+const SUSPENSION_MAX: Duration = Duration::from_secs(3);
 
 /// A wall clock is set back by at least so much, or it only drifts.
 const SET_BACK_MIN: Duration = Duration::from_millis(200);
@@ -150,6 +157,33 @@ impl Mesh {
         grace_max(peers)?;
         let floor = self.judge.floor(peers);
         (!self.alive.is_empty() && floor < Monotonic(u64::MAX)).then_some(floor)
+    }
+
+    /// A timer that comes far too late, or an input far past a deadline: this peer stood still, and others have judged.
+    pub(super) fn notice_pause(&mut self, now: Now) {
+        let late = self.expected.map_or(Duration::ZERO, |at| now.monotonic.since(at));
+        if late > STUMBLE {
+            // Beats lie unread: nobody is judged before they are.
+            self.judge.begin_anew(now.monotonic);
+        }
+        if late > PAUSE && self.phase == Phase::Ready && !self.alive.is_empty() {
+            let least = now.monotonic + self.beat_period();
+            self.suspended = Some((least, now.monotonic + SUSPENSION_MAX));
+            self.ownership.suspend();
+            // Their silence is ours: they are heard anew before anybody is judged.
+            for peer in self.alive.clone() {
+                let generation = self.judge.newest(peer).map(|beat| beat.generation).unwrap_or_default();
+                self.judge.forget(peer);
+                self.judge.expect(peer, generation, now.monotonic);
+            }
+            self.silent.clear();
+            // What others acted for before is not what they act for now: they say it anew once they hear of this.
+            self.greeted.clear();
+            self.pace.untold = true;
+            self.dirty = true;
+            let me = self.me();
+            self.change(now, "suspended", me, 0, "this peer stood still");
+        }
     }
 
     /// A wall clock that is set back has passed slots that it will pass again: what this peer did not start then may be its

@@ -141,6 +141,15 @@ impl Mesh {
         }
     }
 
+    /// Who was about to hand over to us is not heard: no slot waits for it.
+    pub(super) fn inherit_from(&mut self, giver: PeerId, now: Now) {
+        let shards = self.ownership.inherit(giver);
+        if self.owns() && !shards.is_empty() {
+            self.start_unstarted(&shards, Timestamp::MIN, now);
+            self.dirty = true;
+        }
+    }
+
     /// Starts what is due in shards just gained, but no slot before the agreed one: that is the former owner's.
     fn start_unstarted(&mut self, shards: &ShardSet, from: Timestamp, now: Now) {
         for shard in shards.iter() {
