@@ -1,115 +1,99 @@
-//! False deaths: peers that others hold for dead while they live, on links that lose datagrams.
+//! False deaths, and how soon true ones are known, on links that lose datagrams.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::fmt;
 
-use bytes::Bytes;
-use promesh_cluster::{Membership, MembershipInput, MembershipOutput, PeerRecord, PeerState};
-use promesh_model::{Generation, Monotonic, Now, PeerId, Timestamp};
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 
-use crate::world::{MS, SECOND, address, peer_at};
+use crate::members::{Members, id};
+use crate::world::SECOND;
 
 /// How long peers have to meet before deaths count.
 const MEETING: u64 = 10 * SECOND;
+/// What is not noticed within this, is not noticed.
+const NOTICE_MAX: u64 = 20 * SECOND;
 
-enum Event {
-    Datagram(usize, Bytes),
-    Wake(usize),
-    Exchange(usize, usize),
+/// What a mesh of memberships alone, that nothing befalls but loss, came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quiet {
+    /// How often a peer took another, living one for dead: each in each peer's own eyes, however short.
+    pub deaths: u64,
+    /// Peers that at the end did not see all others alive.
+    pub blind: usize,
+    /// SWIM datagrams that a peer sent a second.
+    pub datagrams: f64,
+    /// Bytes in them.
+    pub datagram_bytes: f64,
+    /// Bytes of exchanges that a peer sent a second.
+    pub exchange_bytes: f64,
 }
 
-/// How many times a living peer was held for dead by another, in a mesh of memberships alone.
-pub fn count(peers: usize, seconds: u64, loss: f64, seed: u64) -> usize {
-    let mut rng = StdRng::seed_from_u64(seed ^ 0xdead);
-    let mut events = BinaryHeap::new();
-    let mut pending = std::collections::HashMap::new();
-    let mut number = 0u64;
-    let mut schedule = |events: &mut BinaryHeap<_>, pending: &mut std::collections::HashMap<u64, Event>, at, event| {
-        number += 1;
-        pending.insert(number, event);
-        events.push(Reverse((at, number)));
-    };
-    let at = |now: u64| Now { monotonic: Monotonic(now), wall: Timestamp((now / MS) as i64) };
-    let mut machines: Vec<Membership> = (0..peers)
-        .map(|peer| {
-            let record = PeerRecord {
-                id: PeerId(peer as u128 + 1),
-                generation: Generation(1),
-                version: 1,
-                state: PeerState::Ready,
-                zone: String::new(),
-                weight: 4,
-                protocol: (1, 1),
-                web_address: None,
-                root: 0,
-            };
-            Membership::new(record, address(peer), seed << 16 | peer as u64, at(0))
-        })
-        .collect();
-    for peer in 1..peers {
-        schedule(&mut events, &mut pending, peer as u64 * 10 * MS, Event::Exchange(peer, 0));
+/// Lets so many peers live for so many seconds.
+pub fn count(peers: usize, seconds: u64, loss: f64, seed: u64) -> Quiet {
+    let mut members = Members::new(peers, loss, seed);
+    members.run_until(MEETING);
+    let (downs, sent) = (members.downs(), members.sent);
+    members.run_until((seconds * SECOND).max(MEETING + SECOND));
+    let spans = peers as f64 * (members.now - MEETING) as f64 / SECOND as f64;
+    let rate = |now: u64, before: u64| (now - before) as f64 / spans;
+    Quiet {
+        deaths: members.downs() - downs,
+        blind: members.blind(),
+        datagrams: rate(members.sent.datagrams, sent.datagrams),
+        datagram_bytes: rate(members.sent.datagram_bytes, sent.datagram_bytes),
+        exchange_bytes: rate(members.sent.exchange_bytes, sent.exchange_bytes),
     }
-    let mut dead: Vec<std::collections::BTreeSet<PeerId>> = vec![std::collections::BTreeSet::new(); peers];
-    let mut wakes = vec![u64::MAX; peers];
-    let mut deaths = 0;
-    while let Some(Reverse((now, number))) = events.pop() {
-        if now > seconds * SECOND {
-            break;
-        }
-        let mut touched = Vec::new();
-        match pending.remove(&number).expect("scheduled once") {
-            Event::Datagram(to, bytes) => {
-                machines[to].handle(MembershipInput::Datagram(bytes), at(now));
-                touched.push(to);
-            }
-            Event::Wake(peer) => {
-                wakes[peer] = u64::MAX;
-                while machines[peer].poll_timeout().is_some_and(|due| due.0 <= now) {
-                    machines[peer].handle(MembershipInput::Timeout, at(now));
-                }
-                touched.push(peer);
-            }
-            Event::Exchange(from, to) => {
-                let (ours, theirs) = (machines[from].snapshot(), machines[to].snapshot());
-                machines[to].handle(MembershipInput::Snapshot(ours), at(now));
-                machines[from].handle(MembershipInput::Snapshot(theirs), at(now));
-                touched.extend([from, to]);
-            }
-        }
-        for peer in touched {
-            while let Some(output) = machines[peer].poll_output() {
-                match output {
-                    MembershipOutput::Datagram { to, bytes } => {
-                        if !rng.random_bool(loss) {
-                            let arrives = now + rng.random_range(MS / 10..3 * MS);
-                            schedule(&mut events, &mut pending, arrives, Event::Datagram(peer_at(to), bytes));
-                        }
-                    }
-                    MembershipOutput::Exchange { to } => {
-                        schedule(&mut events, &mut pending, now + MS, Event::Exchange(peer, peer_at(to)));
-                    }
-                    MembershipOutput::Members(members) => {
-                        let present = members.iter().filter(|member| !member.alive).map(|member| member.id).collect();
-                        let fresh = |known: &std::collections::BTreeSet<PeerId>,
-                                     present: &std::collections::BTreeSet<PeerId>| {
-                            present.difference(known).count()
-                        };
-                        if now > MEETING {
-                            deaths += fresh(&dead[peer], &present);
-                        }
-                        dead[peer] = present;
-                    }
-                }
-            }
-            if let Some(due) = machines[peer].poll_timeout()
-                && due.0 < wakes[peer]
-            {
-                wakes[peer] = due.0.max(now);
-                schedule(&mut events, &mut pending, wakes[peer], Event::Wake(peer));
-            }
-        }
+}
+
+/// How long after kills the first, the median and the last of the others held the dead for dead, in seconds; infinite
+/// where that took longer than twenty.
+#[derive(Clone, Debug, Default)]
+pub struct Detection {
+    /// One for each kill: first, median, last.
+    pub kills: Vec<[f64; 3]>,
+    /// How often a peer took another, living one for dead.
+    pub deaths: u64,
+}
+
+/// Kills so many peers, one after the other, each of which comes back before the next.
+pub fn detection(peers: usize, kills: usize, loss: f64, seed: u64) -> Detection {
+    let mut members = Members::new(peers, loss, seed);
+    members.run_until(MEETING);
+    let (mut detection, mut expected) = (Detection::default(), members.downs());
+    for _ in 0..kills {
+        let pause = members.rng.random_range(5 * SECOND..8 * SECOND);
+        members.run_until(members.now + pause);
+        let victim = members.rng.random_range(0..peers);
+        let killed = members.now;
+        let downs = members.downs();
+        members.kill(victim);
+        members.told.clear();
+        members.run_until(killed + NOTICE_MAX);
+        let seen = |told: &[(u64, usize, _)], peer| {
+            let mut of = told.iter().filter(|(_, by, who)| *by == peer && *who == id(victim));
+            of.next().map_or(f64::INFINITY, |(at, ..)| (at - killed) as f64 / SECOND as f64)
+        };
+        let mut after: Vec<f64> = members.living().map(|peer| seen(&members.told, peer)).collect();
+        after.sort_by(f64::total_cmp);
+        detection.kills.push([after[0], after[after.len() / 2], after[after.len() - 1]]);
+        let rightly = after.iter().filter(|at| at.is_finite()).count() as u64;
+        detection.deaths += (members.downs() - downs).saturating_sub(rightly) + downs - expected;
+        expected = members.downs();
+        let seed = members.living().next().expect("two live");
+        members.start(victim, seed);
     }
-    deaths
+    detection
+}
+
+impl fmt::Display for Detection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} kills", self.kills.len())?;
+        for (place, name) in ["first", "median", "last"].into_iter().enumerate() {
+            let mut times: Vec<f64> = self.kills.iter().map(|kill| kill[place]).collect();
+            times.sort_by(f64::total_cmp);
+            let at = |share: f64| times[((times.len() as f64 * share).ceil() as usize).clamp(1, times.len()) - 1];
+            let (median, p99, max) = (at(0.5), at(0.99), at(1.0));
+            write!(f, "; {name} to know: {median:.2} s median, {p99:.2} s p99, {max:.2} s max")?;
+        }
+        write!(f, "; {} false deaths", self.deaths)
+    }
 }

@@ -8,6 +8,7 @@ pub mod deaths;
 mod disk;
 mod faults;
 pub mod invariants;
+mod members;
 mod network;
 mod paging;
 pub mod scale;

@@ -1,6 +1,7 @@
 //! Runs scenarios over seeds: `promesh-sim [scenario] [first seed] [count] [seconds]`; measures how a mesh grows:
-//! `promesh-sim scale`; counts false deaths: `promesh-sim deaths`; soaks: `promesh-sim soak [first seed] [count] [hours]
-//! [CPU seconds]`, which takes no further seed once so many CPU seconds are spent, and ends with a report.
+//! `promesh-sim scale`; counts false deaths: `promesh-sim deaths`, and tells how soon true ones are known: `promesh-sim
+//! detection`; soaks: `promesh-sim soak [first seed] [count] [hours] [CPU seconds]`, which takes no further seed once so
+//! many CPU seconds are spent, and ends with a report.
 //!
 //! A single seed is told as it happens. Exit code 1 when an invariant broke; the failing seeds are printed, to be kept in `sim/seeds.txt`.
 
@@ -18,13 +19,14 @@ fn main() {
     match name {
         "scale" => return scale(&arguments[1..]),
         "deaths" => return deaths(number(1, 1), number(2, 100), number(3, 600), number(4, 7) as usize, number(5, 50)),
+        "detection" => return detection(number(1, 1), number(2, 10), number(3, 10), number(4, 100), number(5, 10)),
         _ => {}
     }
     let (first, count, seconds) = (number(1, 1), number(2, 20), number(3, 600));
     let soaks = name == "soak";
     let (seconds, budget) = if soaks { (number(3, 1) * 3600, number(4, u64::MAX) as f64) } else { (seconds, f64::MAX) };
     let Some(scenario) = Scenario::by_name(name, seconds) else {
-        eprintln!("unknown scenario {name:?}: one of {}, scale or deaths", Scenario::NAMES.join(", "));
+        eprintln!("unknown scenario {name:?}: one of {}, scale, deaths or detection", Scenario::NAMES.join(", "));
         std::process::exit(2);
     };
     let total = Mutex::new(Total::default());
@@ -125,19 +127,47 @@ fn scale(arguments: &[String]) {
     std::process::exit(i32::from(broken));
 }
 
-/// `deaths [first seed] [count] [seconds] [peers] [loss in thousandths]`: living peers held for dead.
+/// `deaths [first seed] [count] [seconds] [peers] [loss in thousandths]`: living peers held for dead, and what SWIM sends.
 fn deaths(first: u64, count: u64, seconds: u64, peers: usize, thousandths: u64) {
-    let total = AtomicU64::new(0);
+    let all = Mutex::new(Vec::new());
     over_seeds(first, count, |seed| {
-        let deaths = deaths::count(peers, seconds, thousandths as f64 / 1000.0, seed);
-        total.fetch_add(deaths as u64, Ordering::Relaxed);
-        if deaths > 0 {
-            println!("seed {seed}: {deaths} false deaths");
+        let quiet = deaths::count(peers, seconds, thousandths as f64 / 1000.0, seed);
+        if quiet.deaths > 0 || quiet.blind > 0 {
+            println!("seed {seed}: {} false deaths, {} peers do not see all others", quiet.deaths, quiet.blind);
         }
+        all.lock().expect("no holder panics").push(quiet);
     });
-    let total = total.into_inner();
-    println!("{count} seeds of {peers} peers, {seconds} s, {thousandths}/1000 lost: {total} false deaths");
-    std::process::exit(i32::from(total > 0));
+    let all = all.into_inner().expect("no holder panics");
+    let mean = |of: fn(&deaths::Quiet) -> f64| all.iter().map(of).sum::<f64>() / all.len().max(1) as f64;
+    let (deaths, blind) =
+        (all.iter().map(|one| one.deaths).sum::<u64>(), all.iter().map(|one| one.blind).sum::<usize>());
+    println!(
+        "{count} seeds of {peers} peers, {seconds} s, {thousandths}/1000 lost: {deaths} false deaths, {blind} blind at the \
+         end; a peer sends {:.1} datagrams, {:.0} bytes in them and {:.0} in exchanges a second",
+        mean(|one| one.datagrams),
+        mean(|one| one.datagram_bytes),
+        mean(|one| one.exchange_bytes)
+    );
+    std::process::exit(i32::from(deaths > 0 || blind > 0));
+}
+
+/// `detection [first seed] [count] [kills a seed] [peers] [loss in thousandths]`: how soon the others know of a death.
+/// Exit code 1 when one of them took longer than four seconds, or when somebody who lived was held for dead.
+fn detection(first: u64, count: u64, kills: u64, peers: u64, thousandths: u64) {
+    let all = Mutex::new(deaths::Detection::default());
+    over_seeds(first, count, |seed| {
+        let one = deaths::detection(peers as usize, kills as usize, thousandths as f64 / 1000.0, seed);
+        if count <= 20 {
+            println!("seed {seed}: {one}");
+        }
+        let mut all = all.lock().expect("no holder panics");
+        all.deaths += one.deaths;
+        all.kills.extend(one.kills);
+    });
+    let all = all.into_inner().expect("no holder panics");
+    println!("{count} seeds of {peers} peers, {thousandths}/1000 lost: {all}");
+    let late = all.kills.iter().any(|[.., last]| *last > 4.0);
+    std::process::exit(i32::from(late || all.deaths > 0));
 }
 
 /// One piece of text a seed, so that threads do not mix their lines.

@@ -38,3 +38,19 @@ fn a_mesh_that_starts_at_once_comes_to_rest_and_takes_over_in_time() {
     assert!((0.8..1.2).contains(&figures.moved_over_share), "{figures:?}");
     assert!(figures.convergence < 60.0 && figures.violations.is_empty(), "{figures:?}");
 }
+
+/// Thirty peers lost thirteen in a hundred runs before a suspect was asked by who suspects it: see `deaths`.
+#[test]
+fn loss_kills_nobody_and_a_death_is_known_in_four_seconds() {
+    for (peers, seconds, seeds) in [(7, 120, 4), (30, 60, 4), (100, 20, 1)] {
+        for seed in 1..=seeds {
+            let quiet = crate::deaths::count(peers, seconds, 0.05, seed);
+            assert_eq!((quiet.deaths, quiet.blind), (0, 0), "seed {seed} of {peers} peers: {quiet:?}");
+        }
+    }
+    for peers in [3, 10, 100] {
+        let detection = crate::deaths::detection(peers, 3, 0.01, 1);
+        assert_eq!(detection.deaths, 0, "{peers} peers: {detection}");
+        assert!(detection.kills.iter().all(|[.., last]| *last <= 4.0), "{peers} peers: {detection}");
+    }
+}

@@ -17,10 +17,15 @@ pub fn relayed(root: &Path, config: &str) -> (Vec<Peer>, Vec<Relay>) {
 
 /// The same, each peer with some more flags.
 pub fn relayed_with(root: &Path, config: &str, flags: &[&str]) -> (Vec<Peer>, Vec<Relay>) {
+    relayed_mesh(root, config, 3, flags)
+}
+
+/// So many peers, each behind a relay and with some more flags.
+pub fn relayed_mesh(root: &Path, config: &str, count: usize, flags: &[&str]) -> (Vec<Peer>, Vec<Relay>) {
     let path = root.join("prometheus.yml");
     std::fs::write(&path, config).expect("written");
     let (mut peers, mut relays): (Vec<Peer>, Vec<Relay>) = (Vec::new(), Vec::new());
-    for number in 0..3 {
+    for number in 0..count {
         let peer = Peer::new(root, &format!("peer-{number}"), &path, &[]);
         let relay = Relay::before(peer.cluster);
         let mut peer = peer.with(format!("--cluster.advertise-address={}", relay.address));
@@ -34,7 +39,7 @@ pub fn relayed_with(root: &Path, config: &str, flags: &[&str]) -> (Vec<Peer>, Ve
     }
     for peer in &peers {
         peer.wait_ready();
-        peer.wait("it sees all others ready", 30_000, || (states(peer) == ["ready"; 3]).then_some(()));
+        peer.wait("it sees all others ready", 30_000, || (states(peer) == vec!["ready"; count]).then_some(()));
     }
     (peers, relays)
 }

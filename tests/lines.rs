@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::adverse::Clock;
-use crate::faults::{relayed, state_of, states};
+use crate::faults::{relayed, relayed_mesh, state_of, states};
 use crate::mesh::{assert_no_hole, assert_same_everywhere, now_ms};
 use crate::relay::cut;
 use crate::support::{Exporter, Peer, one_mesh_at_a_time, pause};
@@ -43,6 +43,45 @@ fn a_line_that_loses_delays_reorders_and_repeats_costs_no_slot() {
     }
     assert_same_everywhere(&peers, "scrapes_total", seconds_since(began), began);
     assert_nobody_was_buried(&peers);
+}
+
+#[test]
+fn five_peers_that_lose_one_packet_in_twenty_bury_nobody_and_see_a_death_in_four_seconds() {
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let (mut peers, relays) = relayed_mesh(root.path(), &exporter.config(10, "5s", "4s"), 5, &[]);
+    for relay in &relays {
+        relay.faults.loss.store(50, Ordering::Relaxed);
+    }
+    let began = now_ms();
+    while now_ms() < began + 25_000 {
+        for peer in &peers {
+            // A suspicion is no verdict, and is refuted.
+            let gone = states(peer).into_iter().filter(|state| !["ready", "suspect"].contains(&state.as_str())).count();
+            assert_eq!(gone, 0, "{:?}", states(peer));
+        }
+        pause(250);
+    }
+    assert_nobody_was_buried(&peers);
+    let dead = peers[4].cluster()["self"].clone();
+    peers[4].kill();
+    let killed = now_ms();
+    let survivors = &peers[..4];
+    for peer in survivors {
+        peer.wait("the death is known", 20_000, || {
+            let members = peer.cluster()["members"].as_array().cloned()?;
+            let state = members.iter().find(|member| member["id"] == dead)?["state"].clone();
+            (state == "down" || state == "unreachable").then_some(())
+        });
+    }
+    let took = now_ms() - killed;
+    println!("a death is known to all after {took} ms at 5 % loss");
+    // The bound is for one packet in a hundred; the machine that runs five peers may be late itself.
+    assert!(took < 6_000, "{took} ms");
+    for peer in survivors {
+        assert_eq!(peer.log().matches("peer is down").count(), 1, "{}", peer.log());
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! membership knows. [`Elected`] says which version of
 //! each piece of the configuration the mesh runs. All are pure: datagrams and instants in, datagrams and decisions out.
 
+mod asks;
 mod definitions;
 #[cfg(test)]
 mod golden;

@@ -12,13 +12,15 @@ use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
 
 use bytes::Bytes;
-use foca::{AccumulatingRuntime, Config, Foca, Member, PeriodicParams, State, Timer};
+use foca::{AccumulatingRuntime, Config, Foca, Member, OwnedNotification, PeriodicParams, State, Timer};
 use promesh_model::codec;
 use promesh_model::{Generation, Monotonic, Now, PeerId};
 use rand::rngs::StdRng;
+use rand::seq::IteratorRandom;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use crate::asks::{ASK_PERIOD, Asks, HELPERS, question, request};
 use crate::record::PeerRecord;
 use crate::swim::{Node, SharedRecords, SwimCodec};
 
@@ -106,6 +108,7 @@ pub struct Membership {
     runtime: AccumulatingRuntime<Node>,
     timers: BinaryHeap<Reverse<(Monotonic, u64, TimerEntry)>>,
     timer_count: u64,
+    asks: Asks,
     rng: StdRng,
     next_exchange: Monotonic,
     reported: Vec<MemberView>,
@@ -116,6 +119,8 @@ pub struct Membership {
     has_news: bool,
     outputs: VecDeque<MembershipOutput>,
     errors: u64,
+    downs: u64,
+    left: bool,
 }
 
 /// foca orders timers by urgency; the heap needs no order among equals.
@@ -191,6 +196,7 @@ impl Membership {
             runtime: AccumulatingRuntime::new(),
             timers: BinaryHeap::new(),
             timer_count: 0,
+            asks: Asks::default(),
             rng,
             next_exchange: now.monotonic + EXCHANGE_PERIOD,
             reported: Vec::new(),
@@ -199,6 +205,8 @@ impl Membership {
             has_news: true,
             outputs: VecDeque::new(),
             errors: 0,
+            downs: 0,
+            left: false,
         };
         machine.handle(MembershipInput::Record(record), now);
         machine
@@ -207,11 +215,20 @@ impl Membership {
     /// Takes what happened.
     pub fn handle(&mut self, input: MembershipInput, now: Now) {
         match input {
-            MembershipInput::Datagram(bytes) => self.count_error(|foca, runtime| foca.handle_data(&bytes, runtime)),
-            MembershipInput::Timeout => self.fire_timers(now),
+            MembershipInput::Datagram(bytes) => {
+                self.asks.hear(&bytes);
+                self.count_error(|foca, runtime| foca.handle_data(&bytes, runtime));
+            }
+            MembershipInput::Timeout => {
+                self.fire_timers(now);
+                self.ask(now);
+            }
             MembershipInput::Snapshot(snapshot) => self.take_snapshot(snapshot),
             MembershipInput::Record(record) => self.spread(&record),
-            MembershipInput::Leave => self.count_error(|foca, runtime| foca.leave_cluster(runtime)),
+            MembershipInput::Leave => {
+                self.left = true;
+                self.count_error(|foca, runtime| foca.leave_cluster(runtime));
+            }
         }
         self.collect(now);
     }
@@ -224,7 +241,7 @@ impl Membership {
     /// When to call [`Membership::handle`] with `Timeout`, if nothing else happens before.
     pub fn poll_timeout(&self) -> Option<Monotonic> {
         let timer = self.timers.peek().map(|Reverse((at, _, _))| *at);
-        Some(timer.map_or(self.next_exchange, |at| at.min(self.next_exchange)))
+        [timer, self.asks.next].into_iter().flatten().chain([self.next_exchange]).min()
     }
 
     /// All this peer knows, itself included, for an exchange.
@@ -239,6 +256,11 @@ impl Membership {
     /// Packets that were no SWIM packets, since the start.
     pub fn errors(&self) -> u64 {
         self.errors
+    }
+
+    /// How often a member was taken for Down, since the start.
+    pub fn downs(&self) -> u64 {
+        self.downs
     }
 
     /// The members as last reported.
@@ -270,12 +292,11 @@ impl Membership {
             }
         }
         for (at, timer) in postponed {
-            self.timer_count += 1;
-            self.timers.push(Reverse((at, self.timer_count, TimerEntry(timer))));
+            self.schedule(at, timer);
         }
         // Timers that fall together go in foca's order: a probe ends before the next begins.
         due.sort();
-        for timer in due {
+        for timer in due.into_iter().filter(|timer| self.stands(timer)).collect::<Vec<_>>() {
             self.count_error(|foca, runtime| foca.handle_timer(timer, runtime));
         }
         if self.next_exchange <= now.monotonic {
@@ -286,6 +307,61 @@ impl Membership {
                 self.outputs.push_back(MembershipOutput::Exchange { to });
             }
         }
+    }
+
+    /// Whether a verdict is still to be spoken. foca looks too and lets the living live, but tells them all the same that
+    /// they are Down: each suspicion that was refuted in time cost its victim its identity two seconds later, and whoever
+    /// did not hear of the new one took the old one for dead.
+    fn stands(&self, timer: &Timer<Node>) -> bool {
+        let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer else { return true };
+        let mut members = self.foca.iter_membership_state();
+        members.any(|member| member.id() == member_id && member.incarnation() == *incarnation)
+    }
+
+    /// Asks whom it has to ask, and suspects who answered nobody.
+    fn ask(&mut self, now: Now) {
+        let Some(due) = self.asks.next.filter(|due| *due <= now.monotonic) else { return };
+        if now.monotonic.since(due) > STOOD_STILL {
+            self.asks.forgive();
+        }
+        let round = self.asks.round();
+        for node in round.silent {
+            let known = self.foca.iter_members().find(|member| *member.id() == node).map(Member::incarnation);
+            let Some(incarnation) = known.filter(|known| !self.asks.suspects.contains(&(node, *known))) else {
+                continue;
+            };
+            let suspicion = Member::new(node, incarnation, State::Suspect);
+            self.count_error(|foca, runtime| foca.apply_many([suspicion].into_iter(), true, runtime));
+            let timer = Timer::ChangeSuspectToDown { member_id: node, incarnation, token: self.asks.token };
+            self.asks.note(&timer);
+            self.schedule(now.monotonic + swim_config().suspect_to_down_after, timer);
+        }
+        self.asks.suspects.retain(|(node, incarnation)| {
+            let mut members = self.foca.iter_members();
+            let found = members.find(|member| member.id() == node).map(|member| (member.state(), member.incarnation()));
+            found == Some((State::Suspect, *incarnation))
+        });
+        let own = *self.foca.identity();
+        let mut send = |to: Node, bytes| self.outputs.push_back(MembershipOutput::Datagram { to: to.address, bytes });
+        for (suspect, incarnation) in &self.asks.suspects {
+            send(*suspect, question(own, *suspect, Some(*incarnation)));
+        }
+        let suspected = |node: &Node| self.asks.suspects.iter().any(|(suspect, _)| suspect == node);
+        for node in round.direct.into_iter().filter(|node| !suspected(node)) {
+            send(node, question(own, node, None));
+        }
+        for target in round.through_others {
+            let others = self.foca.iter_members().map(|member| *member.id()).filter(|node| *node != target);
+            for helper in others.sample(&mut self.rng, HELPERS) {
+                send(helper, request(own, helper, target));
+            }
+        }
+        self.asks.next = (!self.asks.is_idle()).then(|| now.monotonic + ASK_PERIOD);
+    }
+
+    fn schedule(&mut self, at: Monotonic, timer: Timer<Node>) {
+        self.timer_count += 1;
+        self.timers.push(Reverse((at, self.timer_count, TimerEntry(timer))));
     }
 
     fn take_snapshot(&mut self, snapshot: Snapshot) {
@@ -322,15 +398,19 @@ impl Membership {
     /// Turns what foca wants into outputs and reports members that changed.
     fn collect(&mut self, now: Now) {
         while let Some((after, timer)) = self.runtime.to_schedule() {
-            self.timer_count += 1;
-            self.timers.push(Reverse((now.monotonic + after, self.timer_count, TimerEntry(timer))));
+            self.asks.note(&timer);
+            self.schedule(now.monotonic + after, timer);
         }
         while let Some((to, bytes)) = self.runtime.to_send() {
             self.outputs.push_back(MembershipOutput::Datagram { to: to.address, bytes });
         }
         let mut stirred = false;
-        while self.runtime.to_notify().is_some() {
+        while let Some(notification) = self.runtime.to_notify() {
             stirred = true;
+            self.downs += u64::from(matches!(notification, OwnedNotification::MemberDown(_)));
+        }
+        if stirred {
+            self.set_ring(now);
         }
         // Most packets change nothing: that must cost no walk over all members, and no list. A suspicion alone is no
         // notification; it is seen a little later.
@@ -356,6 +436,19 @@ impl Membership {
         if members != self.reported {
             self.reported.clone_from(&members);
             self.outputs.push_back(MembershipOutput::Members(members));
+        }
+    }
+
+    /// Somebody came, went or lives anew.
+    fn set_ring(&mut self, now: Now) {
+        if self.left {
+            self.asks = Asks::default();
+            return;
+        }
+        let own = *self.foca.identity();
+        self.asks.set_ring(&own, self.foca.iter_members().map(|member| *member.id()));
+        if !self.asks.is_idle() && self.asks.next.is_none() {
+            self.asks.next = Some(now.monotonic + self.rng.random_range(Duration::ZERO..ASK_PERIOD));
         }
     }
 
@@ -390,198 +483,4 @@ impl Membership {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use promesh_model::Timestamp;
-
-    use super::*;
-    use crate::record::PeerState;
-
-    const MS: u64 = 1_000_000;
-
-    fn address(peer: u16) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, peer).into()
-    }
-
-    fn record(peer: u16, generation: u64) -> PeerRecord {
-        PeerRecord {
-            id: PeerId(u128::from(peer)),
-            generation: Generation(generation),
-            version: 1,
-            state: PeerState::Ready,
-            zone: String::new(),
-            weight: 4,
-            protocol: (1, 1),
-            web_address: None,
-            root: 0,
-        }
-    }
-
-    /// Peers joined by a lossy, instant network; time moves in steps of 10 ms.
-    struct Net {
-        peers: BTreeMap<u16, Membership>,
-        rng: StdRng,
-        loss: f64,
-        now: u64,
-    }
-
-    impl Net {
-        fn new(count: u16, loss: f64, seed: u64) -> Net {
-            let mut net = Net { peers: BTreeMap::new(), rng: StdRng::seed_from_u64(seed), loss, now: 0 };
-            for peer in 1..=count {
-                net.start(peer, 1);
-            }
-            net
-        }
-
-        fn instant(&self) -> Now {
-            Now { monotonic: Monotonic(self.now * MS), wall: Timestamp(self.now as i64) }
-        }
-
-        /// A peer starts and exchanges snapshots with peer 1, its seed.
-        fn start(&mut self, peer: u16, generation: u64) {
-            let seed = u64::from(peer) << 32 | generation;
-            let machine = Membership::new(record(peer, generation), address(peer), seed, self.instant());
-            self.peers.insert(peer, machine);
-            if peer != 1 {
-                self.exchange(peer, 1);
-            }
-        }
-
-        fn exchange(&mut self, from: u16, to: u16) {
-            let now = self.instant();
-            let Some(theirs) = self.peers.get(&to).map(Membership::snapshot) else { return };
-            let ours = self.peers[&from].snapshot();
-            self.peers.get_mut(&to).expect("just seen").handle(MembershipInput::Snapshot(ours), now);
-            self.peers.get_mut(&from).expect("it asks").handle(MembershipInput::Snapshot(theirs), now);
-        }
-
-        fn run(&mut self, ms: u64) {
-            for _ in 0..ms / 10 {
-                self.now += 10;
-                let now = self.instant();
-                for machine in self.peers.values_mut() {
-                    while machine.poll_timeout().is_some_and(|at| at <= now.monotonic) {
-                        machine.handle(MembershipInput::Timeout, now);
-                    }
-                }
-                self.deliver();
-            }
-        }
-
-        fn deliver(&mut self) {
-            loop {
-                let mut outputs = Vec::new();
-                for (peer, machine) in &mut self.peers {
-                    while let Some(output) = machine.poll_output() {
-                        outputs.push((*peer, output));
-                    }
-                }
-                if outputs.is_empty() {
-                    return;
-                }
-                for (from, output) in outputs {
-                    match output {
-                        MembershipOutput::Datagram { to, bytes } if !self.rng.random_bool(self.loss) => {
-                            let now = self.instant();
-                            if let Some(machine) = self.peers.get_mut(&to.port()) {
-                                machine.handle(MembershipInput::Datagram(bytes), now);
-                            }
-                        }
-                        MembershipOutput::Exchange { to } => self.exchange(from, to.port()),
-                        _ => {}
-                    }
-                }
-            }
-        }
-
-        fn alive_at(&self, peer: u16) -> Vec<u16> {
-            let alive = self.peers[&peer].members().iter().filter(|member| member.alive);
-            alive.map(|member| member.address.port()).collect()
-        }
-    }
-
-    #[test]
-    fn peers_meet_through_one_seed_and_know_each_others_records() {
-        let mut net = Net::new(5, 0.0, 1);
-        net.run(1000);
-        for peer in 1..=5 {
-            let others: Vec<u16> = (1..=5).filter(|other| *other != peer).collect();
-            assert_eq!(net.alive_at(peer), others);
-            assert!(net.peers[&peer].members().iter().all(|member| member.record.is_some()));
-        }
-    }
-
-    #[test]
-    fn a_crash_is_known_within_four_seconds_and_a_restart_at_once() {
-        let mut net = Net::new(5, 0.01, 2);
-        net.run(3000);
-        net.peers.remove(&3);
-        net.run(4000);
-        for peer in [1, 2, 4, 5] {
-            assert!(!net.alive_at(peer).contains(&3), "peer {peer} still sees 3");
-        }
-        net.start(3, 2);
-        net.run(1000);
-        for peer in [1, 2, 4, 5] {
-            assert!(net.alive_at(peer).contains(&3), "peer {peer} does not see 3 again");
-            let back = net.peers[&peer].members().iter().find(|member| member.address.port() == 3).expect("known");
-            assert_eq!(back.record.as_ref().map(|record| record.generation), Some(Generation(2)));
-        }
-    }
-
-    #[test]
-    fn five_percent_loss_kills_nobody() {
-        let mut net = Net::new(7, 0.05, 3);
-        net.run(3000);
-        for _ in 0..60 {
-            net.run(1000);
-            for peer in 1..=7 {
-                assert_eq!(net.alive_at(peer).len(), 6, "at {} ms peer {peer} lost someone", net.now);
-            }
-        }
-    }
-
-    #[test]
-    fn a_changed_record_reaches_everybody() {
-        let mut net = Net::new(4, 0.05, 4);
-        net.run(2000);
-        let mut changed = record(2, 1);
-        (changed.version, changed.state) = (2, PeerState::Leaving);
-        let now = net.instant();
-        net.peers.get_mut(&2).expect("started").handle(MembershipInput::Record(changed), now);
-        net.run(2000);
-        for peer in [1, 3, 4] {
-            let seen = net.peers[&peer].members().iter().find(|member| member.address.port() == 2).expect("known");
-            assert_eq!(seen.record.as_ref().map(|record| record.state), Some(PeerState::Leaving));
-        }
-    }
-
-    #[test]
-    fn garbage_is_counted() {
-        let mut net = Net::new(1, 0.0, 5);
-        let now = net.instant();
-        let machine = net.peers.get_mut(&1).expect("started");
-        machine.handle(MembershipInput::Datagram(Bytes::from_static(&[0xff; 900])), now);
-        assert_eq!(machine.errors(), 1);
-    }
-
-    #[test]
-    fn all_that_hold_each_other_for_down_meet_again_by_one_exchange_a_second() {
-        let mut net = Net::new(3, 0.0, 5);
-        net.run(3000);
-        net.loss = 1.0;
-        net.run(12_000);
-        net.loss = 0.0;
-        let alive = |net: &Net, peer: u16| net.peers[&peer].members().iter().filter(|member| member.alive).count();
-        assert_eq!((alive(&net, 1), alive(&net, 2), alive(&net, 3)), (0, 0, 0));
-        for _ in 0..5 {
-            for peer in [2, 3] {
-                net.exchange(peer, 1);
-            }
-            net.run(1000);
-        }
-        assert_eq!((alive(&net, 1), alive(&net, 2), alive(&net, 3)), (2, 2, 2));
-    }
-}
+mod tests;
