@@ -181,6 +181,8 @@ pub struct Alerting {
     wake: Option<Monotonic>,
     /// When it last did something: a longer gap than any timer's is a pause.
     last_step: Monotonic,
+    /// Posts of own rules that were evaluated before it stood still: judged once it knows what others know.
+    held: Vec<(u64, Vec<PostedAlert>)>,
     /// When it last found that it had stood still.
     woke_at: Option<Monotonic>,
     /// The greatest number of a ballot that was given back: told again, it must not give back a later claim.
@@ -249,6 +251,7 @@ impl Alerting {
             voter: Voter::default(),
             beats: Beats::default(),
             beat_from: BTreeMap::new(),
+            held: Vec::new(),
             compared: BTreeMap::new(),
             compare_sent: BTreeMap::new(),
             caught_up: BTreeSet::new(),
@@ -335,6 +338,7 @@ impl Alerting {
             Input::View { members, view } => self.viewed(members, view, now),
             Input::Message { from, message } => self.received(from, message, now),
             Input::Persisted { token } => self.persisted(token, now),
+            Input::Post { token, alerts } if self.is_stale(&alerts, now) => self.held.push((token, alerts)),
             Input::Post { token, alerts } => self.post(token, alerts, now),
             Input::PutSilence { token, id, body } => self.put_silence(token, id, body, now),
             Input::ExpireSilence { token, id } => self.expire_silence(token, id, now),
@@ -343,6 +347,7 @@ impl Alerting {
             Input::Remove { peer } => drop(self.removed.insert(peer)),
             Input::Timeout => {}
         }
+        self.release_held(now);
         self.pass_time(now);
         self.finish(now);
     }

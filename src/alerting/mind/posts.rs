@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use promesh_model::{Labels, Now, PeerId, Timestamp};
 
-use super::{Alerting, Deferred, Output, Waiter, Waiting};
+use super::{Alerting, Deferred, Output, STOOD_STILL, Waiter, Waiting};
 use crate::alert::{AlertKey, AlertValue, Notes, PostedAlert, Span};
 use crate::inherit;
 use crate::message::{DiskRecord, Part};
@@ -26,6 +26,8 @@ const SILENCE_RETENTION: Duration = Duration::from_secs(120 * 3600);
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
 /// A post forwarded to an elector that does not answer is forwarded to the next.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(1);
+/// Posts of at most 1,000 alerts each that wait until this peer knows what others know.
+const HELD_MAX: usize = 100;
 
 impl Alerting {
     pub(super) fn post(&mut self, token: u64, alerts: Vec<PostedAlert>, now: Now) {
@@ -33,6 +35,22 @@ impl Alerting {
             self.accept_post(Waiter::Post(token), alerts, now);
         } else {
             self.forward(Waiter::Post(token), alerts, &BTreeSet::new(), now);
+        }
+    }
+
+    /// Whether rules evaluated these before this peer stood still, and it does not know yet what was evaluated since: what
+    /// another has ended meanwhile would begin anew.
+    pub(super) fn is_stale(&mut self, alerts: &[PostedAlert], now: Now) -> bool {
+        let old = |alert: &PostedAlert| alert.evaluated_at.is_some_and(|at| at.after(STOOD_STILL) <= now.wall);
+        self.woke_at.is_some() && self.held.len() < HELD_MAX && alerts.iter().any(old) && !self.is_ready(now)
+    }
+
+    /// Takes the posts that waited.
+    pub(super) fn release_held(&mut self, now: Now) {
+        if !self.held.is_empty() && self.is_ready(now) {
+            for (token, alerts) in std::mem::take(&mut self.held) {
+                self.post(token, alerts, now);
+            }
         }
     }
 
