@@ -75,6 +75,7 @@ pub(crate) enum Event {
     Seek { peer: usize, boot: u64 },
     FetchTimeout { peer: usize, boot: u64, token: u64 },
     Stop { peer: usize, boot: u64 },
+    StreamLost { peer: usize, boot: u64, from: PeerId },
     History { peer: usize, boot: u64 },
     HistoryTimeout { peer: usize, boot: u64, token: u64 },
     Fault(Fault),
@@ -193,7 +194,7 @@ impl Event {
             Event::Sync { .. } => "sync",
             Event::Seek { .. } => "seek",
             Event::FetchTimeout { .. } | Event::HistoryTimeout { .. } => "timeout of a copy",
-            Event::Stop { .. } | Event::Resumed(_) | Event::Fault(_) => "fault",
+            Event::Stop { .. } | Event::StreamLost { .. } | Event::Resumed(_) | Event::Fault(_) => "fault",
             Event::History { .. } => "look at history",
             Event::Paging(_) => "paging",
         }
@@ -343,7 +344,7 @@ impl World {
         self.peers[peer].boot == boot && self.peers[peer].mind.is_some()
     }
 
-    fn happen(&mut self, event: Event) {
+    pub(crate) fn happen(&mut self, event: Event) {
         *self.counts.entry(event.kind()).or_default() += 1;
         match event {
             Event::Wake { peer, boot } if self.is_up(peer, boot) => {
@@ -380,6 +381,9 @@ impl World {
                 }
             }
             Event::Stop { peer, boot } if self.is_up(peer, boot) => self.stop(peer),
+            Event::StreamLost { peer, boot, from } if self.is_up(peer, boot) => {
+                self.feed(peer, PeerInput::Mesh(Input::StreamLost { from }));
+            }
             Event::History { peer, boot } if self.is_up(peer, boot) => self.look_at_history(peer, boot),
             Event::HistoryTimeout { peer, boot, token } if self.is_up(peer, boot) => {
                 self.give_up_window(peer, boot, token);
@@ -647,6 +651,7 @@ fn touched(event: &Event) -> Option<usize> {
         | Event::Sync { peer, .. }
         | Event::Seek { peer, .. }
         | Event::Stop { peer, .. }
+        | Event::StreamLost { peer, .. }
         | Event::FetchTimeout { peer, .. }
         | Event::History { peer, .. }
         | Event::HistoryTimeout { peer, .. }

@@ -169,8 +169,10 @@ impl World {
         self.network.disconnect(from, to);
         for (one, other) in [(from, to), (to, from)] {
             self.peers[one].subscribers.remove(&other);
-            let lost = Input::StreamLost { from: self.peers[other].id };
-            self.feed(one, PeerInput::Mesh(lost));
+            let boot = self.peers[one].boot;
+            let lost = Event::StreamLost { peer: one, boot, from: self.peers[other].id };
+            // A process that stands still hears of it when it goes on.
+            if self.peers[one].paused_until > self.now { self.schedule(self.now, lost) } else { self.happen(lost) }
         }
     }
 
