@@ -1,6 +1,7 @@
 //! Every target is scraped in every slot.
 //!
-//! Without exception where peers die or leave one at a time (P2). Elsewhere a slot is excused only by what nobody can
+//! Where peers die or leave one at a time (P2) with one exception: a scrape that was still under way when its process
+//! stopped, so late that whoever takes over may begin it no more. Elsewhere a slot is excused only by what nobody can
 //! mend: no peer was there all the time in which it could be begun; or somebody was lost so late that whoever takes over
 //! may begin it no more. A loss excuses one slot of a target, due before the silence was noticed, the scrape that was under
 //! way in the process that died, and what nobody else had and no disk.
@@ -35,7 +36,12 @@ pub(crate) fn violations(world: &World, from: u64, to: u64, strict: bool) -> (us
             if !kept.contains(&key) {
                 missed += 1;
                 let at = (slot - EPOCH_MS) as u64 * MS;
-                if strict || !is_excused(world, spec, at, &mut losses) {
+                let excused = if strict {
+                    died_unfinished(world, spec, at, &losses).unwrap_or(false)
+                } else {
+                    is_excused(world, spec, at, &mut losses)
+                };
+                if !excused {
                     let (seconds, interval) = (at as f64 / 1e9, spec.interval_ms);
                     found.push(format!("slot {seconds} s of source {:x} ({interval} ms) was missed", spec.source.0));
                 }
@@ -53,11 +59,10 @@ fn is_excused(world: &World, spec: &SourceSpec, slot: u64, losses: &mut Vec<u64>
     if !world.standing.iter().any(|standing| stood(standing, first, last)) {
         return true;
     }
-    let wall = Timestamp(EPOCH_MS + (slot / MS) as i64);
-    let too_late = |loss: &u64| *loss + TAKEOVER > last;
-    if world.unfinished.contains(&(spec.source, wall)) {
-        return losses.iter().any(|loss| too_late(loss) && *loss <= last + SCRAPE_MAX + UNSYNCED);
+    if let Some(excused) = died_unfinished(world, spec, slot, losses) {
+        return excused;
     }
+    let too_late = |loss: &u64| *loss + TAKEOVER > last;
     match losses.iter().position(|loss| too_late(loss) && *loss <= last + SCRAPE_MAX) {
         Some(index) => {
             losses.remove(index);
@@ -65,6 +70,14 @@ fn is_excused(world: &World, spec: &SourceSpec, slot: u64, losses: &mut Vec<u64>
         }
         None => false,
     }
+}
+
+/// Of a scrape that its process did not end: whether that was lost too late to be begun anew. `None` of all others.
+fn died_unfinished(world: &World, spec: &SourceSpec, slot: u64, losses: &[u64]) -> Option<bool> {
+    let last = slot + spec.stamp_ms() as u64 * MS;
+    let wall = Timestamp(EPOCH_MS + (slot / MS) as i64);
+    let excuses = |loss: &u64| *loss + TAKEOVER > last && *loss <= last + SCRAPE_MAX + UNSYNCED;
+    world.unfinished.contains(&(spec.source, wall)).then(|| losses.iter().any(excuses))
 }
 
 /// Whether a peer was there from one instant to another.
