@@ -27,7 +27,7 @@ pub(crate) const ASK_PERIOD: Duration = Duration::from_millis(250);
 /// How many members after it each peer asks.
 const RING: usize = 2;
 /// Who did not answer so many questions is suspected.
-const SILENT_MAX: u8 = 3;
+const SILENT_MAX: u32 = 3;
 /// How many others are asked to ask for us.
 pub(crate) const HELPERS: usize = 3;
 /// Of the questions; a probe of SWIM under way with the same number is answered by them as well as by its own.
@@ -38,7 +38,7 @@ const NUMBER: ProbeNumber = 0;
 struct Watched {
     node: Node,
     /// Questions since its last answer.
-    silent: u8,
+    silent: u32,
 }
 
 /// Whom to ask now.
