@@ -274,15 +274,12 @@ impl Ownership {
     /// The answer to our request, or a part of it. What comes later than it was waited for is ours all the same: who gave
     /// it starts it no more.
     pub(crate) fn granted_to_us(&mut self, by: PeerId, shards: &ShardSet, from: Timestamp) {
-        for ask in self.asks.iter_mut().filter(|ask| ask.to == by) {
-            ask.shards.remove_all(shards);
-        }
+        // Whoever else was asked for them: nobody asks for what it is about to act for.
+        self.asks.iter_mut().for_each(|ask| ask.shards.remove_all(shards));
         self.asks.retain(|ask| !ask.shards.is_empty());
         let coming = self.gaining.iter().fold(self.acting.clone(), |all, (_, shards)| all.union(shards));
         let ours = shards.difference(&coming);
         if !ours.is_empty() {
-            // No request to another for the same stands, or a shard would be asked for that we act for.
-            self.asks.iter_mut().for_each(|ask| ask.shards.remove_all(&ours));
             self.received.push((by, from.after(GIVER_LAG_MAX), ours.clone()));
             self.gaining.push((from, ours));
         }
