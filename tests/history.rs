@@ -57,7 +57,8 @@ fn settled(peer: &Peer, windows_done: u64) {
     });
 }
 
-fn operate(peer: &Peer, arguments: &[&str]) -> String {
+/// What `promesh cluster …` prints.
+pub fn operate(peer: &Peer, arguments: &[&str]) -> String {
     let url = format!("--url=http://127.0.0.1:{}", peer.web);
     let output = Command::new(env!("CARGO_BIN_EXE_promesh")).arg("cluster").args(arguments).arg(url).output();
     let output = output.expect("it runs");

@@ -31,3 +31,4 @@ mod tidy;
 mod traces;
 mod ui;
 mod versions;
+mod zones;

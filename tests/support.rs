@@ -428,13 +428,20 @@ pub fn mesh(root: &Path, count: usize, config: &str) -> Vec<Peer> {
 
 /// The same, each peer with some more flags.
 pub fn mesh_with(root: &Path, count: usize, config: &str, flags: &[impl AsRef<str>]) -> Vec<Peer> {
+    let flags: Vec<&str> = flags.iter().map(AsRef::as_ref).collect();
+    mesh_of(root, config, &vec![flags.as_slice(); count])
+}
+
+/// The same, each peer with flags of its own.
+pub fn mesh_of(root: &Path, config: &str, flags: &[&[&str]]) -> Vec<Peer> {
     let path = root.join("prometheus.yml");
     std::fs::write(&path, config).expect("written");
+    let count = flags.len();
     let mut peers: Vec<Peer> = Vec::new();
-    for number in 0..count {
+    for (number, flags) in flags.iter().enumerate() {
         let seeds: Vec<&Peer> = peers.iter().take(1).collect();
         let mut peer = Peer::new(root, &format!("peer-{number}"), &path, &seeds);
-        peer.arguments.extend(flags.iter().map(|flag| flag.as_ref().to_owned()));
+        peer.arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
         peer.start();
         peers.push(peer);
     }
