@@ -37,6 +37,10 @@ pub(crate) struct Store {
     pub(crate) sequence: u64,
     /// How much of the log the sync under way will have made durable.
     pub(crate) sync_began: usize,
+    /// Whether nothing can be stored.
+    pub(crate) refuses: bool,
+    /// Whether the mind was told so.
+    pub(crate) refused: bool,
 }
 
 impl Store {

@@ -24,8 +24,10 @@ pub(crate) enum Fault {
     Step(usize, i64),
     /// Syncing the log takes so long from now on.
     SlowDisk(usize, u64),
-    /// The disk has no room left, or has room again.
+    /// The disk has little room left, or has room again.
     FullDisk(usize, bool),
+    /// The disk refuses whatever is to be stored, or takes it again.
+    Refusing(usize, bool),
     /// The configuration becomes another version and is read again.
     Reload(usize, u128),
     /// The process is asked to stop.
@@ -123,7 +125,7 @@ pub(crate) fn partitions(peers: usize, rng: &mut StdRng) -> Vec<(u64, Fault)> {
     plan
 }
 
-/// Disks that sync in seconds, and are killed meanwhile; disks that fill up and have room again.
+/// Disks that sync in seconds, and are killed meanwhile; disks that fill up to the last byte and have room again.
 pub(crate) fn bad_disks(peers: usize, rng: &mut StdRng) -> Vec<(u64, Fault)> {
     let mut plan = Vec::new();
     let mut at = 40 * SECOND;
@@ -135,8 +137,19 @@ pub(crate) fn bad_disks(peers: usize, rng: &mut StdRng) -> Vec<(u64, Fault)> {
                 plan.push((at + rng.random_range(17..30) * SECOND, Fault::Start(peer)));
             }
             _ => {
-                plan.push((at, Fault::FullDisk(peer, true)));
-                plan.push((at + rng.random_range(5..30) * SECOND, Fault::FullDisk(peer, false)));
+                let ends = at + rng.random_range(5..30) * SECOND;
+                // Half of them fill up before anybody looks, and some die of it.
+                if rng.random_bool(0.5) {
+                    plan.push((at, Fault::FullDisk(peer, true)));
+                    plan.push((at + rng.random_range(0..5) * SECOND, Fault::Refusing(peer, true)));
+                } else {
+                    plan.push((at, Fault::Refusing(peer, true)));
+                    plan.push((at + 2 * SECOND, Fault::FullDisk(peer, true)));
+                }
+                if rng.random_bool(0.3) {
+                    plan.extend([(ends - SECOND, Fault::Kill(peer)), (ends + 5 * SECOND, Fault::Start(peer))]);
+                }
+                plan.extend([(ends, Fault::FullDisk(peer, false)), (ends + SECOND, Fault::Refusing(peer, false))]);
             }
         }
         at += 60 * SECOND;

@@ -502,8 +502,10 @@ impl World {
             }
             Output::View(view) => {
                 let members = view.peers.iter().filter(|peer| peer.alive).map(|peer| peer.id).collect();
-                self.peers[peer].store.disk.members = members;
-                self.peers[peer].store.disk.possession = (*view.own).clone();
+                if !self.peers[peer].store.refuses {
+                    self.peers[peer].store.disk.members = members;
+                    self.peers[peer].store.disk.possession = (*view.own).clone();
+                }
                 self.peers[peer].view = Some(view);
             }
             Output::Change(change) => {
@@ -582,6 +584,11 @@ impl World {
             }
             Wire::Window { token, window, shards } => self.donate_window(to, from, token, window, &shards),
             Wire::WindowIs { token, batches } => self.take_window(to, token, batches),
+            Wire::Fetched { token, .. } if self.refuses(to) => {
+                if self.peers[to].fetches.remove(&token).is_some() {
+                    self.feed(to, PeerInput::Mesh(Input::Fetched { token, whole_from: None }));
+                }
+            }
             Wire::Fetched { token, batches, whole_from } => {
                 batches.into_iter().for_each(|header| self.peers[to].store.copy(header));
                 if self.peers[to].fetches.remove(&token).is_some() {
@@ -592,7 +599,21 @@ impl World {
         }
     }
 
+    /// Whether a peer's disk refuses what is to be stored; the first time its mind hears of it.
+    fn refuses(&mut self, peer: usize) -> bool {
+        let store = &mut self.peers[peer].store;
+        let (refuses, is_news) =
+            (store.refuses, store.refuses && !std::mem::replace(&mut store.refused, store.refuses));
+        if is_news {
+            self.feed(peer, PeerInput::Mesh(Input::DiskRefuses(true)));
+        }
+        refuses
+    }
+
     fn append(&mut self, peer: usize, header: BatchHeader) {
+        if self.refuses(peer) {
+            return;
+        }
         self.peers[peer].store.append(header);
         self.feed(peer, PeerInput::Mesh(Input::Appended(header)));
     }

@@ -118,15 +118,22 @@ fn killed_at_random_moments_no_acknowledged_sample_is_lost() {
 }
 
 /// A small file system, where the machine lets us make one.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(path: &Path, size: &str) -> Option<SmallDisk> {
+    pub fn mount(path: &Path, size: &str) -> Option<SmallDisk> {
         std::fs::create_dir_all(path).expect("a folder");
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(path);
         let done = mount.output().is_ok_and(|output| output.status.success());
         done.then(|| SmallDisk(path.to_owned()))
+    }
+
+    /// Bytes that are free where a folder is.
+    pub fn free(path: &Path) -> u64 {
+        let output = Command::new("df").args(["--output=avail", "-B1"]).arg(path).output().expect("df runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().nth(1).and_then(|line| line.trim().parse().ok()).unwrap_or_else(|| panic!("{text}"))
     }
 }
 

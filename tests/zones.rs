@@ -1,11 +1,12 @@
-//! Where copies lie and how much each peer has: zones and weights.
+//! Where copies lie and how much each peer has: zones, weights, and a disk without room.
 
 use serde_json::Value;
 
-use crate::faults::states;
+use crate::faults::{state_of, states};
 use crate::history::operate;
 use crate::mesh::{assert_no_hole, assert_same_everywhere, now_ms};
-use crate::support::{Exporter, Peer, mesh_of, one_mesh_at_a_time, pause};
+use crate::storage::SmallDisk;
+use crate::support::{Exporter, Peer, mesh, mesh_of, one_mesh_at_a_time, pause};
 
 /// What a peer says of itself.
 fn own(peer: &Peer, field: &str) -> u64 {
@@ -91,4 +92,66 @@ fn a_zone_that_burns_down_costs_no_slot_and_no_answer_and_double_weight_is_doubl
     peers[2].kill();
     pause(900);
     survivors(&peers, &[0, 1, 3, 4], true);
+}
+
+/// A peer that runs out of room gives its shards away, and answers on; to the last byte it claims nothing that it could not
+/// store. With room again it takes its share and fetches what it missed.
+#[test]
+fn a_peer_without_room_gives_its_shards_away_answers_on_and_comes_back() {
+    const TARGETS: usize = 20;
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let data = root.path().join("peer-1/data");
+    let Some(disk) = SmallDisk::mount(&data, "40m") else {
+        println!("not run: this user may not mount a tmpfs, and only a real full disk answers ENOSPC");
+        return;
+    };
+    let exporter = Exporter::start();
+    let mut peers = mesh(root.path(), 3, &exporter.config(TARGETS, "5s", "4s"));
+    pause(6_000);
+    let began = now_ms();
+    let whole = |peers: &[Peer], which: &[usize]| {
+        for peer in which.iter().map(|number| &peers[*number]) {
+            let seconds = ((now_ms() - began) / 1000 + 5) as u64;
+            assert_no_hole(&peer.samples("scrapes_total", seconds), 5_000, TARGETS, began - 4_000, 0);
+        }
+    };
+    // Little room: it gives its shards away while it can still store.
+    let filler = data.join("filler");
+    let fill = |left: u64| {
+        let free = SmallDisk::free(&data).saturating_sub(left);
+        let mut file = std::fs::File::options().create(true).append(true).open(&filler).expect("a file");
+        let _ = std::io::Write::write_all(&mut file, &vec![0u8; free as usize]);
+    };
+    fill(1 << 20);
+    for peer in &peers {
+        peer.wait("it is seen as full", 20_000, || (state_of(peer, &peers[1])? == "full").then_some(()));
+    }
+    peers[1].wait("it owns nothing", 20_000, || (own(&peers[1], "shardsOwned") == 0).then_some(()));
+    assert_eq!(peers[0].metric(r#"promesh_cluster_members{state="full"}"#), 1.0);
+    let status = operate(&peers[0], &["status"]);
+    assert!(status.lines().any(|line| line.contains(" full ")), "{status}");
+    let capacity = operate(&peers[2], &["capacity"]);
+    assert!(capacity.contains("1 peers stand back: full, drained or with a wrong clock"), "{capacity}");
+    pause(11_000);
+    whole(&peers, &[0, 1, 2]);
+    // No room at all.
+    fill(0);
+    pause(16_000);
+    whole(&peers, &[0, 1, 2]);
+    std::fs::remove_file(&filler).expect("removed");
+    for peer in &peers {
+        peer.wait("all are ready again", 60_000, || (states(peer) == ["ready"; 3]).then_some(()));
+    }
+    peers[1].wait("it has its share", 20_000, || (own(&peers[1], "shardsOwned") > 4_000).then_some(()));
+    peers[1]
+        .wait("nothing lacks a copy", 20_000, || (peers[1].cluster()["shards"]["underReplicated"] == 0).then_some(()));
+    pause(6_000);
+    whole(&peers, &[0, 1, 2]);
+    // What it missed it has: of two copies either is enough.
+    peers[0].kill();
+    pause(900);
+    whole(&peers, &[1, 2]);
+    peers.clear();
+    drop(disk);
 }

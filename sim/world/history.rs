@@ -142,7 +142,7 @@ impl World {
     }
 
     pub(super) fn take_window(&mut self, peer: usize, token: u64, batches: Vec<BatchHeader>) {
-        if !self.history.copies.contains_key(&(peer, token)) {
+        if !self.history.copies.contains_key(&(peer, token)) || self.peers[peer].store.refuses {
             return;
         }
         batches.into_iter().for_each(|header| self.peers[peer].store.copy_sealed(header));

@@ -152,6 +152,14 @@ impl World {
             }
             Fault::SlowDisk(peer, takes) => self.peers[peer].sync_takes = takes,
             Fault::FullDisk(peer, full) => self.feed(peer, PeerInput::Mesh(Input::DiskFull(full))),
+            Fault::Refusing(peer, refuses) => {
+                // That it refuses is noticed by what cannot be stored.
+                self.peers[peer].store.refuses = refuses;
+                if !refuses {
+                    self.peers[peer].store.refused = false;
+                    self.feed(peer, PeerInput::Mesh(Input::DiskRefuses(false)));
+                }
+            }
             Fault::Reload(peer, version) => self.load(peer, version),
             Fault::Terminate(peer) => self.feed(peer, PeerInput::Mesh(Input::Leave)),
             Fault::Wipe(peer) => {
@@ -197,6 +205,7 @@ impl World {
         for peer in 0..count {
             self.start(peer);
             self.feed(peer, PeerInput::Mesh(Input::DiskFull(false)));
+            self.strike(Fault::Refusing(peer, false));
         }
     }
 }

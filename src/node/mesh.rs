@@ -10,6 +10,7 @@ mod history;
 mod members;
 mod pace;
 mod review;
+mod room;
 mod tell;
 
 use promesh_cluster::{Beat, Candidate, Digests, Judge, MemberView, PeerRecord, PeerState, RankTables};
@@ -107,6 +108,8 @@ pub enum Input {
     Leave,
     /// The disk is full (or has room again).
     DiskFull(bool),
+    /// The disk refused what was to be stored (or takes it again): what came since is not here.
+    DiskRefuses(bool),
     /// An operator wants this peer to own and gain nothing (or to do so again).
     Drain(bool),
     /// An operator says that a peer that is down will not come back.
@@ -226,6 +229,10 @@ pub struct Mesh {
     definitions: definitions::Definitions,
     pace: pace::Pace,
     disk_full: bool,
+    /// Since when the disk refuses what is to be stored.
+    refuses_since: Option<Timestamp>,
+    /// Whether it held nothing since this peer was ready.
+    disclaimed: bool,
     drained: bool,
     /// Peers that are down and were given up by an operator.
     removed: BTreeSet<PeerId>,
@@ -285,6 +292,8 @@ impl Mesh {
             definitions: definitions::Definitions::default(),
             pace: pace::Pace::default(),
             disk_full: false,
+            refuses_since: None,
+            disclaimed: false,
             drained: false,
             removed: BTreeSet::new(),
             alive: Vec::new(),
@@ -331,6 +340,7 @@ impl Mesh {
             Input::StreamLost { from } => self.note_stream_lost(from, now),
             Input::Leave => self.begin_leaving(now),
             Input::DiskFull(full) => self.disk_full = full,
+            Input::DiskRefuses(refuses) => self.note_refusal(refuses, now),
             Input::Drain(drained) => self.drained = drained,
             Input::Remove(peer) => self.remove(peer, now),
             Input::Definitions(digests) => self.set_definitions(digests),
@@ -523,14 +533,6 @@ impl Mesh {
         }
     }
 
-    /// Whether this peer stands back from owning and gaining: it has no room, or is to have none, and is not the last.
-    /// Where nobody else would own, the peer with the smallest id goes on, until an append fails.
-    fn stands_back(&self) -> bool {
-        let living = || self.members.iter().filter(|member| member.alive);
-        let smallest = || living().filter(|m| has_state(m, PeerState::Full)).all(|m| m.id > self.me());
-        (self.disk_full || self.drained) && (living().any(|m| has_state(m, PeerState::Ready)) || !smallest())
-    }
-
     fn set_state(&mut self, state: PeerState, now: Now) {
         if self.record.state != state {
             self.dirty = true;
@@ -631,7 +633,7 @@ impl Mesh {
                 let state = match (self.offsets.is_skewed(), self.stands_back()) {
                     (true, _) => PeerState::Skewed,
                     (false, true) => PeerState::Full,
-                    (false, false) => PeerState::Ready,
+                    (false, false) => self.has_room(now),
                 };
                 self.set_state(state, now);
             }

@@ -145,6 +145,29 @@ impl Ledger {
         }
     }
 
+    /// Takes back what was noted of a batch that was admitted and could not be stored: its slot is as it was before.
+    pub fn withdraw(&mut self, header: &BatchHeader, disposition: Disposition) {
+        let key = (header.source, header.shard);
+        let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.get(header.slot) == Some(header.order))
+        else {
+            return;
+        };
+        match disposition {
+            Disposition::Ignore => {}
+            Disposition::Replace(loser) => entry.fill(header.slot, loser),
+            Disposition::Late => drop(entry.closed.remove(&header.slot)),
+            Disposition::Append => match entry.closed.pop_last() {
+                Some((slot, order)) => (entry.newest, entry.order) = (slot, order),
+                None => {
+                    self.entries.remove(&key);
+                    if let Some(shards) = self.shards.get_mut(&header.source) {
+                        shards.retain(|shard| *shard != header.shard);
+                    }
+                }
+            },
+        }
+    }
+
     /// How a batch that another holder has compares with what is here; nothing changes.
     pub fn compare(&self, source: SourceId, shard: ShardId, slot: Timestamp, order: Order) -> Standing {
         let known = self.entries.get(&(source, shard)).and_then(|entry| entry.get(slot));
@@ -239,6 +262,31 @@ mod tests {
         assert_eq!(ledger.admit(&header(4, 0, 7)), Disposition::Late);
         assert_eq!(ledger.admit(&header(4, 0, 7)), Disposition::Ignore);
         assert_eq!((ledger.split_slots(), ledger.late_batches()), (4, 1));
+    }
+
+    /// A peer whose disk was full held what it had not stored for stored, and refused the copy of it.
+    #[test]
+    fn a_batch_that_could_not_be_stored_leaves_its_slot_as_it_was() {
+        let check = |before: &[BatchHeader], refused: BatchHeader| {
+            let mut ledger = Ledger::new();
+            for header in before {
+                ledger.admit(header);
+            }
+            let (known, shards) =
+                (ledger.entries.get(&(refused.source, refused.shard)).cloned(), ledger.shards.clone());
+            let disposition = ledger.admit(&refused);
+            ledger.withdraw(&refused, disposition);
+            let now = ledger.entries.get(&(refused.source, refused.shard));
+            let of = |entry: &Entry| (entry.newest, entry.order, entry.closed.clone());
+            assert_eq!(now.map(of), known.as_ref().map(of), "{disposition:?}");
+            assert_eq!(ledger.shards(refused.source), shards.get(&refused.source).map_or(&[][..], Vec::as_slice));
+        };
+        check(&[], header(5, 0, 9));
+        check(&[header(5, 0, 9)], header(6, 0, 9));
+        check(&[header(5, 1, 8), header(6, 1, 8)], header(5, 0, 9));
+        check(&[header(5, 1, 8), header(6, 1, 8)], header(6, 0, 9));
+        check(&[header(5, 0, 9), header(7, 0, 9)], header(6, 0, 9));
+        check(&[header(5, 0, 9)], header(5, 1, 8));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use promesh_cluster::{Membership, PeerRecord, PeerState};
 use promesh_discovery::{Asker, Manager};
 use promesh_model::storage::Queryable;
 use promesh_model::{Generation, Now, PeerId, Timestamp};
-use promesh_node::{Mesh, MeshConfig, MeshView};
+use promesh_node::{Input, Mesh, MeshConfig, MeshView};
 use promesh_promql::Engine;
 use promesh_query::{Holder, MeshParts, MeshQueryable, PartCounters};
 use promesh_replication::Origin;
@@ -32,7 +32,7 @@ use crate::hands::Hands;
 use crate::history::{History, HistoryMeans};
 use crate::house::peer_addresses;
 use crate::identity::PeerFolder;
-use crate::ingest::{Ingest, Lanes};
+use crate::ingest::{Ingest, Lanes, StoreError};
 use crate::joining::Joined;
 use crate::journal::Journal;
 use crate::live::Live;
@@ -191,6 +191,7 @@ impl Assembly {
             incoming: Mutex::default(),
             subscribed: crate::subscribed::Subscribed::default(),
             orders: order_sender,
+            possession_unkept: std::sync::atomic::AtomicBool::new(false),
             own: Own {
                 id: self.id,
                 generation: self.generation,
@@ -304,9 +305,13 @@ impl Assembly {
 
     fn ingest(&self, minds: &Minds) -> Arc<Ingest> {
         let origin = Origin { writer: self.id, generation: self.generation };
-        let told = minds.clone();
+        let (told, warned) = (minds.clone(), minds.clone());
         let appended = Box::new(move |header| told.note_appended(header));
-        Arc::new(Ingest::new(Arc::clone(&self.db), Arc::clone(&self.lanes), origin, appended))
+        let refused = Box::new(move |error: &StoreError| {
+            tracing::error!(%error, "the disk refuses what is to be stored: this peer gives its shards away");
+            warned.tell(Input::DiskRefuses(true));
+        });
+        Arc::new(Ingest::new(Arc::clone(&self.db), Arc::clone(&self.lanes), origin, appended, refused))
     }
 
     fn scraping(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -100,6 +101,8 @@ pub struct Hands {
     pub chitchat: Mutex<Option<ChitchatInbox>>,
     /// Orders of other peers.
     pub orders: mpsc::Sender<operate::Relayed>,
+    /// Whether what this peer holds could not be written down.
+    pub possession_unkept: AtomicBool,
     /// Who this peer is.
     pub own: Own,
     /// Told why another peer does not let this one in, for good.
@@ -212,15 +215,19 @@ impl Hands {
         if !present.is_empty() && before.as_deref().map(members).as_ref() != Some(&present) {
             self.keep(self.folder.keep_members(&present), "members");
         }
-        if before.is_none_or(|before| *before.own != **held) {
-            self.keep(self.folder.keep_possession(held), "possession");
+        // What a full disk refused is written with the next view: what it says of claims that ended must not be lost.
+        if before.is_none_or(|before| *before.own != **held) || self.possession_unkept.load(Ordering::Relaxed) {
+            let kept = self.keep(self.folder.keep_possession(held), "possession");
+            self.possession_unkept.store(!kept, Ordering::Relaxed);
         }
     }
 
-    fn keep(&self, kept: std::io::Result<()>, what: &str) {
-        if let Err(error) = kept {
+    /// Whether it was kept.
+    fn keep(&self, kept: std::io::Result<()>, what: &str) -> bool {
+        if let Err(error) = &kept {
             tracing::error!(%error, what, "this peer's own state could not be written");
         }
+        kept.is_ok()
     }
 
     /// Exchanges membership states with whoever is at an address.
@@ -468,7 +475,11 @@ impl Hands {
 
     fn not_stored(&self, error: &StoreError) {
         Telemetry::count(&self.telemetry.append_failures);
-        tracing::error!(%error, "a received batch could not be stored");
+        match error {
+            // Said once, by whoever noticed it first: the next refusal follows within a moment.
+            StoreError::Write(_) => tracing::debug!(%error, "a received batch could not be stored"),
+            StoreError::Series(_) => tracing::error!(%error, "a received batch could not be stored"),
+        }
     }
 
     fn decode(&self, framing: &mut Framing, payload: &[u8]) -> Option<Decoded> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use promesh_model::{Now, Timestamp};
+use promesh_model::{Monotonic, Now, Timestamp};
 use promesh_node::{Input, MeshView};
 use tokio::sync::watch;
 
@@ -26,6 +26,7 @@ impl Peer {
             let mut next_maintenance = clock::monotonic();
             let mut full = false;
             let mut failing = false;
+            let mut refusal = Refusal::default();
             let mut clock = ClockWatch::new(clock::now());
             loop {
                 std::thread::sleep(SYNC_PERIOD);
@@ -57,12 +58,51 @@ impl Peer {
                     tracing::warn!(full, "the disk's free room has crossed its limit");
                     minds.tell(Input::DiskFull(full));
                 }
+                if refusal.may_end(ingest.refuses(), full || failing, now.monotonic) {
+                    tracing::info!("the disk is believed to take what is to be stored again");
+                    // In this order: a refusal in between is told, if at all, after it.
+                    minds.tell(Input::DiskRefuses(false));
+                    ingest.tries_again();
+                }
             }
         };
         let spawned = std::thread::Builder::new().name("storage".to_owned()).spawn(body);
         if let Err(error) = spawned {
             tracing::error!(%error, "no thread for storage: the log is not synced");
         }
+    }
+}
+
+/// When a disk that refused is tried again: not while it is full or fails, and later each time it refuses anew soon after.
+#[derive(Debug, Default)]
+struct Refusal {
+    since: Option<Monotonic>,
+    ended: Option<Monotonic>,
+    /// Trials that came to nothing, one soon after the other.
+    vain: u32,
+}
+
+/// How long after a refusal the disk is tried again for the first time; twice as long after each trial in vain.
+const TRIAL_AFTER: Duration = Duration::from_secs(4);
+const TRIAL_AFTER_MAX: Duration = Duration::from_secs(300);
+
+impl Refusal {
+    /// Looks at the disk; says whether it is to be tried again.
+    fn may_end(&mut self, refuses: bool, is_bad: bool, now: Monotonic) -> bool {
+        if !refuses {
+            return false;
+        }
+        let since = *self.since.get_or_insert_with(|| {
+            let soon = self.ended.is_some_and(|ended| now.since(ended) < 2 * TRIAL_AFTER_MAX);
+            self.vain = if soon { self.vain + 1 } else { 0 };
+            now
+        });
+        let patience = TRIAL_AFTER.saturating_mul(1 << self.vain.min(16)).min(TRIAL_AFTER_MAX);
+        let ends = !is_bad && now.since(since) >= patience;
+        if ends {
+            (self.since, self.ended) = (None, Some(now));
+        }
+        ends
     }
 }
 
@@ -138,9 +178,21 @@ pub(crate) fn peer_addresses(
 
 #[cfg(test)]
 mod tests {
-    use promesh_model::Monotonic;
-
     use super::*;
+
+    #[test]
+    fn a_disk_that_refused_is_tried_again_later_each_time_and_not_while_it_is_full() {
+        let (mut refusal, at) = (Refusal::default(), |seconds: u64| Monotonic(seconds * 1_000_000_000));
+        let mut look = |refuses, is_bad, seconds| refusal.may_end(refuses, is_bad, at(seconds));
+        assert!(!look(false, true, 0));
+        assert_eq!([2, 4, 8, 20].map(|seconds| look(true, true, seconds)), [false; 4]);
+        assert_eq!([look(true, false, 22), look(false, false, 24)], [true, false]);
+        // The second time within minutes.
+        assert_eq!([26, 32, 34].map(|seconds| look(true, false, seconds)), [false, false, true]);
+        assert_eq!([36, 50, 52].map(|seconds| look(true, false, seconds)), [false, false, true]);
+        // And after a quiet hour.
+        assert_eq!([4_000, 4_004].map(|seconds| look(true, false, seconds)), [false, true]);
+    }
 
     #[test]
     fn a_set_clock_is_seen_once_and_drift_never() {

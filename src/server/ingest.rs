@@ -7,7 +7,7 @@
 mod copied;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -63,6 +63,9 @@ struct Lane {
 /// Called with the header of every batch that was stored.
 pub type Appended = Box<dyn Fn(BatchHeader) + Send + Sync>;
 
+/// Called when the disk begins to refuse what is to be stored.
+pub type Refused = Box<dyn Fn(&StoreError) + Send + Sync>;
+
 /// Batches in.
 pub struct Ingest {
     db: Arc<Db>,
@@ -79,6 +82,9 @@ pub struct Ingest {
     pub acks: Acks,
     /// Is shown every batch of ours that is in the log.
     tap: std::sync::OnceLock<Tap>,
+    /// Whether the disk refused what was to be stored, and nobody said since that it takes it again.
+    refuses: AtomicBool,
+    refused: Refused,
 }
 
 /// Called with every own batch, in the order of its lane. It must not block.
@@ -210,7 +216,7 @@ pub struct OwnBatch {
 
 impl Ingest {
     /// Ingestion into a database whose log was read back with these lanes.
-    pub fn new(db: Arc<Db>, lanes: Arc<Lanes>, origin: Origin, appended: Appended) -> Ingest {
+    pub fn new(db: Arc<Db>, lanes: Arc<Lanes>, origin: Origin, appended: Appended, refused: Refused) -> Ingest {
         Ingest {
             db,
             lanes,
@@ -223,7 +229,19 @@ impl Ingest {
             streamed_samples: AtomicU64::new(0),
             acks: Acks::default(),
             tap: std::sync::OnceLock::new(),
+            refuses: AtomicBool::new(false),
+            refused,
         }
+    }
+
+    /// Whether the disk refused what was to be stored, and [`Ingest::tries_again`] was not called since.
+    pub fn refuses(&self) -> bool {
+        self.refuses.load(Ordering::Relaxed)
+    }
+
+    /// The disk is believed to take what is to be stored: its next refusal is told anew.
+    pub fn tries_again(&self) {
+        self.refuses.store(false, Ordering::Relaxed);
     }
 
     /// Shows every own batch from now on to this one. Set once.
@@ -330,8 +348,9 @@ impl Ingest {
             return Ok(AppendOutcome::default());
         }
         let how = Framed { kind: KIND_BATCH, book: Book::Own, before, vanishing: own.vanishing };
-        let (written, payload) =
-            self.record(&mut lane, how, &header, &mut batch, |lane, batch| intake(disposition, lane, &header, batch))?;
+        let recorded =
+            self.record(&mut lane, how, &header, &mut batch, |lane, batch| intake(disposition, lane, &header, batch));
+        let (written, payload) = recorded.inspect_err(|_| lane.ledger.withdraw(&header, disposition))?;
         if let Some((_, order)) = newest
             && order.origin != self.origin
         {
@@ -380,11 +399,19 @@ impl Ingest {
                 Err(error) => {
                     // What the stream remembers is not in the log: the next batch stands alone.
                     match how.book {
-                        Book::Own => lane.own.want_keys(|_| true),
+                        Book::Own => {
+                            // Others may have room: the slot is not lost with this disk.
+                            self.stream(header.shard, how.kind, &payload, samples);
+                            lane.own.want_keys(|_| true);
+                        }
                         Book::Relay => lane.relay.want_keys(|_| true),
                         Book::None => {}
                     }
-                    return Err(error.into());
+                    let error = StoreError::from(error);
+                    if !self.refuses.swap(true, Ordering::Relaxed) {
+                        (self.refused)(&error);
+                    }
+                    return Err(error);
                 }
             }
         }
@@ -462,8 +489,9 @@ impl Ingest {
         let mut lane = self.lanes.of(header.source).lock();
         let disposition = lane.ledger.admit(&header);
         let how = Framed::plain(KIND_BATCH, Book::Relay);
-        let (written, _) =
-            self.record(&mut lane, how, &header, &mut batch, |lane, batch| intake(disposition, lane, &header, batch))?;
+        let recorded =
+            self.record(&mut lane, how, &header, &mut batch, |lane, batch| intake(disposition, lane, &header, batch));
+        let (written, _) = recorded.inspect_err(|_| lane.ledger.withdraw(&header, disposition))?;
         drop(lane);
         (self.appended)(header);
         Ok(written.outcome)

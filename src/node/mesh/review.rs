@@ -41,8 +41,10 @@ impl Mesh {
         if self.ownership.set_candidates(&candidates, self.config.rank_tables.as_deref()) {
             self.pace.partners = self.ownership.placement.partners(me, copies.max(2));
         }
+        let disclaims = self.disclaims();
         let wanted = match self.phase {
             Phase::Waiting { .. } | Phase::Left => return,
+            _ if disclaims => ShardSet::default(),
             Phase::Syncing { .. } => self.prospect(copies),
             // A skewed, full or leaving peer holds what it holds and gains nothing.
             _ if self.record.state != PeerState::Ready => self.holdings.wanted().clone(),
@@ -52,6 +54,9 @@ impl Mesh {
             self.view_changed = true;
         }
         self.subscribe(now);
+        if disclaims {
+            return;
+        }
         // A newcomer must know what the others hold before it concludes that nobody holds a shard.
         let heard = self.alive.iter().filter(|peer| !self.is_silent(**peer));
         if matches!(self.phase, Phase::Syncing { greeted_by } if now.monotonic < greeted_by)

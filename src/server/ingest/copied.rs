@@ -75,8 +75,9 @@ impl Ingest {
             return Ok(AppendOutcome::default());
         }
         let how = Framed::plain(KIND_SETTLED, Book::None);
-        let (written, _) =
-            self.record(&mut lane, how, &header, &mut batch, |lane, batch| intake(disposition, lane, &header, batch))?;
+        let recorded =
+            self.record(&mut lane, how, &header, &mut batch, |lane, batch| intake(disposition, lane, &header, batch));
+        let (written, _) = recorded.inspect_err(|_| lane.ledger.withdraw(&header, disposition))?;
         drop(lane);
         (self.appended)(header);
         Ok(written.outcome)
