@@ -196,6 +196,38 @@ pub(crate) fn history(peers: usize, end: u64, rng: &mut StdRng) -> Vec<(u64, Fau
     plan
 }
 
+/// Cuts, one after the other, that leave one peer alone or halve the mesh, and crashes during them; samples are pushed for
+/// sealed windows all the time.
+pub(crate) fn late(peers: usize, end: u64, rng: &mut StdRng) -> Vec<(u64, Fault)> {
+    let mut plan = vec![(0, Fault::Loss(rng.random_range(0..20)))];
+    let mut at = 400 * SECOND;
+    while at + 120 * SECOND < end {
+        at += rng.random_range(10..40) * SECOND;
+        let lasts = rng.random_range(5..60) * SECOND;
+        let alone = rng.random_range(0..peers);
+        if rng.random_bool(0.6) {
+            for other in (0..peers).filter(|other| *other != alone) {
+                for (a, b) in [(alone, other), (other, alone)] {
+                    plan.extend([(at, Fault::Cut(a, b)), (at + lasts, Fault::Heal(a, b))]);
+                }
+            }
+        } else {
+            plan.extend(partition(peers, at, at + lasts, true, rng));
+        }
+        if rng.random_bool(0.3) {
+            let killed = at + rng.random_range(0..lasts + 10 * SECOND);
+            plan.extend([(killed, Fault::Kill(alone)), (killed + 5 * SECOND, Fault::Start(alone))]);
+        }
+        at += lasts + 20 * SECOND;
+    }
+    let mut at = 390 * SECOND;
+    while at < end {
+        at += rng.random_range(SECOND / 4..4 * SECOND);
+        plan.push((at, Fault::Backfill(rng.random_range(310_000..600_000))));
+    }
+    plan
+}
+
 /// Anything, at random, until `end`; every fault ends before it.
 pub(crate) fn chaos(peers: usize, end: u64, rng: &mut StdRng) -> Vec<(u64, Fault)> {
     let mut plan = vec![(0, Fault::Loss(rng.random_range(0..60)))];

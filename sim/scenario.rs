@@ -41,6 +41,12 @@ pub enum Scenario {
         /// How long, before everything heals.
         seconds: u64,
     },
+    /// The same with cuts that leave a peer alone, or halve the mesh, while samples are pushed for sealed windows to both
+    /// sides. Promise: the same, and what either side took is with all who claim its time.
+    Late {
+        /// How long, before everything heals.
+        seconds: u64,
+    },
     /// Chaos among seven peers for as long as wanted: by the hour, then everything heals, is looked at, and begins again.
     Soak {
         /// How long, peace aside.
@@ -72,6 +78,7 @@ impl Scenario {
             "disks" => Scenario::BadDisks,
             "chaos" => Scenario::Chaos { seconds },
             "history" => Scenario::History { seconds },
+            "late" => Scenario::Late { seconds },
             "soak" => Scenario::Soak { seconds },
             "paging" => Scenario::Paging { seconds },
             "evaluators" => Scenario::Evaluators { seconds },
@@ -80,7 +87,7 @@ impl Scenario {
     }
 
     /// The names that [`Scenario::by_name`] knows.
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 14] = [
         "kills",
         "rolling",
         "pauses",
@@ -91,6 +98,7 @@ impl Scenario {
         "disks",
         "chaos",
         "history",
+        "late",
         "soak",
         "paging",
         "evaluators",
@@ -101,7 +109,7 @@ impl Scenario {
         let most = match self {
             Scenario::Soak { .. } => return 7,
             Scenario::Joins => 31,
-            Scenario::History { .. } => 6,
+            Scenario::History { .. } | Scenario::Late { .. } => 6,
             // Most bugs need few peers; now and then there are many.
             _ if rng.random_bool(0.1) => 16,
             Scenario::Chaos { .. } => 8,
@@ -118,6 +126,7 @@ impl Scenario {
             Scenario::Chaos { .. }
                 | Scenario::Soak { .. }
                 | Scenario::History { .. }
+                | Scenario::Late { .. }
                 | Scenario::ColdStart
                 | Scenario::Paging { .. }
                 | Scenario::Evaluators { .. }
@@ -136,6 +145,7 @@ impl Scenario {
             Scenario::BadDisks => faults::bad_disks(peers, rng),
             Scenario::Chaos { seconds } => faults::chaos(peers, seconds * SECOND, rng),
             Scenario::History { seconds } => faults::history(peers, seconds * SECOND, rng),
+            Scenario::Late { seconds } => faults::late(peers, seconds * SECOND, rng),
             Scenario::Soak { seconds } => faults::chaos(peers, seconds.min(ROUND) * SECOND, rng),
             Scenario::Paging { .. } | Scenario::Evaluators { .. } => unreachable!("it has a run of its own"),
         }
@@ -204,7 +214,8 @@ pub fn run(scenario: Scenario, seed: u64, verbose: bool) -> Report {
         .collect();
     let mut world = World::new(peers, sources, replication_factor, seed);
     world.verbose = verbose;
-    world.seals = matches!(scenario, Scenario::History { .. });
+    world.pushes_anywhere = matches!(scenario, Scenario::Late { .. });
+    world.seals = matches!(scenario, Scenario::History { .. }) || world.pushes_anywhere;
     world.started = scenario.is_strict().then(Default::default);
     if rng.random_bool(0.3) {
         world.set_zones(rng.random_range(2..4));

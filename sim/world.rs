@@ -1,7 +1,9 @@
 //! Peers, links, disks and one heap of events.
 
 pub(crate) mod history;
+mod late;
 mod lives;
+mod wire;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
@@ -9,12 +11,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 use promesh_alerting::AlertMessage;
-use promesh_cluster::{PeerState, RankTables, Snapshot};
-use promesh_model::codec;
+use promesh_cluster::{PeerState, RankTables};
 use promesh_model::shard::ShardSet;
 use promesh_model::{Generation, Monotonic, Now, PeerId, SHARD_COUNT, ShardId, Timestamp};
 use promesh_node::{
-    Elected, Input, MeshMessage, MeshView, Output, Peer, PeerInput, PeerOutput, Piece, SourceCatalog, SourceSpec,
+    Elected, Input, LateParts, MeshView, Output, Peer, PeerInput, PeerOutput, Piece, SourceCatalog, SourceSpec,
 };
 use promesh_replication::{BatchHeader, Order, Origin, SourceId};
 use rand::rngs::StdRng;
@@ -22,6 +23,8 @@ use rand::{RngExt, SeedableRng};
 use std::sync::Arc;
 
 use self::history::History;
+use self::late::Shown;
+pub(crate) use self::wire::Wire;
 use crate::disk::Store;
 use crate::faults::Fault;
 use crate::invariants::majority_runs;
@@ -38,21 +41,6 @@ const SYNC_PERIOD: u64 = SECOND;
 const SCRAPE_LATE_MAX: u64 = SECOND;
 /// How long an answer to a copy or an exchange is waited for.
 const REQUEST_TIMEOUT: u64 = 3 * SECOND;
-
-/// What travels on streams.
-#[derive(Clone, Debug)]
-pub(crate) enum Wire {
-    Mind(MeshMessage),
-    Alerting(AlertMessage),
-    Batch(BatchHeader),
-    Subscribe(ShardSet),
-    Ask(Snapshot),
-    Answer(Snapshot),
-    Fetch { token: u64, shards: ShardSet, since: Option<Timestamp> },
-    Fetched { token: u64, batches: Vec<BatchHeader>, whole_from: Option<Timestamp> },
-    Window { token: u64, window: i64, shards: ShardSet },
-    WindowIs { token: u64, batches: Vec<BatchHeader> },
-}
 
 /// A stream message with its ends.
 #[derive(Clone, Debug)]
@@ -89,6 +77,8 @@ pub(crate) struct SimPeer {
     pub(crate) mind: Option<Peer>,
     pub(crate) store: Store,
     pub(crate) view: Option<Arc<MeshView>>,
+    /// What was pushed late and is in no claim.
+    pub(crate) late: LateParts,
     subscribers: BTreeMap<usize, ShardSet>,
     /// What it last asked anybody for.
     asked: ShardSet,
@@ -144,6 +134,10 @@ pub(crate) struct World {
     /// Whether windows are sealed within minutes, leave the logs, and are copied as history.
     pub(crate) seals: bool,
     pub(crate) history: History,
+    /// Whether late pushes are taken by whoever acts for their shard, and not only by those who have their time.
+    pub(crate) pushes_anywhere: bool,
+    /// Late pushes that others compare, by peer.
+    shown: BTreeMap<(usize, u64), Shown>,
     /// The alerting side, if there is one.
     pub(crate) paging: Option<Paging>,
 }
@@ -151,37 +145,6 @@ pub(crate) struct World {
 /// The job that all sources are of.
 pub(crate) fn job() -> Piece {
     Piece::Job("job".to_owned())
-}
-
-impl Wire {
-    fn kind(&self) -> &'static str {
-        match self {
-            Wire::Mind(MeshMessage::Beat(_)) => "beat",
-            Wire::Mind(MeshMessage::Handover { .. } | MeshMessage::HandoverAck { .. }) => "handover",
-            Wire::Mind(MeshMessage::Acting(_)) => "acting",
-            Wire::Mind(MeshMessage::Possession(_)) => "possession",
-            Wire::Mind(MeshMessage::Owed(_)) => "owed",
-            Wire::Mind(MeshMessage::Digests(_) | MeshMessage::WantDigests) => "digests",
-            Wire::Alerting(_) => "alerting",
-            Wire::Batch(_) => "batch",
-            Wire::Subscribe(_) => "subscribe",
-            Wire::Ask(_) | Wire::Answer(_) => "exchange",
-            Wire::Fetch { .. } | Wire::Fetched { .. } => "copy",
-            Wire::Window { .. } | Wire::WindowIs { .. } => "window",
-        }
-    }
-
-    /// About as many bytes as it takes on a stream, framing aside; batches are samples, and not counted.
-    fn bytes(&self) -> u64 {
-        match self {
-            Wire::Mind(message) => message.encode().1.len() as u64,
-            Wire::Alerting(message) => message.encode().len() as u64,
-            Wire::Subscribe(shards) => codec::encode(shards).len() as u64,
-            Wire::Ask(snapshot) | Wire::Answer(snapshot) => codec::encode(snapshot).len() as u64,
-            Wire::Fetch { shards, .. } | Wire::Window { shards, .. } => codec::encode(shards).len() as u64,
-            Wire::Batch(_) | Wire::Fetched { .. } | Wire::WindowIs { .. } => 0,
-        }
-    }
 }
 
 impl Event {
@@ -224,6 +187,7 @@ impl World {
             mind: None,
             store: Store::default(),
             view: None,
+            late: LateParts::default(),
             subscribers: BTreeMap::new(),
             asked: ShardSet::default(),
             fetches: BTreeMap::new(),
@@ -266,6 +230,8 @@ impl World {
             verbose: false,
             seals: false,
             history: History::default(),
+            pushes_anywhere: false,
+            shown: BTreeMap::new(),
             paging: None,
         }
     }
@@ -584,6 +550,8 @@ impl World {
             }
             Wire::Window { token, window, shards } => self.donate_window(to, from, token, window, &shards),
             Wire::WindowIs { token, batches } => self.take_window(to, token, batches),
+            Wire::Late { token, span, shards, batches } => self.take_late((to, from), token, span, &shards, batches),
+            Wire::LateTaken { token, has } => self.late_taken(to, id, token, has),
             Wire::Fetched { token, .. } if self.refuses(to) => {
                 if self.peers[to].fetches.remove(&token).is_some() {
                     self.feed(to, PeerInput::Mesh(Input::Fetched { token, whole_from: None }));
@@ -615,6 +583,7 @@ impl World {
             return;
         }
         self.peers[peer].store.append(header);
+        self.note_late(peer, &header);
         self.feed(peer, PeerInput::Mesh(Input::Appended(header)));
     }
 

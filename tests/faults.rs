@@ -331,11 +331,13 @@ fn a_seed_whose_name_leads_nowhere_keeps_nobody_from_whom_it_knows() {
 }
 
 /// Late pushes go to whoever holds the shard, and into no log that a peer asks for which was cut off: what the others hold
-/// of a sealed window is compared once it is back.
+/// of a sealed window is compared once it is back. Alone it took every shard, also those whose past it never had: what it
+/// got of these it shows to those who claim them, also where it was killed meanwhile.
 #[test]
-fn what_most_were_pushed_for_sealed_windows_during_a_cut_is_everywhere_after_it() {
+fn what_was_pushed_for_sealed_windows_during_a_cut_is_everywhere_after_it() {
     const BEFORE: usize = 10;
     const DURING: usize = 10;
+    const ALL: usize = 60 * (BEFORE + 2 * DURING);
     let _alone = one_mesh_at_a_time();
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();
@@ -364,7 +366,10 @@ fn what_most_were_pushed_for_sealed_windows_during_a_cut_is_everywhere_after_it(
     isolate(&peers, &relays, true);
     peers[0].wait("the third is gone", 20_000, || (state_of(&peers[0], &peers[2])? == "unreachable").then_some(()));
     push(&peers[1], BEFORE..BEFORE + DURING);
-    // What the third took meanwhile for shards that it does not hold otherwise nobody would compare (ARCHITECTURE.md).
+    // The third goes on alone, and is killed as well.
+    push(&peers[2], BEFORE + DURING..BEFORE + 2 * DURING);
+    peers[2].kill();
+    peers[2].start();
     isolate(&peers, &relays, false);
     for peer in &peers {
         peer.wait("all are ready again", 40_000, || (states(peer) == ["ready"; 3]).then_some(()));
@@ -376,15 +381,21 @@ fn what_most_were_pushed_for_sealed_windows_during_a_cut_is_everywhere_after_it(
         pause(100);
     }
     println!("{} series of the window came, {:.1} s after the heal", copied(&peers[2]), wall() - healed);
+    // Reads find it before long; then all who should have it have it.
+    for peer in &peers {
+        peer.wait("it reads what both sides took", 20_000, || (count(peer)? == ALL as f64).then_some(()));
+    }
+    println!("everybody reads all of it {:.1} s after the heal", wall() - healed);
+    peers[2].wait("nothing is left that others lack", 60_000, || {
+        (peers[2].metric("promesh_history_late_windows") == 0.0).then_some(())
+    });
     pause(15_000);
     // Two copies of each shard: with any of the three gone, the other two have all of it.
     for gone in [0, 1, 2] {
         peers[gone].kill();
         let rest: Vec<&Peer> = (0..3).filter(|number| *number != gone).map(|number| &peers[number]).collect();
         for peer in rest {
-            peer.wait("it answers without the one that is gone", 20_000, || {
-                (count(peer)? == (60 * (BEFORE + DURING)) as f64).then_some(())
-            });
+            peer.wait("it answers without the one that is gone", 20_000, || (count(peer)? == ALL as f64).then_some(()));
         }
         peers[gone].start();
         for peer in &peers {

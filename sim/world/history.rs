@@ -59,6 +59,7 @@ impl World {
 
     pub(super) fn look_at_history(&mut self, peer: usize, boot: u64) {
         self.schedule(self.now + PERIOD, Event::History { peer, boot });
+        self.look_for_late(peer);
         let Some(view) = self.peers[peer].view.clone().filter(|view| view.state == PeerState::Ready) else { return };
         if self.history.copies.keys().any(|(copier, _)| *copier == peer) {
             return;
@@ -163,6 +164,7 @@ impl World {
 
     /// A copy that is not whole by now is planned again, a comparison made again.
     pub(super) fn give_up_window(&mut self, peer: usize, boot: u64, token: u64) {
+        self.end_showing(peer, token);
         let Some(copying) = self.history.copies.remove(&(peer, token)) else { return };
         if let Some((window, other)) = copying.compares {
             self.history.compared.remove(&(peer, boot, window, other));
@@ -173,19 +175,22 @@ impl World {
         self.history.copies.retain(|(copier, _), _| *copier != peer);
     }
 
-    /// Somebody pushes a sample for a time long past; whoever acts for its shard, and has that time, writes it.
+    /// Somebody pushes a sample for a time long past; whoever acts for its shard writes it, of several any.
     pub(super) fn backfill(&mut self, ago_ms: i64) {
         let shard = ShardId(self.rng.random_range(0..promesh_model::SHARD_COUNT as u16));
         let source = SourceId(self.rng.random::<u128>() | LATE);
         let slot = Timestamp(self.wall().ms() - ago_ms);
-        let writer = (0..self.peers.len()).find(|peer| {
+        let acts = |peer: &usize| {
             let view = self.peers[*peer].view.as_ref().filter(|_| self.peers[*peer].mind.is_some());
             let has = |view: &&std::sync::Arc<promesh_node::MeshView>| {
-                view.acting.contains(shard) && view.own.covering_live(slot, slot).contains(shard)
+                let has_time = || view.own.covering_live(slot, slot).contains(shard);
+                view.acting.contains(shard) && (self.pushes_anywhere || has_time())
             };
             view.filter(has).is_some() && self.peers[*peer].paused_until <= self.now
-        });
-        let Some(writer) = writer else { return };
+        };
+        let acting: Vec<usize> = (0..self.peers.len()).filter(acts).collect();
+        let place = if self.pushes_anywhere { self.rng.random_range(0..acting.len().max(1)) } else { 0 };
+        let Some(writer) = acting.get(place).copied() else { return };
         let peer = &mut self.peers[writer];
         peer.store.sequence += 1;
         let origin = Origin { writer: peer.id, generation: Generation(peer.store.disk.generation) };

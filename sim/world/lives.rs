@@ -59,6 +59,7 @@ impl World {
         simulated.fetches.clear();
         simulated.next_wake = u64::MAX;
         simulated.paused_until = 0;
+        self.note_logged(peer);
         let mind = self.with_alerting(peer, Peer::new(membership, mesh, now));
         self.peers[peer].mind = Some(mind);
         let version = self.peers[peer].store.disk.digests.digest(&job()).unwrap_or(1);
@@ -104,6 +105,7 @@ impl World {
             other.subscribers.remove(&peer);
         }
         self.forget_copies(peer);
+        self.shown.retain(|(who, _), _| *who != peer);
         self.note_standing(peer);
         self.paging_killed(peer);
     }

@@ -203,7 +203,7 @@ impl<'a> Around<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
@@ -215,14 +215,14 @@ mod tests {
     const ALL: Timestamp = Timestamp::MAX;
 
     /// What a peer holds: all shards over these spans.
-    fn held(spans: &[(i64, Timestamp)]) -> Possession {
+    pub(crate) fn held(spans: &[(i64, Timestamp)]) -> Possession {
         let extent =
             |(from, to): &(i64, Timestamp)| Extent { from: Timestamp(*from), to: *to, shards: ShardSet::all() };
         Possession::of(spans.iter().map(extent).collect::<Vec<_>>())
     }
 
     /// Peer 1's view of others: who, whether it is alive, what it holds.
-    fn view(own: Possession, others: Vec<(u128, bool, Option<Possession>)>) -> MeshView {
+    pub(crate) fn view(own: Possession, others: Vec<(u128, bool, Option<Possession>)>) -> MeshView {
         let info = |id: u128, alive: bool| PeerInfo {
             doubts: 0,
             beat_gap: None,

@@ -8,6 +8,7 @@
 mod alerting;
 mod clock_offset;
 mod history;
+mod late;
 mod mesh;
 mod messages;
 mod ownership;
@@ -20,6 +21,7 @@ mod view;
 pub use alerting::alert_members;
 pub use clock_offset::ClockOffsets;
 pub use history::{HistoryPlan, HistoryRules, plan_history, under_replicated_history};
+pub use late::{KeptParts, LateParts, Showing, Span, late_concerns};
 pub use mesh::{Change, Input, Mesh, MeshConfig, Output};
 pub use messages::MeshMessage;
 pub use peer::{Peer, PeerInput, PeerOutput};

@@ -155,7 +155,7 @@ impl Assembly {
             .map(|transport| Live::new(transport, Arc::clone(&addresses), minds.clone(), Arc::clone(&ingest)));
         let sending = self.sending(&ingest, &scraping, &view, live.clone())?;
         let deletes = Arc::new(Deletes::open(self.db.dir()).map_err(context("the list of deletes"))?);
-        let history = self.history(&deletes, &view, transport.clone(), &addresses, &minds);
+        let history = self.history(&deletes, &view, transport.clone(), &addresses, &minds)?;
         let push_groups = PushGroups::scraped(self.db.dir(), &scraping).map_err(context("the pushed groups"))?;
         let sync_each = self.options.storage.wal_sync == WalSync::Always;
         let pushing = Arc::new(Pushing::new(Arc::clone(&ingest), view.clone(), transport.clone(), sync_each));
@@ -350,7 +350,7 @@ impl Assembly {
         transport: Option<Transport>,
         addresses: &Addresses,
         minds: &Minds,
-    ) -> Arc<History> {
+    ) -> Result<Arc<History>, StartError> {
         let means = HistoryMeans {
             db: Arc::clone(&self.db),
             deletes: Arc::clone(deletes),
@@ -359,11 +359,15 @@ impl Assembly {
             addresses: Arc::clone(addresses),
             minds: minds.clone(),
             replace_after: self.options.cluster.as_ref().map_or(Duration::MAX, |cluster| cluster.replace_after),
+            lanes: Arc::clone(&self.lanes),
+            folder: self.folder.clone(),
             is_new: self.folder.possession().is_ok_and(|held| held.extents().is_empty()),
         };
-        let history = Arc::new(History::new(means, &self.set_aside));
+        let history = History::new(means, &self.set_aside).map_err(context("the list of late pushes"))?;
+        let history = Arc::new(history);
         tokio::spawn(Arc::clone(&history).run());
-        history
+        tokio::spawn(Arc::clone(&history).run_late());
+        Ok(history)
     }
 
     fn asking(&self, view: &View, transport: Option<Transport>) -> Result<Asking, StartError> {

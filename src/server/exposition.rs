@@ -376,12 +376,20 @@ fn history(page: &mut Page, peer: &Peer) {
         ("promesh_history_compared_total", "Comparisons of a sealed window with another peer.", &figures.compared),
         ("promesh_history_differed_total", "Comparisons that found something missing here.", &figures.differed),
         ("promesh_history_damaged_blocks_total", "Blocks found damaged and set aside.", &figures.damaged),
+        (
+            "promesh_history_late_shown_total",
+            "How often a window was shown to others for late pushes that they may lack.",
+            &figures.late_shown,
+        ),
     ];
     for (name, help, counter) in counters {
         page.value(name, "counter", help, counter.load(Ordering::Relaxed) as f64);
     }
     let left = figures.windows_left.load(Ordering::Relaxed) as f64;
     page.value("promesh_history_windows_left", "gauge", "Sealed windows that this peer still has to copy.", left);
+    let late = figures.late_windows.load(Ordering::Relaxed) as f64;
+    let help = "Sealed windows that this peer has late pushes of and does not claim, until enough others have them.";
+    page.value("promesh_history_late_windows", "gauge", help, late);
     let under = figures.under_replicated.load(Ordering::Relaxed) as f64;
     let help = "Shards of sealed windows with fewer living copies than wanted.";
     page.value("promesh_history_under_replicated", "gauge", help, under);

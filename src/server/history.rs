@@ -7,6 +7,7 @@
 //!
 //! What is missing is decided by [`promesh_node::plan_history`]; here it is done.
 
+mod late;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,10 +18,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use promesh_model::codec;
 use promesh_model::shard::ShardSet;
 use promesh_model::storage::Budget;
 use promesh_model::{PeerId, ShardId, Timestamp};
-use promesh_node::{HistoryPlan, HistoryRules, Input, MeshView, plan_history, under_replicated_history};
+use promesh_node::{
+    HistoryPlan, HistoryRules, Input, LateParts, MeshView, late_concerns, plan_history, under_replicated_history,
+};
 use promesh_transport::{Responder, Transport};
 use promesh_tsdb::{Db, SetAside, Window, WindowSeries};
 use tokio::runtime::Handle;
@@ -28,6 +32,8 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::clock;
 use crate::deletes::Deletes;
+use crate::identity::PeerFolder;
+use crate::ingest::Lanes;
 use crate::minds::{Addresses, Minds};
 use crate::options::RETENTION_UNLIMITED;
 pub use wire::KINDS;
@@ -71,6 +77,10 @@ pub struct HistoryFigures {
     pub differed: AtomicU64,
     /// Blocks that were damaged when this peer started.
     pub damaged: AtomicU64,
+    /// Windows of which this peer has late pushes that others do not know of yet.
+    pub late_windows: AtomicU64,
+    /// How often such a window was shown to the others.
+    pub late_shown: AtomicU64,
     /// Nanoseconds spent on copying.
     took_ns: AtomicU64,
     /// (window, shard) pairs with fewer living copies than wanted.
@@ -109,6 +119,10 @@ pub struct HistoryMeans {
     pub minds: Minds,
     /// How long a peer is down before its copies are made good.
     pub replace_after: Duration,
+    /// What was pushed.
+    pub lanes: Arc<Lanes>,
+    /// Where the list of late pushes is kept.
+    pub folder: PeerFolder,
     /// Whether this peer never held anything: what lies in its data directory then comes from elsewhere, and nobody in the
     /// mesh knows of it.
     pub is_new: bool,
@@ -124,6 +138,8 @@ pub struct History {
     /// Windows are compared for others one at a time.
     comparing: tokio::sync::Mutex<()>,
     listed: Mutex<Listed>,
+    /// What this peer has in part.
+    late: Mutex<LateParts>,
 }
 
 /// What came with the data directory of a new peer, and who has compared how much of it.
@@ -144,7 +160,10 @@ struct Listed {
 
 impl History {
     /// Nothing copied yet; damaged blocks are not vouched for any more.
-    pub fn new(means: HistoryMeans, set_aside: &[SetAside]) -> History {
+    ///
+    /// # Errors
+    /// When the list of late pushes cannot be read.
+    pub fn new(means: HistoryMeans, set_aside: &[SetAside]) -> std::io::Result<History> {
         for block in set_aside {
             // Of one that does not say what it held, everything before the open window may be gone.
             let everything = (i64::MIN, means.db.head().min_time().ms());
@@ -159,21 +178,27 @@ impl History {
         let figures = HistoryFigures::default();
         figures.damaged.store(set_aside.len() as u64, Ordering::Relaxed);
         let (rebalance, donations) = (AtomicBool::new(false), Semaphore::new(DONATIONS));
-        History {
+        let late = Mutex::new(LateParts::restored(means.folder.late()?));
+        Ok(History {
             means,
             figures,
             rebalance,
             donations,
             comparing: tokio::sync::Mutex::default(),
             listed: Mutex::default(),
-        }
+            late,
+        })
     }
 
     /// Answers another peer.
     pub async fn answer(self: Arc<Self>, asker: PeerId, kind: u8, payload: Bytes, responder: Responder) {
-        if kind == wire::COMPARE {
-            let _ = match self.compare_with(asker, &payload).await {
-                Ok(()) => responder.respond(kind, &[]).await,
+        if kind == wire::COMPARE || kind == wire::COMPARE_SHARDS {
+            let compared = match kind {
+                wire::COMPARE => self.compare_all_with(asker, &payload).await.map(|()| Vec::new()),
+                _ => self.compare_late_with(asker, &payload).await.map(|has| codec::encode(&has)),
+            };
+            let _ = match compared {
+                Ok(answer) => responder.respond(kind, &answer).await,
                 Err(why) => responder.refuse(&why).await,
             };
             return;
@@ -424,30 +449,47 @@ impl History {
         }
     }
 
-    /// Compares a window with a peer that asks for it, and fetches what is otherwise there.
-    async fn compare_with(&self, asker: PeerId, payload: &[u8]) -> Result<(), String> {
+    /// Compares all that this peer claims of a window with a peer that asks for it.
+    async fn compare_all_with(&self, asker: PeerId, payload: &[u8]) -> Result<(), String> {
         let window = wire::window(payload)?;
+        let held = |view: &MeshView| view.own.touching(window.start, Timestamp(window.end.ms() - 1));
+        self.compare_with(asker, window, held).await.map(drop)
+    }
+
+    /// Compares what a peer has in part with it; answers of which shards everything is here now.
+    async fn compare_late_with(&self, asker: PeerId, payload: &[u8]) -> Result<ShardSet, String> {
+        let (window, shards) = wire::window_shards(payload)?;
+        self.compare_with(asker, window, |view| late_concerns(view, (window.start, window.end), &shards)).await
+    }
+
+    /// Compares some shards of a window with a peer, and fetches what is otherwise there.
+    async fn compare_with(
+        &self,
+        asker: PeerId,
+        window: Window,
+        held: impl FnOnce(&MeshView) -> ShardSet,
+    ) -> Result<ShardSet, String> {
         if self.means.db.window_of(window.start) != window || !self.means.db.is_sealed(window, clock::now()) {
             return Err(format!("{} is no sealed window here", window.start));
         }
         let (Some(transport), Some(view)) = (self.means.transport.clone(), self.means.view.borrow().clone()) else {
             return Err("this peer is not in the mesh yet".to_owned());
         };
-        let held = view.own.touching(window.start, Timestamp(window.end.ms() - 1));
+        let held = held(&view);
+        if held.is_empty() {
+            return Ok(held);
+        }
         let _one_at_a_time = self.comparing.lock().await;
-        let (series, shards) = match held.is_empty() {
-            true => return Ok(()),
-            false => self.fetch_differing(&transport, self.address(asker)?, window, &held).await?,
-        };
+        let (series, shards) = self.fetch_differing(&transport, self.address(asker)?, window, &held).await?;
         self.figures.compared.fetch_add(1, Ordering::Relaxed);
         if series > 0 {
             self.figures.differed.fetch_add(1, Ordering::Relaxed);
             self.apply_deletes().await;
             tracing::info!(
-                window = %window.start, peer = %asker, series, shards = shards.len(), "fetched what a new peer brought along"
+                window = %window.start, peer = %asker, series, shards = shards.len(), "fetched what another peer had and showed"
             );
         }
-        Ok(())
+        Ok(held)
     }
 
     /// Compares one window that both claim with one peer, if there is one that was not compared yet, or not since the other

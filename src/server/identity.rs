@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use promesh_model::{Generation, PeerId, Timestamp};
-use promesh_node::{Digests, Piece, Possession, Version};
+use promesh_node::{Digests, KeptParts, Piece, Possession, Version};
 use serde::{Deserialize, Serialize};
 
 /// The folder below the data directory.
@@ -85,6 +85,22 @@ impl PeerFolder {
     /// As the system says.
     pub fn keep_possession(&self, possession: &Possession) -> io::Result<()> {
         write_json(&self.0.join("holdings.json"), possession)
+    }
+
+    /// Of which windows this peer had late pushes that others did not know of.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn late(&self) -> io::Result<KeptParts> {
+        Ok(read_json(&self.0.join("late.json"))?.unwrap_or_default())
+    }
+
+    /// Keeps them.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn keep_late(&self, late: &KeptParts) -> io::Result<()> {
+        write_json(&self.0.join("late.json"), late)
     }
 
     /// What this peer's configuration said when it last ran, with the dates of its changes.

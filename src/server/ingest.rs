@@ -5,6 +5,7 @@
 //! for our log, because a segment of the log must read from its own start and ours begins elsewhere than the writer's.
 
 mod copied;
+mod pushed;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,6 +26,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 pub use self::copied::Remembered;
+pub use self::pushed::Pushed;
 use crate::pushing::acks::Acks;
 
 const LANES: usize = 32;
@@ -100,17 +102,22 @@ pub struct WrittenPush {
 
 /// The lanes, made before the log is read back, so that they remember what it says.
 #[derive(Debug)]
-pub struct Lanes(Vec<Mutex<Lane>>);
+pub struct Lanes {
+    lanes: Vec<Mutex<Lane>>,
+    /// Which windows were pushed to, by the log and since.
+    pub pushed: Pushed,
+}
 
 impl Default for Lanes {
     fn default() -> Self {
-        Lanes((0..LANES).map(|_| Mutex::default()).collect())
+        let pushed = Pushed::new(promesh_tsdb::DbOptions::default().head.window_ms);
+        Lanes { lanes: (0..LANES).map(|_| Mutex::default()).collect(), pushed }
     }
 }
 
 impl Lanes {
     fn of(&self, source: SourceId) -> &Mutex<Lane> {
-        &self.0[(source.0 % LANES as u128) as usize]
+        &self.lanes[(source.0 % LANES as u128) as usize]
     }
 }
 
@@ -131,6 +138,8 @@ impl ReplayDecoder for LogDecoder {
             let (header, _) = framing::peek(payload).map_err(|error| error.to_string())?;
             let mut lane = self.0.of(header.source).lock();
             let pushed = lane.relay.decode(payload, index).map_err(|error| error.to_string())?;
+            drop(lane);
+            self.0.pushed.note(header.shard, &pushed.batch);
             return Ok(Some(Replayed::Late(pushed.batch)));
         }
         if kind != KIND_BATCH && kind != KIND_SETTLED {
@@ -143,6 +152,7 @@ impl ReplayDecoder for LogDecoder {
         let decoded = framing.decode(payload, index).map_err(|error| error.to_string())?;
         let disposition = lane.ledger.admit(&header);
         let batch = decoded.batch;
+        self.0.pushed.note_scraped(header.shard, &batch);
         Ok(match disposition {
             Disposition::Append => Some(Replayed::Append(batch)),
             Disposition::Late => Some(Replayed::Late(batch)),
@@ -277,7 +287,7 @@ impl Ingest {
 
     /// Makes the holders these. Streams in shards that a holder newly asks for begin with key frames.
     pub fn set_subscribers(&self, subscribers: Vec<Subscriber>, fresh: &ShardSet) {
-        for lane in &self.lanes.0 {
+        for lane in &self.lanes.lanes {
             lane.lock().own.want_keys(|shard| fresh.contains(shard));
         }
         self.subscribers.store(Arc::new(subscribers));
@@ -351,6 +361,7 @@ impl Ingest {
         let recorded =
             self.record(&mut lane, how, &header, &mut batch, |lane, batch| intake(disposition, lane, &header, batch));
         let (written, payload) = recorded.inspect_err(|_| lane.ledger.withdraw(&header, disposition))?;
+        self.lanes.pushed.note_scraped(shard, &batch);
         if let Some((_, order)) = newest
             && order.origin != self.origin
         {
@@ -448,6 +459,7 @@ impl Ingest {
             self.record(&mut lane, Framed::plain(KIND_PUSH, Book::Own), &header, &mut batch, |_, batch| {
                 OwnedIntake::Append(batch)
             })?;
+        self.lanes.pushed.note(shard, &batch);
         let streams = wants_copies && self.subscribers.load().iter().any(|one| one.shards.contains(shard));
         let confirmed = streams.then(|| self.acks.expect(sequence));
         self.stream(shard, KIND_PUSH, &payload, batch.series.len() + batch.histograms.len());
@@ -466,6 +478,7 @@ impl Ingest {
         let mut lane = self.lanes.of(header.source).lock();
         let how = Framed::plain(KIND_PUSH, Book::Relay);
         let (written, _) = self.record(&mut lane, how, &header, &mut batch, |_, batch| OwnedIntake::Late(batch))?;
+        self.lanes.pushed.note(header.shard, &batch);
         Ok(written.outcome)
     }
 
@@ -493,25 +506,26 @@ impl Ingest {
             self.record(&mut lane, how, &header, &mut batch, |lane, batch| intake(disposition, lane, &header, batch));
         let (written, _) = recorded.inspect_err(|_| lane.ledger.withdraw(&header, disposition))?;
         drop(lane);
+        self.lanes.pushed.note_scraped(header.shard, &batch);
         (self.appended)(header);
         Ok(written.outcome)
     }
 
     /// Forgets what is known of sources that have been quiet for long.
     pub fn forget_idle(&self, now: Timestamp) {
-        for lane in &self.lanes.0 {
+        for lane in &self.lanes.lanes {
             lane.lock().ledger.forget_idle(now, std::time::Duration::from_secs(2 * 3600));
         }
     }
 
     /// Slots for which two writers wrote, since the start.
     pub fn split_slots(&self) -> u64 {
-        self.lanes.0.iter().map(|lane| lane.lock().ledger.split_slots()).sum()
+        self.lanes.lanes.iter().map(|lane| lane.lock().ledger.split_slots()).sum()
     }
 
     /// Batches that came when a later slot of their source was here already, since the start.
     pub fn late_batches(&self) -> u64 {
-        self.lanes.0.iter().map(|lane| lane.lock().ledger.late_batches()).sum()
+        self.lanes.lanes.iter().map(|lane| lane.lock().ledger.late_batches()).sum()
     }
 }
 

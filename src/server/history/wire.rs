@@ -11,7 +11,7 @@ use promesh_model::labels::Labels;
 use promesh_model::shard::ShardSet;
 use promesh_model::storage::Budget;
 use promesh_model::{ShardId, Timestamp};
-use promesh_transport::{Class, FrameReceiver, Responder, Transport};
+use promesh_transport::{Class, FrameReceiver, RequestError, Responder, Transport};
 use promesh_tsdb::chunk::{self, Chunk, Encoding};
 use promesh_tsdb::{Db, Window, WindowSeries};
 use serde::{Deserialize, Serialize};
@@ -27,14 +27,19 @@ const DIGESTS: u8 = 78;
 const SERIES: u8 = 79;
 /// "I have samples of this window that I was not told by the mesh: compare it with me." Answered, empty, once that is done.
 pub const COMPARE: u8 = 83;
+/// "I have late samples of these shards in this window: compare them with me." Answered with the shards of which the one who
+/// is asked has everything then.
+pub const COMPARE_SHARDS: u8 = 86;
 /// The request kinds about sealed windows.
-pub const KINDS: [u8; 4] = [WINDOWS, DIGESTS, SERIES, COMPARE];
+pub const KINDS: [u8; 5] = [WINDOWS, DIGESTS, SERIES, COMPARE, COMPARE_SHARDS];
 /// Pieces of an answer to [`SERIES`], and its end.
 const PIECE: u8 = 80;
 const END: u8 = 81;
 
 /// A donor reads a whole window before it answers with digests.
 const DIGEST_PATIENCE: Duration = Duration::from_secs(120);
+/// Whoever is asked to compare may have to fetch, one window after the other.
+const COMPARE_PATIENCE: Duration = Duration::from_secs(300);
 /// Between two pieces of a window.
 const PIECE_PATIENCE: Duration = Duration::from_secs(60);
 const WINDOWS_PATIENCE: Duration = Duration::from_secs(5);
@@ -140,6 +145,38 @@ pub fn window(payload: &[u8]) -> Result<Window, String> {
     Ok(Window { start: Timestamp(start), end: Timestamp(end) })
 }
 
+/// Has a peer compare some shards of a window with this one; answers what it has of them now, `None` when it does not know
+/// the request.
+///
+/// # Errors
+/// Why it does not.
+pub async fn compare_shards(
+    transport: &Transport,
+    of: SocketAddr,
+    window: Window,
+    shards: &ShardSet,
+) -> Result<Option<ShardSet>, String> {
+    let asked = codec::encode(&(window.start.ms(), window.end.ms(), shards));
+    match transport.request(of, Class::Bulk, COMPARE_SHARDS, &asked, COMPARE_PATIENCE).await {
+        Ok((COMPARE_SHARDS, bytes)) => {
+            codec::decode::<ShardSet, { codec::RPC_BYTES_MAX }>(&bytes).map(Some).map_err(|error| error.to_string())
+        }
+        Ok((kind, _)) => Err(format!("an answer of kind {kind}")),
+        Err(RequestError::Refused(why)) if why.contains("are not known here") => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The window, and the shards of it, that a peer is to compare with the asker.
+///
+/// # Errors
+/// When the bytes are not that.
+pub fn window_shards(payload: &[u8]) -> Result<(Window, ShardSet), String> {
+    let (start, end, shards) =
+        codec::decode::<(i64, i64, ShardSet), { codec::RPC_BYTES_MAX }>(payload).map_err(|error| error.to_string())?;
+    Ok((Window { start: Timestamp(start), end: Timestamp(end) }, shards))
+}
+
 /// A peer's digests of some shards in a window.
 ///
 /// # Errors
@@ -223,7 +260,8 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let shards: ShardSet = [ShardId(70)].into_iter().collect();
-        let asked = Asked { start: 0, end: 7_200_000, shards, known: vec![(7, 2, 9)] };
+        let late = (0i64, 7_200_000i64, shards.clone());
+        let asked = Asked { start: 0, end: 7_200_000, shards: shards.clone(), known: vec![(7, 2, 9)] };
         let series = WireSeries { labels: Labels::from_pairs([("a", "b")]), chunks: vec![(1, 5, 6, vec![1, 2])] };
         let mut seen = String::new();
         for (kind, name, bytes) in [
@@ -234,6 +272,8 @@ mod tests {
             (PIECE, "piece", codec::encode(&vec![series])),
             (END, "end", Vec::new()),
             (COMPARE, "asked", codec::encode(&(0i64, 7_200_000i64))),
+            (COMPARE_SHARDS, "asked", codec::encode(&late)),
+            (COMPARE_SHARDS, "has now", codec::encode(&shards)),
         ] {
             let shown: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
             seen.push_str(&format!("{kind} {name} {shown}\n"));
@@ -248,6 +288,8 @@ mod tests {
             80 piece 01040161016201010a0c020102
             81 end 
             83 asked 00fc00badb00
+            86 asked 00fc00badb00000146
+            86 has now 000146
         "#]]
         .assert_eq(&seen);
     }

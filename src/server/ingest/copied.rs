@@ -25,7 +25,7 @@ impl Ingest {
     /// What is remembered of the sources in some shards that had a slot at or after an instant.
     pub fn remembered(&self, shards: &ShardSet, since: Timestamp) -> Remembered {
         let mut all = Remembered::default();
-        for lane in &self.lanes.0 {
+        for lane in &self.lanes.lanes {
             let lane = lane.lock();
             for orders in lane.ledger.slot_orders(shards, since) {
                 let place = all.sources.len() as u32;
