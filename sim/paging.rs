@@ -23,11 +23,13 @@ use promesh_node::{Peer, PeerInput};
 use promesh_replication::SourceId;
 use rand::RngExt;
 
-use crate::world::{Event, MS, Wire, World};
+use crate::world::{Event, MS, SECOND, Wire, World};
 pub(crate) use plan::{Moment, PlannedAlert, Strike};
 pub(crate) use receivers::{Behaviour, Delivery};
 pub(crate) use run::run;
 
+/// A standstill so long is time down, which does not count: sources get a chance to post after it, as after a start.
+const SOURCES_GIVE_UP: u64 = 10 * SECOND;
 /// The digest of the one configuration.
 const DIGEST: u128 = 1;
 
@@ -99,7 +101,7 @@ pub(crate) struct Paging {
     armed: Vec<(Moment, Strike)>,
     /// All that receivers took, in order.
     pub(crate) deliveries: Vec<Delivery>,
-    /// When peers started.
+    /// When peers started, or went on after a long standstill.
     pub(crate) starts: Vec<u64>,
     /// Deliveries whose record is not yet safe.
     unsettled: BTreeSet<usize>,
@@ -153,6 +155,14 @@ impl World {
         let limits = Default::default();
         let setup = Setup { me, boot, seed, config, digest: DIGEST, timing, limits, has_seeds: peer != 0, records };
         mind.with_alerting(Alerting::new(setup, now), DIGEST, &zone, now)
+    }
+
+    /// A peer will have stood still until an instant: after a long standstill it lets sources say again what they have to
+    /// say, as after a start.
+    pub(crate) fn note_standstill(&mut self, until: u64, lasts: u64) {
+        if lasts >= SOURCES_GIVE_UP {
+            self.paging().starts.push(until);
+        }
     }
 
     /// A process died: what was not synced is lost, attempts end where they are.

@@ -1,7 +1,8 @@
 //! No false resolve and no false fire by a move, a restart or a cut.
 //!
 //! Nobody is told that an alert ended which fires all the time, nor that one fires which is over: the time for its end to
-//! be posted, or where a client just falls silent, for its validity and the grace after a start, is left. And what was
+//! be posted, or where a client just falls silent, for its validity and the grace after a start or a long standstill (time
+//! down does not count), is left. And what was
 //! told as ended is not told as firing again before it has begun again. A mesh that was down when an alert began anew still
 //! owes the end of the time before: that it tells this end before it has heard of the new beginning is no false resolve,
 //! since the end is true, and the new firing follows.
@@ -20,7 +21,7 @@ const ATTEMPT: u64 = SECOND;
 const SILENT_MS: i64 = VALID_MS + POSTED_MS;
 /// What a peer's clock may be ahead before it sends nothing: it evaluates a slot before its time.
 const AHEAD_MS: i64 = 2_000;
-/// After every start of a peer its sources get this chance to post again.
+/// After every start of a peer, and every long standstill, its sources get this chance to post again.
 const GRACE_MS: i64 = 60_000 + POSTED_MS;
 
 pub(crate) fn violations(world: &World) -> Vec<String> {

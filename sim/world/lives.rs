@@ -1,5 +1,6 @@
 //! What befalls peers: they start, stop, die, and what lies between them breaks and heals.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use promesh_node::{Digests, Input, Mesh, MeshConfig, Peer, PeerInput};
 use rand::RngExt;
 
 use super::history::WINDOW_MS;
-use super::{EPOCH_MS, Event, MS, SECOND, SYNC_PERIOD, World, address, job};
+use super::{EPOCH_MS, Event, MS, SECOND, SYNC_PERIOD, World, address, job, touched};
 use crate::disk::Store;
 use crate::faults::Fault;
 use crate::network::{Healed, IDLE_TIMEOUT_NS};
@@ -132,6 +133,7 @@ impl World {
                 self.note_standing(peer);
                 if self.paging.is_some() {
                     self.schedule(self.now + lasts, Event::Paging(PagingEvent::Weigh));
+                    self.note_standstill(self.now + lasts, lasts);
                 }
                 if lasts > IDLE_TIMEOUT_NS {
                     self.schedule(self.now + lasts, Event::Resumed(peer));
@@ -196,9 +198,9 @@ impl World {
     /// Everything works again and every peer runs.
     pub(crate) fn heal_all(&mut self) {
         self.network.loss = 0.0;
+        self.resume_all();
         let count = self.peers.len();
         for from in 0..count {
-            self.peers[from].paused_until = 0;
             self.peers[from].sync_takes = 0;
             for to in 0..count {
                 self.strike(Fault::Heal(from, to));
@@ -208,6 +210,22 @@ impl World {
             self.start(peer);
             self.feed(peer, PeerInput::Mesh(Input::DiskFull(false)));
             self.strike(Fault::Refusing(peer, false));
+        }
+    }
+
+    /// Who stands still goes on, and what waited for it reaches it now, in order.
+    fn resume_all(&mut self) {
+        let now = self.now;
+        if self.peers.iter().any(|peer| peer.paused_until > now) && self.paging.is_some() {
+            self.paging().starts.push(now);
+        }
+        let resumed = std::mem::take(&mut self.events).into_iter().map(|Reverse((at, tie, number, place))| {
+            let waited = tie == number && self.pending[place].as_ref().and_then(touched).is_some();
+            Reverse((if waited { now } else { at }, tie, number, place))
+        });
+        self.events = resumed.collect();
+        for peer in &mut self.peers {
+            peer.paused_until = 0;
         }
     }
 }

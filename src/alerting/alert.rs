@@ -106,18 +106,18 @@ impl AlertValue {
         AlertValue { labels, spans: BTreeMap::new(), notes: Register::default(), updated_at: Timestamp::MIN }
     }
 
-    /// Whether it fires. Spans that nobody ended run on until `grace` at least.
-    pub fn is_firing(&self, now: Timestamp, grace: Timestamp) -> bool {
+    /// Whether it fires. Spans that nobody ended run on for the grace at least.
+    pub fn is_firing(&self, now: Timestamp, grace: Grace) -> bool {
         self.spans.iter().any(|(start, span)| *start <= now && runs(span, now, grace))
     }
 
     /// Whether it fires now or will.
-    pub fn may_fire(&self, now: Timestamp, grace: Timestamp) -> bool {
+    pub fn may_fire(&self, now: Timestamp, grace: Grace) -> bool {
         self.spans.values().any(|span| runs(span, now, grace))
     }
 
     /// The beginning of the earliest span that runs; of the last one when none does.
-    pub fn starts_at(&self, now: Timestamp, grace: Timestamp) -> Timestamp {
+    pub fn starts_at(&self, now: Timestamp, grace: Grace) -> Timestamp {
         let running = self.spans.iter().find(|(_, span)| runs(span, now, grace));
         running.or_else(|| self.spans.last_key_value()).map_or(Timestamp::MIN, |(start, _)| *start)
     }
@@ -127,33 +127,49 @@ impl AlertValue {
         self.spans.values().map(|span| span.ends_at).max().unwrap_or(Timestamp::MIN)
     }
 
-    /// Whether somebody stated an end that is later than an instant: what was seen to fire then is over.
-    pub fn ended_after(&self, at: Timestamp) -> bool {
-        self.spans.values().any(|span| span.explicit && span.ends_at > at)
+    /// The last end that somebody stated: what was seen to fire before it is over.
+    pub fn stated_end(&self) -> Option<Timestamp> {
+        self.spans.values().filter(|span| span.explicit).map(|span| span.ends_at).max()
     }
 
     /// The smallest birth of the spans that run.
-    pub fn born(&self, now: Timestamp, grace: Timestamp) -> Option<Timestamp> {
+    pub fn born(&self, now: Timestamp, grace: Grace) -> Option<Timestamp> {
         self.spans.values().filter(|span| runs(span, now, grace)).map(|span| span.born).min()
     }
 
     /// The smallest birth of the spans that run and had not run out by an instant.
-    pub fn born_by(&self, start: Timestamp, now: Timestamp, grace: Timestamp) -> Option<Timestamp> {
+    pub fn born_by(&self, start: Timestamp, now: Timestamp, grace: Grace) -> Option<Timestamp> {
         let running = self.spans.values().filter(|span| runs(span, now, grace) && span.ends_at >= start);
         running.map(|span| span.born).min()
     }
 
     /// When, as things are, it will have ended, if it fires.
-    pub fn expires_at(&self, now: Timestamp, grace: Timestamp) -> Option<Timestamp> {
+    pub fn expires_at(&self, now: Timestamp, grace: Grace) -> Option<Timestamp> {
         let running = self.spans.values().filter(|span| runs(span, now, grace));
-        running.map(|span| span.ends_at.max(grace)).max()
+        running.map(|span| grace.end_of(span)).max()
     }
 }
 
 /// An explicit end had come by the clock of the peer that took it; by a slower one it may lie ahead, and is an end all the
 /// same.
-fn runs(span: &Span, now: Timestamp, grace: Timestamp) -> bool {
-    !span.explicit && now < span.ends_at.max(grace)
+fn runs(span: &Span, now: Timestamp, grace: Grace) -> bool {
+    !span.explicit && now < grace.end_of(span)
+}
+
+/// The chance that sources get after this peer was down, or stood still, to say that their alerts still fire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grace {
+    /// Since when it had been down: what had run out before that is over.
+    pub from: Timestamp,
+    /// What had not, and nobody ended, runs on until here at least.
+    pub until: Timestamp,
+}
+
+impl Grace {
+    /// When a span that nobody ended has run out.
+    fn end_of(self, span: &Span) -> Timestamp {
+        if span.ends_at >= self.from { span.ends_at.max(self.until) } else { span.ends_at }
+    }
 }
 
 /// An alert as somebody posts it.
@@ -171,8 +187,9 @@ pub struct PostedAlert {
     pub generator_url: String,
     /// Whether it comes from this mesh's own rules, which after a takeover may know another beginning.
     pub own_rule: bool,
-    /// The slot of the evaluation that says so, if a rule's: who evaluated may stand still before it posts. Not a part of
-    /// the form in which posts were first forwarded, therefore told beside it.
+    /// The instant of which it speaks: the slot of the evaluation, if a rule's, since who evaluated may stand still before
+    /// it posts; if somebody's outside, when a peer took it, since that peer may stand still before it passes it on. Not
+    /// a part of the form in which posts were first forwarded, therefore told beside it.
     #[serde(skip)]
     pub evaluated_at: Option<Timestamp>,
 }

@@ -151,6 +151,46 @@ fn a_pause_over_the_flush_pages_nobody_twice() {
 }
 
 #[test]
+fn what_was_posted_to_a_peer_that_stood_still_does_not_begin_anew() {
+    let mut world = world(3, 8);
+    world.post(0, &[("alertname", "a")], true);
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.told(), ["firing a"]);
+    world.pause(0, Duration::from_secs(25));
+    world.run_for(Duration::from_secs(1));
+    world.post_to_standing_still(0, &[("alertname", "a")]);
+    world.run_for(Duration::from_secs(4));
+    world.post(1, &[("alertname", "a")], false);
+    world.run_for(Duration::from_secs(60));
+    assert_eq!(world.told(), ["firing a", "resolved a"]);
+    // What begins after that is new.
+    world.post(0, &[("alertname", "a")], true);
+    world.run_for(Duration::from_secs(20));
+    assert_eq!(world.told(), ["firing a", "resolved a", "firing a"]);
+}
+
+#[test]
+fn while_all_stand_still_no_alert_runs_out() {
+    for peers in [1, 3] {
+        let mut world = world(peers, 9);
+        let valid = Duration::from_secs(15);
+        world.post_valid_for(0, &[("alertname", "a")], valid);
+        world.run_for(Duration::from_secs(5));
+        for peer in 0..peers {
+            world.pause(peer, Duration::from_secs(30));
+        }
+        world.run_for(Duration::from_secs(45));
+        assert_eq!(world.told(), ["firing a"], "{peers} peers: its source has had no chance to post it again");
+        // Had it one and used it, it runs; had it and did not, it is over.
+        world.post_valid_for(0, &[("alertname", "a")], Duration::from_secs(400));
+        world.run_for(Duration::from_secs(350));
+        assert_eq!(world.told(), ["firing a"], "{peers} peers");
+        world.run_for(Duration::from_secs(100));
+        assert_eq!(world.told(), ["firing a", "resolved a"], "{peers} peers");
+    }
+}
+
+#[test]
 fn a_cut_of_six_seconds_over_the_flush_pages_nobody_twice() {
     for seed in 0..12 {
         for alone in 0..3 {

@@ -96,11 +96,12 @@ impl Voter {
         self.heard.retain(|_, heard| now.since(*heard) < SESSION_LAPSE);
     }
 
-    /// Whether a session may still send.
+    /// Whether a session may still send. A peer has one life at a time: this one's earlier lives do not.
     pub fn is_live(&self, session: Session, now: Monotonic) -> bool {
-        self.own == Some(session)
-            || self.trusts_all(now)
-            || self.heard.get(&session).is_some_and(|heard| now.since(*heard) < SESSION_LAPSE)
+        if let Some(own) = self.own.filter(|own| own.peer == session.peer) {
+            return own == session;
+        }
+        self.trusts_all(now) || self.heard.get(&session).is_some_and(|heard| now.since(*heard) < SESSION_LAPSE)
     }
 
     /// Judges an intent. When it is accepted, the vote must be durable before that is told.

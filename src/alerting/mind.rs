@@ -16,7 +16,7 @@ use promesh_model::{Monotonic, Now, PeerId, Timestamp};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::alert::{AlertKey, AlertValue, PostedAlert};
+use crate::alert::{AlertKey, AlertValue, Grace, PostedAlert};
 use crate::claims::{BEAT_INTERVAL, Beats, SESSION_LAPSE, Session, Voter};
 use crate::dispatch::Dispatcher;
 use crate::electorate::{Acceptor, AlertPeer, Electorate, Proposal};
@@ -32,6 +32,10 @@ pub use words::{ClaimId, Input, Notification, NotifiedAlert, Outcome, Output};
 /// A longer gap between two steps is a pause: timers are never further ahead than a beat.
 const STOOD_STILL: Duration = Duration::from_millis(1500);
 
+/// After so long a source has given up saying what it had to say to a peer that stands still: Prometheus' default timeout of
+/// an Alertmanager.
+const SOURCES_GIVE_UP: Duration = Duration::from_secs(10);
+
 /// How long things take.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -41,7 +45,7 @@ pub struct Timing {
     pub replace_after: Duration,
     /// An elector that is Down for so long is voted out. Default 60s.
     pub out_after: Duration,
-    /// How long after a start alerts of outside sources wait for their source. Default 5m.
+    /// How long after a start, or a long standstill, alerts of outside sources wait for their source. Default 5m.
     pub source_grace: Duration,
 }
 
@@ -132,8 +136,8 @@ pub struct Alerting {
     pub(crate) alerts: Map<AlertKey, AlertValue>,
     pub(crate) silences: Map<SilenceId, SilenceValue>,
     pub(crate) log: Map<KeyId, Done>,
-    /// Alerts that nobody ended run on until here: their sources have had no chance yet.
-    grace: Timestamp,
+    /// Alerts that nobody ended run on meanwhile: their sources have had no chance yet.
+    grace: Grace,
     firing: BTreeSet<AlertKey>,
     /// Firing alerts by name, where their number is limited.
     firing_by_name: BTreeMap<String, BTreeSet<AlertKey>>,
@@ -181,10 +185,12 @@ pub struct Alerting {
     wake: Option<Monotonic>,
     /// When it last did something: a longer gap than any timer's is a pause.
     last_step: Monotonic,
-    /// Posts of own rules that were evaluated before it stood still: judged once it knows what others know.
+    /// Posts that speak of an instant before it stood still: judged once it knows what others know.
     held: Vec<(u64, Vec<PostedAlert>)>,
     /// When it last found that it had stood still.
     woke_at: Option<Monotonic>,
+    /// Since when it had, by its clock now.
+    slept_from: Timestamp,
     /// The greatest number of a ballot that was given back: told again, it must not give back a later claim.
     released_number: u64,
     /// What this peer told without a majority, until it meets what others told.
@@ -234,7 +240,7 @@ impl Alerting {
             alerts: Map::default(),
             silences: Map::default(),
             log: Map::default(),
-            grace: now.wall.after(setup.timing.source_grace),
+            grace: Grace { from: Timestamp::MIN, until: now.wall.after(setup.timing.source_grace) },
             firing: BTreeSet::new(),
             firing_by_name: BTreeMap::new(),
             expiries: BTreeSet::new(),
@@ -277,6 +283,7 @@ impl Alerting {
             wake: Some(now.monotonic),
             last_step: now.monotonic,
             woke_at: None,
+            slept_from: now.wall,
             released_number: 0,
             told_alone: BTreeMap::new(),
             owed_releases: BTreeMap::new(),
@@ -309,7 +316,7 @@ impl Alerting {
         });
         if self.alerts.is_empty() {
             // Nothing was waited for: ends are what they are.
-            self.grace = now.wall;
+            self.grace.until = now.wall;
         }
         self.regroup(now);
         // What was known when it was told is not: all that had begun by then.
@@ -324,22 +331,14 @@ impl Alerting {
     /// Something happened. Outputs are drained after every call.
     pub fn handle(&mut self, input: Input, now: Now) {
         if now.monotonic.since(self.last_step) >= STOOD_STILL {
-            self.voter.woke(now.monotonic);
-            self.woke_at = Some(now.monotonic);
-            // What others said meanwhile may have been lost with its connections.
-            self.unsure_since = now.monotonic;
-            self.compared.clear();
-            self.compare_sent.clear();
-            // Nobody was away but this peer.
-            self.majority_seen = now.monotonic;
+            self.woke(now);
         }
         self.last_step = now.monotonic;
         match input {
             Input::View { members, view } => self.viewed(members, view, now),
             Input::Message { from, message } => self.received(from, message, now),
             Input::Persisted { token } => self.persisted(token, now),
-            Input::Post { token, alerts } if self.is_stale(&alerts, now) => self.held.push((token, alerts)),
-            Input::Post { token, alerts } => self.post(token, alerts, now),
+            Input::Post { token, alerts } => self.take_post(token, alerts, now),
             Input::PutSilence { token, id, body } => self.put_silence(token, id, body, now),
             Input::ExpireSilence { token, id } => self.expire_silence(token, id, now),
             Input::Notified { claim, outcome } => self.notified(claim, outcome, now),
@@ -350,6 +349,26 @@ impl Alerting {
         self.release_held(now);
         self.pass_time(now);
         self.finish(now);
+    }
+
+    /// This peer stood still.
+    fn woke(&mut self, now: Now) {
+        self.voter.woke(now.monotonic);
+        self.woke_at = Some(now.monotonic);
+        let stood = now.monotonic.since(self.last_step);
+        self.slept_from = now.wall.before(stood);
+        // What others said meanwhile may have been lost with its connections.
+        self.unsure_since = now.monotonic;
+        self.compared.clear();
+        self.compare_sent.clear();
+        // Nobody was away but this peer.
+        self.majority_seen = now.monotonic;
+        // Unless all were: then sources have had no chance to say that their alerts still fire, as after a start.
+        if stood >= SOURCES_GIVE_UP {
+            let from = if now.wall < self.grace.until { self.grace.from.min(self.slept_from) } else { self.slept_from };
+            self.grace = Grace { from, until: now.wall.after(self.timing.source_grace) };
+            self.regroup(now);
+        }
     }
 
     /// The next thing to do.
@@ -411,8 +430,8 @@ impl Alerting {
         self.voters(now).degraded
     }
 
-    /// Alerts that nobody ended run on until here at least.
-    pub(crate) fn grace(&self) -> Timestamp {
+    /// For how long alerts that nobody ended run on at least.
+    pub(crate) fn grace(&self) -> Grace {
         self.grace
     }
 

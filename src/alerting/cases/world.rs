@@ -40,6 +40,7 @@ enum Event {
     Persisted(usize, u64, u64),
     Deliver(usize, usize, AlertMessage),
     View(usize),
+    Post(usize, u64, Vec<PostedAlert>),
     /// Connected: the first byte goes out if the lease holds.
     FirstByte(u64),
     /// The receiver's answer is back.
@@ -269,12 +270,33 @@ impl World {
         self.next_token += 1;
         let token = self.next_token;
         self.posts.insert(token, labels[0].1.to_owned());
-        let alert = PostedAlert {
+        let valid = if firing { Duration::from_secs(3600) } else { Duration::ZERO };
+        let alerts = vec![self.posted(labels, valid)];
+        self.input(peer, Input::Post { token, alerts });
+    }
+
+    /// An alert that ends unless it is posted again.
+    pub fn post_valid_for(&mut self, peer: usize, labels: &[(&str, &str)], valid: Duration) {
+        self.next_token += 1;
+        let (token, alerts) = (self.next_token, vec![self.posted(labels, valid)]);
+        self.posts.insert(token, labels[0].1.to_owned());
+        self.input(peer, Input::Post { token, alerts });
+    }
+
+    /// A post that a peer finds when it goes on.
+    pub fn post_to_standing_still(&mut self, peer: usize, labels: &[(&str, &str)]) {
+        self.next_token += 1;
+        let (token, alerts) = (self.next_token, vec![self.posted(labels, Duration::from_secs(3600))]);
+        self.posts.insert(token, labels[0].1.to_owned());
+        self.paused.get_mut(&peer).expect("it stands still").push(Event::Post(peer, token, alerts));
+    }
+
+    fn posted(&self, labels: &[(&str, &str)], valid: Duration) -> PostedAlert {
+        PostedAlert {
             labels: Labels::from_pairs(labels.iter().copied()),
-            ends_at: Some(if firing { self.now().wall.after(Duration::from_secs(3600)) } else { self.now().wall }),
+            ends_at: Some(self.now().wall.after(valid)),
             ..PostedAlert::default()
-        };
-        self.input(peer, Input::Post { token, alerts: vec![alert] });
+        }
     }
 
     pub fn silence(&mut self, peer: usize, name: &str, value: &str, span: Duration) -> SilenceId {
@@ -394,9 +416,11 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         let whose = match &event {
-            Event::Wake(peer) | Event::Persisted(peer, ..) | Event::Deliver(_, peer, _) | Event::View(peer) => {
-                Some(*peer)
-            }
+            Event::Wake(peer)
+            | Event::Persisted(peer, ..)
+            | Event::Deliver(_, peer, _)
+            | Event::View(peer)
+            | Event::Post(peer, ..) => Some(*peer),
             Event::FirstByte(id) => self.attempts.get(id).map(|attempt| attempt.peer),
             Event::Answered(_, peer, _) => Some(*peer),
             Event::Resume(_) => None,
@@ -427,6 +451,7 @@ impl World {
                 let (members, view) = (self.members_for(peer), self.view);
                 self.input(peer, Input::View { members, view });
             }
+            Event::Post(peer, token, alerts) => self.input(peer, Input::Post { token, alerts }),
             Event::FirstByte(id) => self.first_byte(id),
             Event::Answered(id, peer, life) => self.answered(id, peer, life),
             Event::Resume(peer) => {

@@ -67,3 +67,17 @@ fn a_voter_that_stood_still_waits_for_beats_before_it_lets_a_session_lapse() {
     now = now + SESSION_LAPSE;
     assert_eq!(voter.judge(&intent(2, B, 1000), None, now), Verdict::Accepted);
 }
+
+#[test]
+fn a_voter_that_started_anew_holds_no_vote_for_its_own_earlier_life() {
+    let now = Monotonic(0) + Duration::from_secs(100);
+    let vote = |peer: PeerId| {
+        let vote = Vote { ballot: ballot(1, peer), session: session(peer), flush: Timestamp(1000), released: false };
+        BTreeMap::from([(KEY, vote)])
+    };
+    let life = Session { peer: VOTER, boot: 2 };
+    let mut own = Voter::new(life, vote(VOTER), now);
+    assert_eq!(own.judge(&intent(2, A, 1000), None, now), Verdict::Accepted, "who claimed died, and is this peer");
+    let mut others = Voter::new(life, vote(B), now);
+    assert_eq!(others.judge(&intent(2, A, 1000), None, now), Verdict::Busy, "it may live");
+}

@@ -7,6 +7,7 @@ use promesh_model::{Labels, Now, PeerId, Timestamp};
 
 use super::{Alerting, Deferred, Output, STOOD_STILL, Waiter, Waiting};
 use crate::alert::{AlertKey, AlertValue, Notes, PostedAlert, Span};
+use crate::claims::BEAT_INTERVAL;
 use crate::inherit;
 use crate::message::{DiskRecord, Part};
 use crate::nflog::{Done, KeyId};
@@ -30,7 +31,22 @@ const FORWARD_TIMEOUT: Duration = Duration::from_secs(1);
 const HELD_MAX: usize = 100;
 
 impl Alerting {
-    pub(super) fn post(&mut self, token: u64, alerts: Vec<PostedAlert>, now: Now) {
+    /// Somebody posts. What no rule dates speaks of now; what is found right after this peer stood still may have waited
+    /// all the time.
+    pub(super) fn take_post(&mut self, token: u64, mut alerts: Vec<PostedAlert>, now: Now) {
+        let woke = self.woke_at.is_some_and(|at| now.monotonic.since(at) < BEAT_INTERVAL);
+        let taken_at = if woke { self.slept_from } else { now.wall };
+        for alert in &mut alerts {
+            alert.evaluated_at.get_or_insert(taken_at);
+        }
+        if self.is_stale(&alerts, now) {
+            self.held.push((token, alerts));
+        } else {
+            self.post(token, alerts, now);
+        }
+    }
+
+    fn post(&mut self, token: u64, alerts: Vec<PostedAlert>, now: Now) {
         if self.is_elector() || self.electorate.is_none() {
             self.accept_post(Waiter::Post(token), alerts, now);
         } else {
@@ -38,16 +54,24 @@ impl Alerting {
         }
     }
 
-    /// Whether rules evaluated these before this peer stood still, and it does not know yet what was evaluated since: what
-    /// another has ended meanwhile would begin anew.
-    pub(super) fn is_stale(&mut self, alerts: &[PostedAlert], now: Now) -> bool {
+    /// Whether these speak of an instant before this peer stood still, and it does not know yet what was said since: what
+    /// somebody has ended meanwhile would begin anew.
+    fn is_stale(&mut self, alerts: &[PostedAlert], now: Now) -> bool {
         let old = |alert: &PostedAlert| alert.evaluated_at.is_some_and(|at| at.after(STOOD_STILL) <= now.wall);
-        self.woke_at.is_some() && self.held.len() < HELD_MAX && alerts.iter().any(old) && !self.is_ready(now)
+        self.woke_at.is_some() && self.held.len() < HELD_MAX && alerts.iter().any(old) && !self.has_caught_up(now)
+    }
+
+    /// Whether it knows what others know, or has not found any for long enough.
+    fn has_caught_up(&mut self, now: Now) -> bool {
+        let others = self.electorate.iter().flat_map(|electorate| &electorate.members).any(|peer| *peer != self.me);
+        let met_nobody = others && self.other_electors().is_empty();
+        let patient = now.monotonic.since(self.unsure_since) < self.timing.notify_hold;
+        self.is_ready(now) && !(met_nobody && patient)
     }
 
     /// Takes the posts that waited.
     pub(super) fn release_held(&mut self, now: Now) {
-        if !self.held.is_empty() && self.is_ready(now) {
+        if !self.held.is_empty() && self.has_caught_up(now) {
             for (token, alerts) in std::mem::take(&mut self.held) {
                 self.post(token, alerts, now);
             }
@@ -164,11 +188,16 @@ impl Alerting {
         let known = self.alerts.get(&key);
         let grace = self.grace;
         let running = known.filter(|known| known.is_firing(now.wall, grace));
-        // The source's clock, or that of the peer which forwards, may be ahead; what it says is over does not run on.
-        let explicit = posted.ends_at.is_some_and(|end| end <= now.wall.after(CLOCK_SLACK));
-        // Who evaluated it stood still before it could post, and a later evaluation has ended it.
-        let overtaken = |at: Timestamp| !explicit && known.is_some_and(|known| known.ended_after(at));
-        if posted.evaluated_at.is_some_and(overtaken) {
+        // Who took it may have stood still before it passed it on: it is judged as it was meant then. The source's clock, or
+        // that of the peer which forwards, may be ahead; what it says is over does not run on.
+        let said_at = posted.evaluated_at.unwrap_or(now.wall);
+        let explicit = posted.ends_at.is_some_and(|end| end <= said_at.after(CLOCK_SLACK));
+        // A rule's slots are the same to everybody, other instants are read from different clocks.
+        let slack = if posted.own_rule { Duration::ZERO } else { CLOCK_SLACK };
+        // Since it was seen to fire somebody has ended it; but what somebody outside dates later than that is new.
+        let is_new = |end: Timestamp| !posted.own_rule && posted.starts_at.is_some_and(|start| start > end);
+        let overtaken = |end: Timestamp| !explicit && end > said_at.after(slack) && !is_new(end);
+        if known.and_then(AlertValue::stated_end).is_some_and(overtaken) {
             return None;
         }
         let ends_at = posted.ends_at.unwrap_or_else(|| now.wall.after(self.config.global.resolve_timeout));
@@ -176,9 +205,8 @@ impl Alerting {
         delta.updated_at = now.wall;
         match running {
             Some(running) if explicit => {
-                // An end is an end of everything that runs.
-                // Of everything that had begun when it was evaluated.
-                let had_begun = |start: Timestamp| posted.evaluated_at.is_none_or(|at| start <= at);
+                // An end is an end of everything that had begun when it was stated.
+                let had_begun = |start: Timestamp| start <= said_at.after(slack);
                 for (start, span) in running.spans.iter().filter(|(start, span)| !span.explicit && had_begun(**start)) {
                     delta.spans.insert(*start, Span { ends_at: ends_at.max(*start), explicit, born: span.born });
                 }
@@ -195,6 +223,12 @@ impl Alerting {
                 // What begins after all that runs has run out, and is waited for only since a start, is something new.
                 let born = running.and_then(|running| running.born_by(start, now.wall, grace)).unwrap_or(now.wall);
                 delta.spans.insert(start, Span { ends_at, explicit, born });
+                // What runs may have ended before this rule's alert began, and who knows that be cut off: then its end must
+                // not end this. Who sees it for the first time does not know when it began.
+                let begun = posted.starts_at.filter(|begun| posted.own_rule && !explicit && *begun > start);
+                if let Some(begun) = begun.filter(|begun| *begun < said_at && !is_over(begun)) {
+                    delta.spans.insert(begun, Span { ends_at, explicit, born });
+                }
             }
         }
         let notes = Notes { annotations: posted.annotations, generator_url: posted.generator_url };

@@ -53,6 +53,9 @@ pub(super) enum State {
 pub(super) struct Told {
     /// When it began.
     at: Timestamp,
+    /// By which ballot a majority let it begin. Greater ones, by which voters are asked on meanwhile, nobody need have
+    /// accepted: they say nothing about what others were allowed to send since.
+    ballot: Ballot,
     firing: BTreeSet<u64>,
     resolved: BTreeSet<u64>,
     /// Of each alert told as ended, the beginning of the last span that was known then.
@@ -61,7 +64,8 @@ pub(super) struct Told {
 
 impl Told {
     /// As the log has it.
-    fn done(self, key: LogKey, flush: Timestamp, ballot: Ballot, data: BTreeMap<String, String>) -> Done {
+    fn done(self, key: LogKey, flush: Timestamp, data: BTreeMap<String, String>) -> Done {
+        let ballot = self.ballot;
         Done { key, flush, ballot, at: self.at, firing: self.firing, resolved: self.resolved, data }
     }
 }
@@ -275,13 +279,14 @@ impl Alerting {
         let after_last = self.log.get(&key).map(|done| done.at.after(Duration::from_millis(1)));
         let last_span = |alert: &AlertKey| Some((*alert, *self.alerts.get(alert)?.spans.last_key_value()?.0));
         let ended = alerts.iter().filter(|(_, firing)| !firing).filter_map(|(alert, _)| last_span(alert)).collect();
-        let told = Told { at: after_last.map_or(now.wall, |after| after.max(now.wall)), firing, resolved, ended };
+        let at = after_last.map_or(now.wall, |after| after.max(now.wall));
+        let told = Told { at, ballot: claim.candidacy.ballot(), firing, resolved, ended };
         let alerts: Vec<_> =
             alerts.into_iter().filter(|(_, firing)| *firing || slot.integration.send_resolved).collect();
         if alerts.is_empty() {
             // Nobody is told of the end, but the log must know.
             let ended = told.ended.clone();
-            let done = told.done(slot.key.clone(), claim.flush, claim.candidacy.ballot(), BTreeMap::new());
+            let done = told.done(slot.key.clone(), claim.flush, BTreeMap::new());
             return self.log_done(key, &slot, done, &ended, voters.degraded, now);
         }
         let mut notification = self.notification(key, &slot, &claim, reason, &alerts, &told, voters.degraded, now);
@@ -349,11 +354,11 @@ impl Alerting {
         let Some(key) = self.running.remove(&id) else { return };
         let found = self.claims.get(&key).and_then(|claim| match &claim.state {
             State::Sending { id: running, told, alone, fails_at, .. } if *running == id => {
-                Some((claim.flush, claim.candidacy.ballot(), told.clone(), *alone, *fails_at))
+                Some((claim.flush, told.clone(), *alone, *fails_at))
             }
             _ => None,
         });
-        let Some((flush, ballot, told, alone, fails_at)) = found else { return };
+        let Some((flush, told, alone, fails_at)) = found else { return };
         let kind = self.dispatcher.slot(key).map(|slot| slot.key.integration.clone()).unwrap_or_default();
         match outcome {
             Outcome::Sent { data } => {
@@ -361,7 +366,7 @@ impl Alerting {
                 match self.dispatcher.slot(key).cloned() {
                     Some(slot) => {
                         let ended = told.ended.clone();
-                        let done = told.done(slot.key.clone(), flush, ballot, data);
+                        let done = told.done(slot.key.clone(), flush, data);
                         self.log_done(key, &slot, done, &ended, alone, now);
                     }
                     None => drop(self.claims.remove(&key)),
@@ -408,13 +413,18 @@ impl Alerting {
         alone: bool,
         now: Now,
     ) {
-        self.claims.remove(&key);
+        let asked_by = self.claims.remove(&key).map(|claim| claim.candidacy.ballot());
+        let sent_by = done.ballot;
         self.note_telling(key, &done, alone);
         self.keep_done(key, &done, now);
         self.end_what_was_told(key, ended, now);
         let mut parts = self.ends_of(slot, &done);
         parts.push(Part::Done(key, done));
         self.wait_for_done(parts, now);
+        // Who accepted a greater ballot meanwhile waits for the end of that one.
+        if let Some(asked_by) = asked_by.filter(|asked_by| *asked_by != sent_by) {
+            self.tell_released(key, asked_by, now);
+        }
     }
 
     /// The alerts that were told as ended. They go before the record of that: who learns that they were told must know of

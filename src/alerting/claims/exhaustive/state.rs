@@ -61,6 +61,8 @@ impl Peer {
 pub(super) struct Sending {
     pub(super) lease: Monotonic,
     pub(super) begun: bool,
+    /// By which ballot it was allowed, and is recorded.
+    pub(super) ballot: Ballot,
 }
 
 /// A notification whose first byte went out.
@@ -265,7 +267,7 @@ impl State {
                 self.ask(peer, bounds);
                 if self.is_first_of_pair(bounds, peer) {
                     let (_, sending) = self.peers[peer].claim.as_mut().expect("set above");
-                    *sending = Some(Sending { lease: now + LEASE, begun: false });
+                    *sending = Some(Sending { lease: now + LEASE, begun: false, ballot });
                     return self.first_byte(peer, bounds);
                 }
             }
@@ -309,15 +311,20 @@ impl State {
             }
             Step::Issue(peer) => {
                 let lease = self.lease(bounds, peer).unwrap_or(now + LEASE);
-                let (_, sending) = self.peers[peer].claim.as_mut().expect("it has a claim");
-                *sending = Some(Sending { lease, begun: false });
+                let (candidacy, sending) = self.peers[peer].claim.as_mut().expect("it has a claim");
+                *sending = Some(Sending { lease, begun: false, ballot: candidacy.ballot() });
             }
             Step::FirstByte(peer) => return self.first_byte(peer, bounds),
             Step::Answered(peer) => {
-                let (candidacy, _) = self.peers[peer].claim.take().expect("it has a claim");
-                let ballot = candidacy.ballot();
+                let (candidacy, sending) = self.peers[peer].claim.take().expect("it has a claim");
+                let (asked_by, ballot) = (candidacy.ballot(), sending.expect("it was issued").ballot);
                 self.peers[peer].learn(Some(ballot));
                 self.net.extend(bounds.told_by(peer).map(|to| Message::Done { to, ballot }));
+                if asked_by != ballot {
+                    // Who accepted a greater ballot since waits for the end of that one.
+                    self.peers[peer].voter.release(KEY, asked_by);
+                    self.net.extend(bounds.heard_by(peer).map(|to| Message::Release { to, ballot: asked_by }));
+                }
                 self.note_clean(bounds);
             }
             Step::Crash(peer) => {
