@@ -227,6 +227,87 @@ fn snapshots_of_three_peers_are_restored_into_two() {
         peers[victim].start();
         peers[victim].wait_ready();
     }
+    // Once more, into one that the mesh knows, of a time that the other claims as well.
+    assert_eq!(peers[1].terminate(), Some(0));
+    let (begin, end) = (old_window(100), old_window(100) + 6 * HOUR - 60);
+    make_blocks(&restored.path().join("peer-1/data"), begin);
+    peers[1].start();
+    peers[1].wait_ready();
+    // Who is asked may be the other, which claims that time and has nothing of it yet.
+    let whole = peers[1]
+        .wait("all of it is answered", 60_000, || old(&peers[1], end).filter(|found| found.0 == (SERIES * 360) as f64));
+    let copied = || peers[0].metric("promesh_history_copied_series_total");
+    peers[0].wait("the other fetches it", 40_000, || (copied() >= (3 * SERIES) as f64).then_some(()));
+    peers[1].kill();
+    peers[0].wait("it has all of it alone", 20_000, || (old(&peers[0], end)? == whole).then_some(()));
+}
+
+/// The line of a status that says how far a copy is: windows to go, windows done.
+fn progress(status: &str) -> Option<(u64, u64)> {
+    let line = status.lines().find(|line| line.starts_with("copying history: "))?;
+    let mut numbers = line.split(|letter: char| !letter.is_ascii_digit()).filter_map(|word| word.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
+#[test]
+fn a_copy_says_how_far_it_is_and_goes_on_where_it_was() {
+    const WINDOWS: i64 = 60;
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let path = root.path().join("prometheus.yml");
+    std::fs::write(&path, exporter.config(4, "5s", "4s")).expect("written");
+    let begin = old_window(2 * WINDOWS + 4);
+    let mut text = String::from("# TYPE old gauge\n");
+    for (series, step) in (0..SERIES as i64).flat_map(|series| (0..WINDOWS * 12).map(move |step| (series, step))) {
+        let (value, at) = (step * 7 % 31, begin + step * 600);
+        text.push_str(&format!("old{{job=\"history\",instance=\"h{series}\"}} {value} {at}\n"));
+    }
+    blocks_of(&(text + "# EOF\n"), &root.path().join("peer-0/data"));
+    let mut first = Peer::new(root.path(), "peer-0", &path, &[]);
+    first.start();
+    first.wait_ready();
+    let mut second = Peer::new(root.path(), "peer-1", &path, &[&first]);
+    second.start();
+    second.wait_ready();
+    let status = |peer: &Peer| operate(peer, &["status"]);
+    let began = second.wait("it copies", 40_000, || progress(&status(&second)).map(|_| wall()));
+    // Now and then an operator looks, in either form.
+    let mut seen: Vec<(u64, u64)> = Vec::new();
+    let mut estimates: Vec<(f64, f64)> = Vec::new();
+    let halfway = second.wait("half of it is done", 60_000, || {
+        seen.extend(progress(&status(&second)));
+        let shown: Value = serde_json::from_str(&operate(&second, &["status", "--output=json"])).expect("JSON");
+        let copies = &shown["copies"];
+        let (done, left) = (copies["windowsDone"].as_u64()?, copies["windowsLeft"].as_u64()?);
+        if done > 5 && left > 0 {
+            assert!(copies["bytesLeft"].as_u64()? > 0 && copies["bytesDone"].as_u64()? > 0, "{copies}");
+            estimates.push((wall(), copies["etaSeconds"].as_f64()?));
+        }
+        (done >= WINDOWS as u64 / 2).then_some(done)
+    });
+    assert!(seen.len() > 2 && seen.is_sorted_by(|a, b| a.0 >= b.0 && a.1 <= b.1), "{seen:?}");
+    assert!(seen.iter().all(|(left, done)| (left + done).abs_diff(WINDOWS as u64) <= 1), "{seen:?}");
+    // At the pace that it had.
+    let (looked, eta) = *estimates.last().expect("somebody looked");
+    let pace = (looked - began) / halfway as f64 * (WINDOWS as f64 / 2.0);
+    println!("{halfway} windows in {:.1} s, {eta:.1} s left by its word, {pace:.1} s at that pace", looked - began);
+    assert!((pace / 3.0..pace * 3.0).contains(&eta), "{eta} s for what takes {pace} s");
+    // While it copies the slots go on, and queries are answered.
+    assert_eq!(second.query("scrapes_total").len(), 4);
+    let copied = second.metric("promesh_history_copied_series_total");
+    second.kill();
+    second.start();
+    second.wait_ready();
+    settled(&second, 1);
+    let rest = second.metric("promesh_history_copied_series_total");
+    println!("{copied} series before it was killed, {rest} after");
+    let all = (WINDOWS as usize * SERIES) as f64;
+    assert!(copied + rest >= all && copied + rest <= all + 3.0 * SERIES as f64, "{copied} and {rest} of {all}");
+    assert!(progress(&status(&second)).is_none(), "nothing is copied any more");
+    first.kill();
+    let end = begin + WINDOWS * 2 * HOUR - 600;
+    second.wait("it has all of it alone", 20_000, || (old(&second, end)?.0 == (SERIES * 36) as f64).then_some(()));
 }
 
 const COMPARED: &str = "promesh_history_compared_total";

@@ -362,6 +362,10 @@ impl Assembly {
             lanes: Arc::clone(&self.lanes),
             folder: self.folder.clone(),
             is_new: self.folder.possession().is_ok_and(|held| held.extents().is_empty()),
+            known_blocks: self.folder.blocks().unwrap_or_else(|error| {
+                tracing::warn!(%error, "which blocks were here is not known");
+                None
+            }),
         };
         let history = History::new(means, &self.set_aside).map_err(context("the list of late pushes"))?;
         let history = Arc::new(history);

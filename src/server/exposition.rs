@@ -338,6 +338,12 @@ fn mesh(page: &mut Page, peer: &Peer) {
             "Datagrams that were nothing of ours.",
             counters.datagrams_garbage as f64,
         );
+        page.value(
+            "promesh_transport_repeated_datagrams_total",
+            "counter",
+            "Datagrams that had come before: repeated by the line, or by who heard them.",
+            counters.datagrams_repeated as f64,
+        );
         let refused = promesh_transport::RefusalReason::ALL
             .map(|reason| (reason.name().to_owned(), counters.refused_for(reason) as f64));
         let name = "promesh_transport_refused_total";

@@ -7,6 +7,7 @@
 //!
 //! What is missing is decided by [`promesh_node::plan_history`]; here it is done.
 
+mod brought;
 mod late;
 mod wire;
 
@@ -36,6 +37,8 @@ use crate::identity::PeerFolder;
 use crate::ingest::Lanes;
 use crate::minds::{Addresses, Minds};
 use crate::options::RETENTION_UNLIMITED;
+pub use brought::KnownBlocks;
+use brought::{Brought, SHOWINGS};
 pub use wire::KINDS;
 
 /// How often this peer looks for windows to copy.
@@ -46,10 +49,7 @@ const LIST_PERIOD: Duration = Duration::from_secs(20);
 const REST: Duration = Duration::from_secs(15);
 /// Windows that ended longer ago are not compared: their turn came when they were younger.
 const COMPARE_SPAN: Duration = Duration::from_secs(24 * 3600);
-/// How often others compare what came with this peer's data directory: a peer that copied a window from one that had not
-/// compared it yet has the second time.
-const SHOWINGS: u32 = 2;
-/// The time between them, at least.
+/// The time between two showings of what came with this peer's data directory, at least.
 const SHOWING_PAUSE: Duration = Duration::from_secs(20);
 /// Others are kept busy for so long in each [`PERIOD`].
 const SHOWING_SPAN: Duration = Duration::from_secs(2);
@@ -81,7 +81,7 @@ pub struct HistoryFigures {
     pub late_windows: AtomicU64,
     /// How often such a window was shown to the others.
     pub late_shown: AtomicU64,
-    /// Nanoseconds spent on copying.
+    /// Nanoseconds spent on copying, pauses between windows included.
     took_ns: AtomicU64,
     /// (window, shard) pairs with fewer living copies than wanted.
     pub under_replicated: AtomicU64,
@@ -121,11 +121,13 @@ pub struct HistoryMeans {
     pub replace_after: Duration,
     /// What was pushed.
     pub lanes: Arc<Lanes>,
-    /// Where the list of late pushes is kept.
+    /// Where the list of late pushes, and of those blocks, is kept.
     pub folder: PeerFolder,
     /// Whether this peer never held anything: what lies in its data directory then comes from elsewhere, and nobody in the
     /// mesh knows of it.
     pub is_new: bool,
+    /// The blocks that it knew when it last ran.
+    pub known_blocks: Option<KnownBlocks>,
 }
 
 /// Sealed history of one peer.
@@ -140,15 +142,8 @@ pub struct History {
     listed: Mutex<Listed>,
     /// What this peer has in part.
     late: Mutex<LateParts>,
-}
-
-/// What came with the data directory of a new peer, and who has compared how much of it.
-#[derive(Default)]
-struct Imported {
-    windows: Vec<Window>,
-    shown: BTreeMap<(Window, PeerId), u32>,
-    /// When everybody had compared everything for the first time.
-    shown_once: Option<promesh_model::Monotonic>,
+    /// What came with the data directory.
+    brought: Mutex<Brought>,
 }
 
 /// Which windows others say they have.
@@ -163,7 +158,7 @@ impl History {
     ///
     /// # Errors
     /// When the list of late pushes cannot be read.
-    pub fn new(means: HistoryMeans, set_aside: &[SetAside]) -> std::io::Result<History> {
+    pub fn new(mut means: HistoryMeans, set_aside: &[SetAside]) -> std::io::Result<History> {
         for block in set_aside {
             // Of one that does not say what it held, everything before the open window may be gone.
             let everything = (i64::MIN, means.db.head().min_time().ms());
@@ -178,6 +173,7 @@ impl History {
         let figures = HistoryFigures::default();
         figures.damaged.store(set_aside.len() as u64, Ordering::Relaxed);
         let (rebalance, donations) = (AtomicBool::new(false), Semaphore::new(DONATIONS));
+        let brought = Brought::at_start(&means.db, means.known_blocks.take(), means.is_new);
         let late = Mutex::new(LateParts::restored(means.folder.late()?));
         Ok(History {
             means,
@@ -186,6 +182,7 @@ impl History {
             donations,
             comparing: tokio::sync::Mutex::default(),
             listed: Mutex::default(),
+            brought: Mutex::new(brought),
             late,
         })
     }
@@ -223,13 +220,9 @@ impl History {
         let Some(transport) = self.means.transport.clone() else { return };
         let mut resting: BTreeMap<Window, promesh_model::Monotonic> = BTreeMap::new();
         let mut compared: BTreeMap<(Window, PeerId), u64> = BTreeMap::new();
-        let mut imported = Imported::default();
-        if self.means.is_new {
-            let db = Arc::clone(&self.means.db);
-            let there = tokio::task::spawn_blocking(move || db.sealed_windows(clock::now())).await;
-            imported.windows = there.unwrap_or_default();
-        }
+        let mut brought = std::mem::take(&mut *self.brought.lock());
         loop {
+            self.keep_blocks(&mut brought);
             tokio::time::sleep(PERIOD).await;
             loop {
                 let Some(view) = self.means.view.borrow().clone() else { break };
@@ -249,7 +242,7 @@ impl History {
                 }
                 let next = planned.into_iter().find(|(window, _)| !resting.contains_key(window));
                 let Some((window, plan)) = next else {
-                    self.show(&transport, &view, &mut imported).await;
+                    self.show(&transport, &view, &mut brought).await;
                     self.compare_next(&transport, &view, &windows, &mut compared).await;
                     break;
                 };
@@ -265,10 +258,11 @@ impl History {
                         resting.insert(window, clock::monotonic() + REST);
                     }
                 }
+                // The mind takes the claim in before the next look.
+                tokio::time::sleep(Duration::from_millis(100).max(clock::monotonic().since(began) / 4)).await;
+                // With the pause: the time that is left is told by it.
                 let took = clock::monotonic().since(began);
                 self.figures.took_ns.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
-                // The mind takes the claim in before the next look.
-                tokio::time::sleep(Duration::from_millis(100).max(took / 4)).await;
             }
         }
     }
@@ -418,22 +412,22 @@ impl History {
 
     /// Has the others compare the windows that came with this peer's data directory, the newest first: whoever claims one may
     /// lack what is here, as when the snapshots of some peers are the data of others.
-    async fn show(&self, transport: &Transport, view: &MeshView, imported: &mut Imported) {
+    async fn show(&self, transport: &Transport, view: &MeshView, brought: &mut Brought) {
         let began = clock::monotonic();
         let ready = |peer: &&promesh_node::PeerInfo| {
             peer.alive && !peer.silent && peer.state == Some(promesh_cluster::PeerState::Ready)
         };
         for showing in 1..=SHOWINGS {
-            if showing > 1 && imported.shown_once.is_none_or(|at| began.since(at) < SHOWING_PAUSE) {
+            if showing > 1 && brought.shown_once.is_none_or(|at| began.since(at) < SHOWING_PAUSE) {
                 return;
             }
-            for window in imported.windows.iter().rev() {
+            for window in brought.windows.iter().rev() {
                 for peer in view.peers.iter().filter(ready) {
-                    if imported.shown.get(&(*window, peer.id)).is_some_and(|shown| *shown >= showing) {
+                    if brought.shown.get(&(*window, peer.id)).is_some_and(|shown| *shown >= showing) {
                         continue;
                     }
                     match wire::compare(transport, peer.address, *window).await {
-                        Ok(()) => drop(imported.shown.insert((*window, peer.id), showing)),
+                        Ok(()) => drop(brought.shown.insert((*window, peer.id), showing)),
                         Err(why) => {
                             tracing::debug!(window = %window.start, peer = %peer.id, why, "a window was not compared with ours");
                         }
@@ -443,9 +437,18 @@ impl History {
                     }
                 }
             }
-            if showing == 1 && !imported.shown.is_empty() {
-                imported.shown_once.get_or_insert(began);
+            if showing == 1 && !brought.shown.is_empty() {
+                brought.shown_once.get_or_insert(began);
             }
+        }
+        let peers: Vec<PeerId> = view.peers.iter().map(|peer| peer.id).collect();
+        brought.forget(&peers, clock::wall().before(self.means.db.retention().time.unwrap_or(RETENTION_UNLIMITED)));
+    }
+
+    /// Writes down which blocks are here: others at the next start are somebody else's.
+    fn keep_blocks(&self, brought: &mut Brought) {
+        if let Err(error) = brought.keep(&self.means.db, &self.means.folder) {
+            tracing::error!(%error, "which blocks are here could not be written down");
         }
     }
 

@@ -8,6 +8,8 @@ use promesh_model::{Generation, PeerId, Timestamp};
 use promesh_node::{Digests, KeptParts, Piece, Possession, Version};
 use serde::{Deserialize, Serialize};
 
+use crate::history::KnownBlocks;
+
 /// The folder below the data directory.
 const FOLDER: &str = "peer";
 
@@ -101,6 +103,22 @@ impl PeerFolder {
     /// As the system says.
     pub fn keep_late(&self, late: &KeptParts) -> io::Result<()> {
         write_json(&self.0.join("late.json"), late)
+    }
+
+    /// The blocks that were here when this peer last ran; none if no build wrote them down.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn blocks(&self) -> io::Result<Option<KnownBlocks>> {
+        read_json(&self.0.join("blocks.json"))
+    }
+
+    /// Keeps them.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn keep_blocks(&self, blocks: &KnownBlocks) -> io::Result<()> {
+        write_json(&self.0.join("blocks.json"), blocks)
     }
 
     /// What this peer's configuration said when it last ran, with the dates of its changes.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, Incoming, RecvStream, SendStream};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, interval_at, sleep, timeout};
 use tracing::debug;
 
 use crate::MESSAGE_BYTES_MAX;
@@ -17,7 +17,8 @@ use crate::endpoint::Shared;
 use crate::event::{Class, Responder, TransportEvent};
 use crate::hello::{HELLO_BYTES_MAX, Hello};
 use crate::link::{CODE_CLOSED, CODE_DUPLICATE, CODE_REFUSED, CODE_REPLACED, DUPLICATE_GRACE, DialFailure, Link};
-use crate::stream::{Context, FrameReceiver, UNI_MESSAGE, UNI_STREAM};
+use crate::notices::{FORGET_AFTER, Trouble};
+use crate::stream::{FrameReceiver, UNI_MESSAGE, UNI_STREAM};
 
 /// Handshakes at once; beyond a half of it an address must prove that it is not forged.
 const HANDSHAKES_MAX: usize = 128;
@@ -25,7 +26,16 @@ const HANDSHAKES_MAX: usize = 128;
 /// Takes connections until the endpoint closes.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let room = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    while let Some(incoming) = shared.endpoint.accept().await {
+    let mut forget = interval_at(Instant::now() + FORGET_AFTER, FORGET_AFTER);
+    loop {
+        let incoming = tokio::select! {
+            incoming = shared.endpoint.accept() => incoming,
+            _ = forget.tick() => {
+                shared.notices.forget();
+                continue;
+            }
+        };
+        let Some(incoming) = incoming else { return };
         let from = canonical(incoming.remote_address());
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
             refuse_busy(&shared, incoming, from);
@@ -87,7 +97,7 @@ async fn greet(
     let hello_error = |why: String| (RefusalReason::Hello, why);
     // In TLS 1.3 the other side may refuse our certificate only now.
     let (mut send, recv) = connection.accept_bi().await.map_err(|error| (classify(&error), error.to_string()))?;
-    let context = Context { counters: Arc::clone(&shared.counters) };
+    let context = shared.context(from);
     let first = FrameReceiver::new(recv, class, HELLO_BYTES_MAX, context).recv().await;
     let (kind, payload) = first.map_err(|error| hello_error(error.to_string()))?.ok_or(hello_error("none".into()))?;
     let hello = Hello::decode(kind, &payload).ok_or(hello_error("not a hello of ours".into()))?;
@@ -194,7 +204,7 @@ async fn take_uni(shared: &Arc<Shared>, link: &Arc<Link>) {
 
 async fn read_uni(shared: &Arc<Shared>, link: &Link, mut recv: RecvStream) {
     let (from, peer, class) = (link.addr, link.peer, link.class);
-    let context = Context { counters: Arc::clone(&shared.counters) };
+    let context = shared.context(link.addr);
     let read = async {
         let mut tag = [0];
         recv.read_exact(&mut tag).await.ok()?;
@@ -209,7 +219,10 @@ async fn read_uni(shared: &Arc<Shared>, link: &Link, mut recv: RecvStream) {
             let frames = frames.with_limit(class.frame_bytes_max());
             shared.emit(TransportEvent::Stream { from, peer, class, kind, hello: bytes, frames }).await;
         }
-        _ => bump(&shared.counters.streams_malformed),
+        _ => {
+            bump(&shared.counters.streams_malformed);
+            shared.notices.say(Trouble::Malformed, from, "neither a message nor a stream of frames");
+        }
     }
 }
 
@@ -222,7 +235,7 @@ async fn take_bi(shared: &Arc<Shared>, link: &Arc<Link>) {
 
 async fn read_request(shared: &Arc<Shared>, link: &Link, send: SendStream, recv: RecvStream) {
     let (from, peer, class) = (link.addr, link.peer, link.class);
-    let context = Context { counters: Arc::clone(&shared.counters) };
+    let context = shared.context(link.addr);
     let responder = Responder { send: Some(send), class, context: context.clone() };
     let mut frames = FrameReceiver::new(recv, class, class.frame_bytes_max(), context);
     let request: Option<(u8, Bytes)> =

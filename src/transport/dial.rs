@@ -17,7 +17,7 @@ use crate::event::Class;
 use crate::hello::{HELLO_BYTES_MAX, Hello};
 use crate::identity::read_certificate;
 use crate::link::{CODE_REFUSED, DialFailure, Link, LinkState};
-use crate::stream::{Context, FrameReceiver};
+use crate::stream::FrameReceiver;
 
 /// After so long without being wanted, an address is forgotten with its failures.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -121,7 +121,7 @@ impl Shared {
         let (mut send, recv) = connection.open_bi().await.map_err(|error| error.to_string())?;
         send.write_all(&self.hello.encode()).await.map_err(|error| error.to_string())?;
         let _ = send.finish();
-        let context = Context { counters: Arc::clone(&self.counters) };
+        let context = self.context(connection.remote_address());
         let answer = FrameReceiver::new(recv, class, HELLO_BYTES_MAX, context).recv().await;
         let (kind, payload) = answer.map_err(|error| error.to_string())?.ok_or("no hello")?;
         Hello::decode(kind, &payload).ok_or_else(|| "what answers is not a hello of ours".to_owned())

@@ -1,7 +1,6 @@
 //! The transport itself: one UDP socket, its connections, and what is sent on them.
 
-use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,6 @@ use quinn::{
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
-use tracing::warn;
 
 use crate::counters::{CounterSnapshot, Counters, RefusalReason, bump};
 use crate::error::{BindError, RequestError, SendError, StreamError};
@@ -24,12 +22,12 @@ use crate::event::{Class, TransportEvent};
 use crate::hello::{Hello, PROTOCOL_RANGE};
 use crate::identity::TlsIdentity;
 use crate::link::{CODE_CLOSED, DialFailure, Link, LinkState, Links};
-use crate::socket::{self, KeyedCids, ResetKey, WatchedSocket};
+use crate::notices::{Notices, Trouble};
+use crate::socket::{self, KeyedCids, Lately, ResetKey, WatchedSocket};
 use crate::stream::{self, Context, FrameReceiver, FrameSender, KIND_REFUSED, UNI_MESSAGE, UNI_STREAM};
 use crate::{DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, accept};
 
 const MESSAGES_UNDER_WAY_MAX: usize = 256;
-const REFUSALS_LOGGED_MAX: usize = 1024;
 /// A message that is not through by then is dropped: the next gossip round says it anew.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -109,7 +107,7 @@ pub(crate) struct Shared {
     pub events: mpsc::Sender<TransportEvent>,
     pub counters: Arc<Counters>,
     messages_under_way: Arc<Semaphore>,
-    refusals_logged: Mutex<HashSet<(IpAddr, RefusalReason)>>,
+    pub notices: Arc<Notices>,
 }
 
 /// A handle on the transport; clones share it. Lives until [`Transport::close`].
@@ -132,7 +130,7 @@ impl Transport {
         identity: &TlsIdentity,
         options: TransportOptions,
     ) -> Result<(Transport, mpsc::Receiver<TransportEvent>), BindError> {
-        let counters = Arc::new(Counters::default());
+        let (counters, notices) = (Arc::new(Counters::default()), Arc::new(Notices::default()));
         let cids = KeyedCids::new(&identity.reset_key);
         let mut config = EndpointConfig::new(Arc::new(ResetKey::new(&identity.reset_key)));
         config.cid_generator(move || Box::new(cids)).grease_quic_bit(false);
@@ -140,7 +138,13 @@ impl Transport {
         let socket = socket::bind(listen).map_err(socket_error)?;
         let runtime = Arc::new(TokioRuntime);
         let inner = runtime.wrap_udp_socket(socket).map_err(socket_error)?;
-        let watched: Arc<dyn AsyncUdpSocket> = Arc::new(WatchedSocket { inner, cids, counters: Arc::clone(&counters) });
+        let watched: Arc<dyn AsyncUdpSocket> = Arc::new(WatchedSocket {
+            inner,
+            cids,
+            counters: Arc::clone(&counters),
+            notices: Arc::clone(&notices),
+            lately: Lately::default(),
+        });
         let server = server_config(identity, &options)?;
         let endpoint =
             Endpoint::new_with_abstract_socket(config, Some(server), watched, runtime).map_err(socket_error)?;
@@ -154,7 +158,7 @@ impl Transport {
             events,
             counters,
             messages_under_way: Arc::new(Semaphore::new(MESSAGES_UNDER_WAY_MAX)),
-            refusals_logged: Mutex::default(),
+            notices,
             options,
         });
         tokio::spawn(accept::run(Arc::clone(&shared)));
@@ -283,7 +287,7 @@ impl Transport {
         let link = self.0.link(to, class).await?;
         let send = link.connection.open_uni().await.map_err(unreachable)?;
         let first = Bytes::from(tagged(UNI_STREAM, kind, hello));
-        Ok(FrameSender::spawn(send, class, self.0.context(), Some(first)))
+        Ok(FrameSender::spawn(send, class, self.0.context(to), Some(first)))
     }
 
     /// The open connections.
@@ -325,8 +329,8 @@ impl Transport {
         }
         let link = self.0.link(to, class).await?;
         let (send, recv) = link.connection.open_bi().await.map_err(unreachable)?;
-        stream::write_last_frame(send, class, kind, payload, &self.0.context()).await?;
-        Ok(FrameReceiver::new(recv, class, limit, self.0.context()))
+        stream::write_last_frame(send, class, kind, payload, &self.0.context(to)).await?;
+        Ok(FrameReceiver::new(recv, class, limit, self.0.context(to)))
     }
 }
 
@@ -369,8 +373,8 @@ impl From<StreamError> for RequestError {
 }
 
 impl Shared {
-    pub fn context(&self) -> Context {
-        Context { counters: Arc::clone(&self.counters) }
+    pub fn context(&self, remote: SocketAddr) -> Context {
+        Context { counters: Arc::clone(&self.counters), notices: Arc::clone(&self.notices), remote }
     }
 
     pub fn send_now(&self, link: &Link, datagram: Bytes) {
@@ -395,15 +399,9 @@ impl Shared {
         let _ = self.events.send(event).await;
     }
 
-    /// Warns of a refused handshake, once for each remote address and reason.
+    /// Warns of a refused handshake.
     pub fn log_refusal(&self, remote: SocketAddr, reason: RefusalReason, why: impl std::fmt::Display) {
-        let mut logged = self.refusals_logged.lock();
-        if logged.len() >= REFUSALS_LOGGED_MAX {
-            logged.clear();
-        }
-        if logged.insert((remote.ip(), reason)) {
-            warn!(%remote, reason = reason.name(), %why, "refused a peer; further ones from this address are only counted");
-        }
+        self.notices.say(Trouble::Refused(reason), remote, why);
     }
 }
 

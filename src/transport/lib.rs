@@ -28,6 +28,7 @@ mod event;
 mod hello;
 mod identity;
 mod link;
+mod notices;
 mod pki;
 mod socket;
 mod stream;

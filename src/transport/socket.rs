@@ -9,6 +9,7 @@ use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::counters::{Counters, bump};
 use crate::identity::random_bytes;
+use crate::notices::{Notices, Trouble};
 
 const BUFFER_BYTES: usize = 4 << 20;
 const CID_BYTES: usize = 8;
@@ -121,11 +123,38 @@ impl HmacKey for ResetKey {
     }
 }
 
-/// A socket that counts what cannot be QUIC.
+/// Datagrams that came lately, by a hash of their beginnings, each in the place that its hash gives it.
+///
+/// Every packet of QUIC is encrypted under a number of its own, so no two are alike: one that is was sent again by somebody
+/// else, or by the line. QUIC drops it in silence. A newer datagram may take an older one's place: then a repeat is missed.
+pub(crate) struct Lately(Box<[AtomicU64]>);
+
+const LATELY: usize = 8192;
+/// A header, a connection id, a packet number and at least 30 bytes of what is encrypted.
+const BEGINNING_BYTES: usize = 64;
+
+impl Default for Lately {
+    fn default() -> Self {
+        Lately((0..LATELY).map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl Lately {
+    /// Takes note of a datagram; says whether it was noted before.
+    fn has_seen(&self, datagram: &[u8]) -> bool {
+        let beginning = &datagram[..datagram.len().min(BEGINNING_BYTES)];
+        let hash = xxh3_64_with_seed(beginning, datagram.len() as u64).max(1);
+        self.0[hash as usize % LATELY].swap(hash, Ordering::Relaxed) == hash
+    }
+}
+
+/// A socket that counts what cannot be QUIC, and what was here before.
 pub(crate) struct WatchedSocket {
     pub inner: Arc<dyn AsyncUdpSocket>,
     pub cids: KeyedCids,
     pub counters: Arc<Counters>,
+    pub notices: Arc<Notices>,
+    pub lately: Lately,
 }
 
 impl fmt::Debug for WatchedSocket {
@@ -156,6 +185,10 @@ impl AsyncUdpSocket for WatchedSocket {
                 for datagram in received.chunks(meta.stride.max(1)) {
                     if !self.cids.could_be_quic(datagram) {
                         bump(&self.counters.datagrams_garbage);
+                        self.notices.say(Trouble::Garbage, meta.addr, "");
+                    } else if self.lately.has_seen(datagram) {
+                        bump(&self.counters.datagrams_repeated);
+                        self.notices.say(Trouble::Repeated, meta.addr, "");
                     }
                 }
             }
@@ -189,6 +222,23 @@ mod tests {
         let cid = KeyedCids::new(&[7; 32]).generate_cid();
         assert!(KeyedCids::new(&[7; 32]).is_ours(&cid));
         assert!(!KeyedCids::new(&[8; 32]).is_ours(&cid));
+    }
+
+    #[test]
+    fn a_datagram_is_known_again_and_others_are_not() {
+        let lately = Lately::default();
+        let datagram = |number: u32, length: usize| {
+            let mut bytes = vec![0x40; length];
+            bytes[9..13].copy_from_slice(&number.to_le_bytes());
+            bytes
+        };
+        assert_eq!((0..1000).filter(|number| lately.has_seen(&datagram(*number, 1200))).count(), 0);
+        let again = (0..1000).filter(|number| lately.has_seen(&datagram(*number, 1200))).count();
+        assert!(again > 850, "a few lost their places: {again}");
+        assert!(
+            !lately.has_seen(&datagram(999, 40)) && lately.has_seen(&datagram(999, 40)),
+            "shorter than a beginning"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Frames on QUIC streams: reading them with limits, writing them with back-pressure.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -11,6 +12,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::counters::{Counters, bump};
 use crate::error::StreamError;
 use crate::event::Class;
+use crate::notices::{Notices, Trouble};
 
 /// The frame kind of "there is no answer, and why"; no other frame may have it.
 pub(crate) const KIND_REFUSED: u8 = 0xff;
@@ -31,6 +33,9 @@ const WRITE_BATCH: usize = 32;
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
     pub counters: Arc<Counters>,
+    pub notices: Arc<Notices>,
+    /// The other side.
+    pub remote: SocketAddr,
 }
 
 /// A frame's bytes, header and all.
@@ -123,6 +128,7 @@ impl FrameReceiver {
 
     fn malformed(&mut self, error: FrameError) -> StreamError {
         bump(&self.context.counters.streams_malformed);
+        self.context.notices.say(Trouble::Malformed, self.context.remote, error);
         let _ = self.stream.stop(CODE_MALFORMED);
         StreamError::Malformed(error)
     }

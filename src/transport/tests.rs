@@ -1,5 +1,7 @@
 //! Two or three real endpoints on loopback, port 0.
 
+mod trouble;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
