@@ -51,7 +51,7 @@ fn a_line_that_loses_delays_reorders_and_repeats_costs_no_slot() {
 }
 
 #[test]
-fn five_peers_that_lose_one_packet_in_twenty_bury_nobody_and_see_a_death_in_four_seconds() {
+fn five_peers_that_lose_one_packet_in_twenty_bury_nobody_and_see_a_death_in_four_seconds_at_one_in_a_hundred() {
     let _alone = one_mesh_at_a_time();
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();
@@ -69,6 +69,10 @@ fn five_peers_that_lose_one_packet_in_twenty_bury_nobody_and_see_a_death_in_four
         pause(250);
     }
     assert_nobody_was_buried(&peers);
+    // The four seconds are promised at one in a hundred.
+    for relay in &relays {
+        relay.faults.loss.store(10, Ordering::Relaxed);
+    }
     let dead = peers[4].cluster()["self"].clone();
     peers[4].kill();
     let killed = now_ms();
@@ -81,9 +85,8 @@ fn five_peers_that_lose_one_packet_in_twenty_bury_nobody_and_see_a_death_in_four
         });
     }
     let took = now_ms() - killed;
-    println!("a death is known to all after {took} ms at 5 % loss");
-    // The bound is for one packet in a hundred; the machine that runs five peers may be late itself.
-    assert!(took < 6_000, "{took} ms");
+    println!("a death is known to all after {took} ms at 1 % loss");
+    assert!(took < 4_000, "{took} ms");
     for peer in survivors {
         assert_eq!(peer.log().matches("peer is down").count(), 1, "{}", peer.log());
     }
