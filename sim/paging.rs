@@ -334,8 +334,11 @@ impl World {
             let recorded = electors.iter().filter(|elector| self.has_record(**elector, key, flush, peer)).count();
             let settled = !electors.is_empty() && recorded > electors.len() / 2;
             let now = self.now;
-            let unable = self.paging().unable_since[peer].is_some_and(|since| now - since >= DOUBT_AFTER);
-            self.paging().deliveries[index].in_doubt |= unable || dead;
+            let unable = self.paging().unable_since[peer].filter(|since| now - since >= DOUBT_AFTER);
+            let from = unable.or(dead.then_some(now));
+            let delivery = &mut self.paging().deliveries[index];
+            delivery.in_doubt |= from.is_some();
+            delivery.doubted_from = delivery.doubted_from.or(from);
             if settled || dead {
                 self.paging().unsettled.remove(&index);
             }

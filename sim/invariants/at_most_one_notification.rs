@@ -1,7 +1,8 @@
 //! At most one notification a group and flush, and never the same news twice in a row; at least one always.
 //!
 //! Twice only where the sender of the first died, stood still or was cut off, or its answer was lost, between the
-//! receiver's taking it and a durable record of that; or where one of the two was sent without a majority, which is marked.
+//! receiver's taking it and a durable record of that, and before the second; or where one of the two was sent without a
+//! majority, which is marked.
 //! What only such a sender told may also miss its end. So may what others had told before and one that told alone, and died
 //! before it met them, did not know of.
 //! At least one: what was acknowledged and lasts has been told when everything works again.
@@ -55,7 +56,11 @@ fn twice(deliveries: &[&Delivery], told: &mut Told) {
             let is_other = |d: &Delivery| d.firing != first.firing || d.resolved != first.resolved;
             let beside = |d: &Delivery| d.degraded && d.peer != first.peer && d.at + SECOND > first.at && is_other(d);
             let is_set_right = first.flush != second.flush && deliveries[..at].iter().any(|d| beside(d));
-            if first.in_doubt || first.degraded || second.degraded || is_set_right {
+            if first.doubted_from.is_some_and(|from| from <= second.at)
+                || first.degraded
+                || second.degraded
+                || is_set_right
+            {
                 told.excused += 1;
             } else {
                 told.violations.push(format!("told twice: {first:?} and {second:?}"));

@@ -44,6 +44,8 @@ pub(crate) struct Delivery {
     pub(crate) degraded: bool,
     /// Whether the sender died, stood still or was cut off, or the answer was lost, before its record was safe.
     pub(crate) in_doubt: bool,
+    /// Since when it is: what was told before that has no excuse in it.
+    pub(crate) doubted_from: Option<u64>,
 }
 
 impl World {
@@ -89,6 +91,7 @@ impl World {
                 idempotency_key: notification.idempotency_key.clone(),
                 degraded: notification.degraded,
                 in_doubt,
+                doubted_from: in_doubt.then_some(self.now),
             };
             if self.verbose {
                 println!("{:9.3} s {peer} tells {delivery:?}", self.now as f64 / 1e9);
