@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::{Scenario, run};
 
 /// Every seed that once broke something.
@@ -16,10 +18,17 @@ fn kept_seeds() -> Vec<(Scenario, u64)> {
 
 #[test]
 fn kept_seeds_stay_mended() {
-    for (scenario, seed) in kept_seeds() {
-        let report = run(scenario, seed, false);
-        assert!(report.violations.is_empty(), "{scenario:?} {seed}: {:#?}", report.violations);
-    }
+    let (seeds, next) = (kept_seeds(), AtomicUsize::new(0));
+    let runs = || {
+        while let Some((scenario, seed)) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let report = run(*scenario, *seed, false);
+            assert!(report.violations.is_empty(), "{scenario:?} {seed}: {:#?}", report.violations);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(runs);
+        runs();
+    });
 }
 
 #[test]

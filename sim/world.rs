@@ -484,7 +484,7 @@ impl World {
                 let boot = self.peers[peer].boot;
                 self.schedule(self.now + 2500 * MS, Event::Stop { peer, boot });
             }
-            Output::Record(_) => unreachable!("Peer feeds records to membership itself"),
+            Output::Record(_) | Output::Inquire(_) => unreachable!("Peer feeds records to membership itself"),
         }
     }
 

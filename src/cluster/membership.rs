@@ -27,6 +27,9 @@ use crate::swim::{Node, SharedRecords, SwimCodec};
 /// How often one random member is asked for all it knows.
 const EXCHANGE_PERIOD: Duration = Duration::from_secs(10);
 
+/// How often at most a member is asked for all it knows because it does what this peer has not heard of.
+const INQUIRY_PERIOD: Duration = Duration::from_millis(500);
+
 /// One member as this peer sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberView {
@@ -77,6 +80,8 @@ pub enum MembershipInput {
     Snapshot(Snapshot),
     /// This peer's own record changed.
     Record(PeerRecord),
+    /// A member does what its record, as known here, says nothing of: it is asked for what it knows.
+    Inquire(PeerId),
     /// This peer stops: say so to the others.
     Leave,
 }
@@ -111,6 +116,7 @@ pub struct Membership {
     asks: Asks,
     rng: StdRng,
     next_exchange: Monotonic,
+    next_inquiry: Monotonic,
     reported: Vec<MemberView>,
     reported_mark: u64,
     /// When members are next compared with what was reported, and with which count of records.
@@ -199,6 +205,7 @@ impl Membership {
             asks: Asks::default(),
             rng,
             next_exchange: now.monotonic + EXCHANGE_PERIOD,
+            next_inquiry: now.monotonic,
             reported: Vec::new(),
             reported_mark: 0,
             next_look: (now.monotonic, 0),
@@ -225,6 +232,7 @@ impl Membership {
             }
             MembershipInput::Snapshot(snapshot) => self.take_snapshot(snapshot),
             MembershipInput::Record(record) => self.spread(&record),
+            MembershipInput::Inquire(peer) => self.inquire(peer, now),
             MembershipInput::Leave => {
                 self.left = true;
                 self.count_error(|foca, runtime| foca.leave_cluster(runtime));
@@ -291,6 +299,10 @@ impl Membership {
                 None => due.push(timer),
             }
         }
+        if !postponed.is_empty() {
+            // Records that were spread meanwhile come around no more.
+            self.next_exchange = now.monotonic;
+        }
         for (at, timer) in postponed {
             self.schedule(at, timer);
         }
@@ -306,6 +318,14 @@ impl Membership {
                 let to = alive[self.rng.random_range(0..alive.len())];
                 self.outputs.push_back(MembershipOutput::Exchange { to });
             }
+        }
+    }
+
+    fn inquire(&mut self, peer: PeerId, now: Now) {
+        let known = self.foca.iter_members().find(|member| member.id().id == peer);
+        if let Some(to) = known.map(|member| member.id().address).filter(|_| self.next_inquiry <= now.monotonic) {
+            self.next_inquiry = now.monotonic + INQUIRY_PERIOD;
+            self.outputs.push_back(MembershipOutput::Exchange { to });
         }
     }
 

@@ -163,6 +163,8 @@ pub enum Output {
     View(Arc<MeshView>),
     /// Something an operator would tell a colleague.
     Change(Change),
+    /// A peer acts that is not known to be ready: membership is to ask it.
+    Inquire(PeerId),
     /// Everything is given away, or nobody takes it: this peer may stop.
     Left,
 }
@@ -240,7 +242,7 @@ pub struct Mesh {
     alive: Vec<PeerId>,
     /// Every peer met or remembered, and in which of its lives.
     lives: BTreeMap<PeerId, Option<Generation>>,
-    /// Of living members: the newest instant up to which their stream to us is known to work.
+    /// Of members, also of those that are away: the newest instant up to which their stream to us is known to work.
     heard: BTreeMap<PeerId, Timestamp>,
     /// What a newcomer will hold, over these candidates.
     prospect: Option<(Vec<Candidate>, ShardSet)>,
@@ -455,8 +457,8 @@ impl Mesh {
             MeshMessage::HandoverAck { .. } => {}
             MeshMessage::Acting(shards) => {
                 self.greeted.insert(from);
-                let ahead = self.offsets.of(from).map_or(0, |offset| (offset + YIELD_SLACK_MS).clamp(0, YIELD_MS_MAX));
-                let given = self.ownership.hear(from, shards, Timestamp(now.wall.ms() + ahead), now.wall);
+                self.inquire(from, &shards);
+                let given = self.ownership.hear(from, shards, self.wall_of(from, now), now.wall);
                 if !given.is_empty() {
                     self.change(now, "yield", from, given.len(), "it ranks before us");
                 }
@@ -478,6 +480,30 @@ impl Mesh {
                 }
             }
         }
+    }
+
+    /// Who acts is ready, or was. Until that is known here, its ranks are known to all but this peer, and of a silence of its
+    /// others would wait for this peer to take over, and this peer for others.
+    fn inquire(&mut self, peer: PeerId, shards: &ShardSet) {
+        let known = self.members.binary_search_by_key(&peer, |member| member.id).ok().map(|at| &self.members[at]);
+        let is_behind =
+            |member: &MemberView| has_state(member, PeerState::Joining) || has_state(member, PeerState::Syncing);
+        if !shards.is_empty()
+            && !self.is_crowd()
+            && known.is_some_and(|member| member.record.is_none() || is_behind(member))
+        {
+            self.outputs.push_back(Output::Inquire(peer));
+        }
+    }
+
+    /// The clock of a peer, or somewhat ahead of it; never behind our own, and not so far ahead that it would own nothing.
+    fn wall_of(&self, peer: PeerId, now: Now) -> Timestamp {
+        // A beat, however long it was on its way, shows a clock that has gone on since; of a peer that was not heard for
+        // a while there is nothing else.
+        let beat = self.judge.newest(peer).zip(self.judge.silence(peer, now.monotonic));
+        let least = beat.map(|(beat, ago)| beat.wall.after(ago).ms() - now.wall.ms());
+        let ahead = self.offsets.of(peer).max(least).map_or(0, |ms| (ms + YIELD_SLACK_MS).clamp(0, YIELD_MS_MAX));
+        Timestamp(now.wall.ms() + ahead)
     }
 
     fn hear_beat(&mut self, from: PeerId, beat: Beat, now: Now) {
@@ -587,7 +613,10 @@ impl Mesh {
             return;
         }
         let mut next = None;
-        for peer in self.alive.clone() {
+        // Also whoever speaks to us while membership holds it for dead: nobody waits for what it acts for once it is silent.
+        let unburied = self.ownership.others().keys().filter(|peer| self.alive.binary_search(peer).is_err());
+        let watched: Vec<PeerId> = self.alive.iter().chain(unburied).copied().collect();
+        for peer in watched {
             let Some(deadline) = self.judge.deadline(peer, peers).filter(|_| !self.is_silent(peer)) else { continue };
             if deadline > now.monotonic {
                 next = Some(next.map_or(deadline, |next: Monotonic| next.min(deadline)));

@@ -3,7 +3,7 @@
 //! The rule: a peer *acts* for a shard while it starts the slots of the shard's sources. Rank 0 asks whoever acts to
 //! hand over, and acts from the agreed slot; the first rank that is not silent acts at once when all before it are
 //! silent; of two that act, the worse-ranked yields as soon as it hears of the other. Everybody tells the peers it
-//! shares shards with what it acts for.
+//! shares shards with what it acts for and has not yielded: nobody is to yield to one who is about to stop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -43,9 +43,12 @@ pub(crate) struct Ownership {
     granted: Vec<(Timestamp, ShardSet)>,
     /// All of them: each of a thousand peers that tells what it acts for asks, and while many come in there are many.
     promised: ShardSet,
+    /// Those of them that go to a better rank because it acts, not because it asked.
+    yielded: ShardSet,
     /// Shards received: started from the instant on.
     gaining: Vec<(Timestamp, ShardSet)>,
-    /// Shards received, by whom, and until when who gave them may still say that it acts for them: its clock is behind.
+    /// Shards received, by whom, and until when nothing that who gave them says of them counts: it may start slots until it
+    /// stops, by a clock that may be behind, and an older word of it may still come.
     received: Vec<(PeerId, Timestamp, ShardSet)>,
     asks: Vec<Ask>,
     /// What others said they act for.
@@ -79,6 +82,7 @@ impl Ownership {
             acting: ShardSet::default(),
             granted: Vec::new(),
             promised: ShardSet::default(),
+            yielded: ShardSet::default(),
             gaining: Vec::new(),
             received: Vec::new(),
             asks: Vec::new(),
@@ -156,6 +160,7 @@ impl Ownership {
         self.changed |= !due.is_empty();
         if due.iter().any(|(_, is_given, _)| *is_given) {
             self.promised = self.granted.iter().fold(ShardSet::default(), |all, (_, shards)| all.union(shards));
+            self.yielded = self.yielded.intersection(&self.promised);
         }
         for (from, is_given, shards) in due {
             if is_given {
@@ -260,13 +265,26 @@ impl Ownership {
             let mut mine = coming.fold(self.acting.clone(), |all, (_, shards)| all.union(shards));
             mine = mine.intersection(&rest);
             if !mine.is_empty() {
+                rest.remove_all(&mine);
                 self.promised.insert_all(&mine);
-                self.granted.push((from, mine));
+                self.granted.push((from, mine.clone()));
+                answer.push((from, mine));
             }
             for (_, gaining) in self.gaining.iter_mut().filter(|(at, _)| *at >= from) {
-                gaining.remove_all(&rest);
+                let late = gaining.intersection(&rest);
+                if !late.is_empty() {
+                    gaining.remove_all(&late);
+                    rest.remove_all(&late);
+                    answer.push((from, late));
+                }
             }
-            answer.push((from, rest));
+            // Of what we do not act for any more nobody waits for us: whoever we yielded to may have stopped as well.
+            if !rest.is_empty() {
+                answer.push((Timestamp(now.ms() + 1), rest));
+            }
+        }
+        for (_, _, received) in &mut self.received {
+            received.remove_all(shards);
         }
         answer
     }
@@ -291,8 +309,9 @@ impl Ownership {
     /// Who gave us shards fell silent before it said that it gave them: what was due until then it may not have started.
     /// They are ours at once; says which.
     pub(crate) fn inherit(&mut self, giver: PeerId) -> ShardSet {
-        let of_giver = self.received.extract_if(.., |(by, _, _)| *by == giver);
-        let shards = of_giver.fold(ShardSet::default(), |all, (_, _, shards)| all.union(&shards));
+        // What it says later, if it lives and has not stopped yet, is still no word to yield to.
+        let of_giver = self.received.iter().filter(|(by, _, _)| *by == giver);
+        let shards = of_giver.fold(ShardSet::default(), |all, (_, _, shards)| all.union(shards));
         for (_, gaining) in &mut self.gaining {
             let at_once = gaining.intersection(&shards);
             self.changed |= !at_once.is_empty();
@@ -307,23 +326,21 @@ impl Ownership {
     pub(crate) fn hear(&mut self, peer: PeerId, theirs: ShardSet, their_wall: Timestamp, now: Timestamp) -> ShardSet {
         // What is promised from a slot on goes at that slot by our own clock, however early theirs runs.
         let both = self.acting.intersection(&theirs).difference(&self.promised);
-        // Who gave us a shard stops at a slot, by its own clock; to that word nobody yields who has begun by another.
+        // Who gave us a shard stops at a slot, by its own clock; to its word from before nobody yields.
         self.received.retain(|(_, until, _)| *until > now);
-        let mut ending = ShardSet::default();
-        for (_, _, ours) in self.received.iter_mut().filter(|(by, _, _)| *by == peer) {
-            *ours = ours.intersection(&theirs);
-            ending.insert_all(ours);
-        }
+        let of_giver = self.received.iter().filter(|(by, _, _)| *by == peer);
+        let ending = of_giver.fold(ShardSet::default(), |all, (_, _, shards)| all.union(shards));
         let given = self.placement.before(&both.difference(&ending), peer, self.me);
         if !given.is_empty() {
             // Who acts since a moment ago starts no slot that was due before, and by our clock it may still be to come.
             if their_wall > now {
                 self.promised.insert_all(&given);
+                self.yielded.insert_all(&given);
                 self.granted.push((their_wall, given.clone()));
             } else {
                 self.acting.remove_all(&given);
-                self.changed = true;
             }
+            self.changed = true;
         }
         self.others.insert(peer, theirs);
         // The other one has to hear of us too, if it is the one to yield: with the next beat, or two peers whose views
@@ -334,20 +351,26 @@ impl Ownership {
         given
     }
 
+    /// What we act for, less what a better rank acts for: that is its to speak of.
+    pub(crate) fn spoken(&self) -> ShardSet {
+        self.acting.difference(&self.yielded)
+    }
+
     /// What each of some others needs to hear of what we act for: the shards it is ranked for, and all for one that is
     /// not ranked yet. A mesh of a thousand talks of a few shards a pair.
     pub(crate) fn acting_for(&self, others: &[PeerId]) -> Vec<ShardSet> {
         if self.placement.len() <= RANKS_KEPT {
-            return vec![self.acting.clone(); others.len()];
+            return vec![self.spoken(); others.len()];
         }
-        let mut told = self.placement.ranked_of(&self.acting, others);
+        let spoken = self.spoken();
+        let mut told = self.placement.ranked_of(&spoken, others);
         for (peer, shards) in others.iter().zip(&mut told) {
             if !self.placement.contains(*peer) {
-                shards.clone_from(&self.acting);
+                shards.clone_from(&spoken);
             } else if let Some(theirs) = self.others.get(peer) {
                 // Who acts for a shard of ours hears of it as well, however far behind it ranks by now: of two that were
                 // promised a shard by one giver, the worse-ranked would act for ever.
-                shards.insert_all(&theirs.intersection(&self.acting));
+                shards.insert_all(&theirs.intersection(&spoken));
             }
         }
         told
@@ -364,6 +387,7 @@ impl Ownership {
         self.acting = ShardSet::default();
         self.granted.clear();
         self.promised = ShardSet::default();
+        self.yielded = ShardSet::default();
         self.gaining.clear();
         self.received.clear();
         self.asks.clear();
@@ -446,6 +470,21 @@ mod tests {
         assert!(second.hear(PeerId(1), mine.clone(), Timestamp(300), Timestamp(110)).is_empty(), "said once");
         second.settle(Timestamp(250));
         assert!(!second.acting().contains(shard));
+    }
+
+    #[test]
+    fn who_inherits_from_a_silent_giver_does_not_yield_to_what_it_says_later() {
+        let (mut first, mut second) = (among(1, 1..=2), among(2, 1..=2));
+        first.review(&BTreeSet::new(), at(0));
+        second.hear(PeerId(1), first.acting().clone(), Timestamp(0), Timestamp(0));
+        let asked: ShardSet = first.acting().iter().take(10).collect();
+        for (from, shards) in first.grant(&asked, Timestamp(500), Timestamp(100)) {
+            second.granted_to_us(PeerId(1), &shards, from);
+        }
+        assert_eq!(second.inherit(PeerId(1)), asked);
+        assert!(second.hear(PeerId(1), first.acting().clone(), Timestamp(300), Timestamp(300)).is_empty());
+        assert_eq!(second.acting().intersection(&asked), asked, "who gave them stops at 500 whatever we do");
+        assert_eq!(second.hear(PeerId(1), asked.clone(), Timestamp(2501), Timestamp(2501)), asked, "it took them back");
     }
 
     #[test]

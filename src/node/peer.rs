@@ -156,6 +156,7 @@ impl Peer {
                 quiet = false;
                 match output {
                     Output::Record(record) => self.membership.handle(MembershipInput::Record(record), now),
+                    Output::Inquire(peer) => self.membership.handle(MembershipInput::Inquire(peer), now),
                     Output::View(view) => {
                         self.view = Some(Arc::clone(&view));
                         self.tell_members(now);

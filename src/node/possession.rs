@@ -42,6 +42,9 @@ pub struct Debt {
 pub struct Possession {
     extents: Arc<Vec<Extent>>,
     debts: Arc<BTreeMap<PeerId, Debt>>,
+    /// When each debt was known first, as far as this process remembers; one that was just added to is not among them.
+    #[serde(skip)]
+    noted: BTreeMap<PeerId, Timestamp>,
     /// When this peer was started, and not yet stopped in peace: how often it falls over.
     starts: Vec<Timestamp>,
 }
@@ -75,6 +78,7 @@ impl Possession {
         if shards.is_empty() {
             return;
         }
+        self.noted.remove(&peer);
         if self.debts.get(&peer).is_some_and(|debt| debt.since <= since && shards.is_subset(&debt.shards)) {
             return;
         }
@@ -86,16 +90,20 @@ impl Possession {
 
     /// What a peer had has been fetched.
     pub(crate) fn acquit(&mut self, peer: PeerId) {
+        self.noted.remove(&peer);
         if self.debts.contains_key(&peer) {
             Arc::make_mut(&mut self.debts).remove(&peer);
         }
     }
 
-    /// Debts that no log reaches back to.
-    pub(crate) fn write_off(&mut self, before: Timestamp) {
-        if self.debts.values().any(|debt| debt.since < before) {
-            Arc::make_mut(&mut self.debts).retain(|_, debt| debt.since >= before);
+    /// Forgets the debts that were all known before the instant that logs reach back to. How far back a debt goes says nothing
+    /// of how new its newest batch is; a peer that is away still owes what it wrote last.
+    pub(crate) fn write_off(&mut self, before: Timestamp, now: Timestamp) {
+        for peer in self.debts.keys() {
+            self.noted.entry(*peer).or_insert(now);
         }
+        let old: Vec<PeerId> = self.noted.iter().filter(|(_, noted)| **noted < before).map(|(peer, _)| *peer).collect();
+        old.into_iter().for_each(|peer| self.acquit(peer));
     }
 
     /// Takes note of a start; says how many there were since an instant, this one included.
@@ -280,6 +288,19 @@ mod tests {
 
     fn set(shards: &[u16]) -> ShardSet {
         shards.iter().map(|&shard| ShardId(shard)).collect()
+    }
+
+    #[test]
+    fn a_debt_goes_when_all_of_it_was_known_before_logs_reach_back_to_and_not_for_what_is_old_in_it() {
+        let (mut possession, peer, at) = (Possession::default(), PeerId(1), Timestamp);
+        possession.owe(peer, at(5), &set(&[1]));
+        possession.write_off(at(900), at(1000));
+        assert!(possession.debts().contains_key(&peer), "it is as new as what that peer writes now");
+        possession.owe(peer, at(1800), &set(&[1]));
+        possession.write_off(at(1700), at(1900));
+        assert!(possession.debts().contains_key(&peer), "it grew since");
+        possession.write_off(at(1901), at(2900));
+        assert!(possession.debts().is_empty());
     }
 
     #[test]

@@ -166,10 +166,10 @@ enum Claim {
 impl Holdings {
     /// What was held when the peer last ran, of which samples before `durable` are on its disk.
     pub(crate) fn restarted(mut own: Possession, durable: Timestamp, windows: Windows, now: Timestamp) -> Holdings {
-        own.write_off(windows.reach(now));
+        let reach = windows.reach(now);
         // Batches do not reach the log in the order of their slots. And who was owed to us may have died while we were
         // away, with others keeping what it had: as far back as the oldest debt everybody is asked again.
-        let doubtful = own.debts().values().map(|debt| debt.since).min().unwrap_or(Timestamp::MAX);
+        let doubtful = own.debts().values().map(|debt| debt.since.max(reach)).min().unwrap_or(Timestamp::MAX);
         own.end(&ShardSet::all(), durable.before(OVERLAP).min(doubtful));
         Holdings { own, windows, ..Holdings::default() }
     }
@@ -409,17 +409,20 @@ impl Holdings {
     }
 
     fn plan_debts(&mut self, around: &Surroundings<'_>, now: Timestamp) -> Vec<(u64, Fetch)> {
-        self.own.write_off(self.windows.reach(now));
+        let reach = self.windows.reach(now);
+        self.own.write_off(reach, now);
         let due = |(peer, _): &(&PeerId, &Debt)| around.donors.contains_key(peer) && !self.paying.contains_key(peer);
         let due: Vec<(PeerId, Debt)> = self.own.debts().iter().filter(due).map(|(p, d)| (*p, d.clone())).collect();
         let mut planned = Vec::new();
         for (peer, debt) in due {
-            let shards = debt.shards.intersection(&self.exposed(debt.since));
+            // What no log reaches back to is compared window by window.
+            let since = debt.since.max(reach);
+            let shards = debt.shards.intersection(&self.exposed(since));
             if shards.is_empty() {
                 self.own.acquit(peer);
             } else {
                 self.paying.insert(peer, false);
-                planned.push(self.fetch(peer, shards, Some(debt.since.before(OVERLAP)), Purpose::Debt));
+                planned.push(self.fetch(peer, shards, Some(since.before(OVERLAP)), Purpose::Debt));
             }
         }
         planned

@@ -167,7 +167,7 @@ impl Hands {
             Output::Left => {
                 let _ = self.left.send(true);
             }
-            Output::Record(_) => unreachable!("the mesh thread tells membership itself"),
+            Output::Record(_) | Output::Inquire(_) => unreachable!("the mesh thread tells membership itself"),
         }
     }
 

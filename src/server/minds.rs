@@ -181,6 +181,9 @@ fn run_mesh(
                 Output::Record(record) => {
                     let _ = minds.membership.send(ToMembership::Input(MembershipInput::Record(record)));
                 }
+                Output::Inquire(peer) => {
+                    let _ = minds.membership.send(ToMembership::Input(MembershipInput::Inquire(peer)));
+                }
                 Output::Start { spec, slot, rank }
                     if minds.starter.get().is_some_and(|start| start(spec, slot, rank)) => {}
                 other => {

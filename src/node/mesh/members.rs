@@ -24,7 +24,10 @@ impl Mesh {
         for peer in alive.difference(&before) {
             let place = self.members.binary_search_by_key(peer, |member| member.id).expect("just seen");
             self.judge.expect(*peer, self.members[place].generation, now.monotonic);
-            self.heard.insert(*peer, now.wall);
+            // Who comes back may have written all the while, however long ago it was written off.
+            if let Some(heard) = self.heard.insert(*peer, now.wall) {
+                self.holdings.lose(*peer, heard);
+            }
             self.change(now, "up", *peer, 0, "membership");
         }
         let gone: BTreeSet<PeerId> = before.difference(&alive).copied().collect();
@@ -52,6 +55,7 @@ impl Mesh {
             self.members.retain(|member| member.id != peer);
             self.lives.remove(&peer);
             self.since.remove(&peer);
+            self.heard.remove(&peer);
             self.holdings.own.acquit(peer);
             std::sync::Arc::make_mut(&mut self.possession).remove(&peer);
             self.change(now, "removed", peer, 0, "an operator gave it up");
@@ -73,7 +77,6 @@ impl Mesh {
         self.judge.forget(peer);
         self.offsets.forget(peer);
         self.silent.remove(&peer);
-        self.heard.remove(&peer);
         self.forget_sayings(peer);
     }
 

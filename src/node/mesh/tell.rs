@@ -114,7 +114,7 @@ impl Mesh {
         }
         self.ask_digests(now);
         for peer in std::mem::take(&mut self.ownership.contested) {
-            let acting = self.ownership.acting().clone();
+            let acting = self.ownership.spoken();
             self.told_acting.insert(peer, acting.clone());
             self.send(peer, MeshMessage::Acting(acting));
         }
