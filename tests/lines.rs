@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::adverse::Clock;
 use crate::faults::{relayed, relayed_mesh, state_of, states};
 use crate::mesh::{assert_no_hole, assert_same_everywhere, now_ms};
+use crate::push::{send, write_request};
 use crate::relay::cut;
 use crate::support::{Exporter, Peer, one_mesh_at_a_time, pause};
 
@@ -218,6 +219,62 @@ fn a_peer_with_a_wrong_clock_owns_nothing_until_it_is_right_again() {
     for peer in &peers[..2] {
         assert_no_hole(&peer.samples("scrapes_total", seconds_since(began)), 5_000, 12, began, 0);
     }
+}
+
+/// Of two peers nobody can tell whose clock is wrong: the one that is behind takes nothing of the other's, says so, and has
+/// all of it once its clock is right.
+#[test]
+fn what_is_too_far_ahead_of_a_holders_clock_is_refused_and_owed() {
+    const BEHIND: i64 = 30 * 60;
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let Some((clock, prefix)) = Clock::new(root.path()) else {
+        println!("not run: no C compiler for a clock that can be set");
+        return;
+    };
+    let exporter = Exporter::start();
+    let path = root.path().join("prometheus.yml");
+    std::fs::write(&path, exporter.config(12, "5s", "4s")).expect("written");
+    let prefix: Vec<&str> = prefix.iter().map(String::as_str).collect();
+    let first = Peer::new(root.path(), "peer-0", &path, &[]).with("--web.enable-remote-write-receiver");
+    let second = Peer::new(root.path(), "peer-1", &path, &[&first]).with("--web.enable-remote-write-receiver");
+    let mut peers = vec![first, second.through(&prefix)];
+    peers.iter_mut().for_each(Peer::start);
+    for peer in &peers {
+        peer.wait_ready();
+        peer.wait("both are ready", 30_000, || (states(peer) == ["ready"; 2]).then_some(()));
+    }
+    pause(6_000);
+    let ahead = |peer: &Peer| peer.metric("promesh_replication_ahead_batches_total");
+    assert_eq!(ahead(&peers[1]), 0.0);
+    clock.set(-BEHIND);
+    let began = now_ms();
+    peers[1].wait("it refuses what is ahead of its clock", 20_000, || (ahead(&peers[1]) > 0.0).then_some(()));
+    // Of two copies one is refused: nobody is told that the push is safe.
+    let body = write_request((0..20).map(|number| format!("i{number}")), now_ms(), 1.0);
+    assert_eq!(send(peers[0].web, &body).0, 503);
+    pause(20_000);
+    let ended = now_ms();
+    clock.set(0);
+    let log = peers[1].log();
+    assert!(log.contains("too far ahead of the clock here"), "{log}");
+    assert_eq!(send(peers[0].web, &body).0, 204, "its clock is right again");
+    pause(12_000);
+    // What the first wrote meanwhile the second has alone.
+    let slots = |peer: &Peer| -> Vec<(String, Vec<i64>)> {
+        let all = peer.samples("scrapes_total", seconds_since(began));
+        let within = |(labels, samples): (String, Vec<(i64, String)>)| {
+            let slots = samples.into_iter().map(|(at, _)| at).filter(|at| (began + 2_000..ended).contains(at));
+            (labels, slots.collect())
+        };
+        all.into_iter().map(within).collect()
+    };
+    let with_both = slots(&peers[0]);
+    let taken: usize = with_both.iter().map(|(_, slots)| slots.len()).sum();
+    peers[0].kill();
+    peers[1].wait("it has all of it", 20_000, || (slots(&peers[1]) == with_both).then_some(()));
+    println!("{} batches were refused; {taken} samples of that time are with both", ahead(&peers[1]));
+    assert!(taken > 12, "the first peer went on");
 }
 
 #[test]

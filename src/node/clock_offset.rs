@@ -1,8 +1,18 @@
 //! How far a peer's clock is from the others'.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use promesh_model::{PeerId, Timestamp};
+
+/// A slot further ahead of a holder's clock is not taken: the clock of whoever started it is wrong, or the holder's is, and
+/// the head's windows would follow it.
+pub const SLOT_AHEAD_MAX: Duration = Duration::from_secs(5 * 60);
+/// Samples may be up to ten minutes ahead of their slot or of who took the push, as in Prometheus (`maxAheadTime`); for a
+/// holder that comes on top.
+pub const SAMPLE_AHEAD_MAX: Duration = Duration::from_secs(15 * 60);
+/// Who owns a shard, and takes or refuses what was pushed to others for it, is half as far off as holders allow.
+pub const PUSH_AHEAD_MAX: Duration = Duration::from_secs(12 * 60 + 30);
 
 /// Off by more than this from the median: somebody should look tomorrow.
 const WARN_MS: i64 = 500;

@@ -19,7 +19,7 @@ mod sync;
 mod view;
 
 pub use alerting::alert_members;
-pub use clock_offset::ClockOffsets;
+pub use clock_offset::{ClockOffsets, PUSH_AHEAD_MAX, SAMPLE_AHEAD_MAX, SLOT_AHEAD_MAX};
 pub use history::{HistoryPlan, HistoryRules, plan_history, under_replicated_history};
 pub use late::{KeptParts, LateParts, Showing, Span, late_concerns};
 pub use mesh::{Change, Input, Mesh, MeshConfig, Output};

@@ -32,10 +32,6 @@ const BEAT_PERIOD_MIN: Duration = Duration::from_millis(200);
 const BEAT_PERIOD_PER_PEER: Duration = Duration::from_millis(4);
 /// How long a leaving peer waits for its shards to be taken.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
-/// Clocks are known to so much: who yields goes on for it.
-const YIELD_SLACK_MS: i64 = 20;
-/// Beyond this a clock is wrong, and its peer owns nothing.
-const YIELD_MS_MAX: i64 = 2_000;
 /// How long a newcomer waits to hear what the others act for.
 const GREETING_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -98,6 +94,15 @@ pub enum Input {
         from: Timestamp,
         /// The first instant after it.
         to: Timestamp,
+    },
+    /// A peer has batches, from an instant on, that were not taken: they lie too far ahead of the clock here.
+    Ahead {
+        /// The peer.
+        from: PeerId,
+        /// The first of their slots.
+        since: Timestamp,
+        /// Of which shards.
+        shards: ShardSet,
     },
     /// The connection to a peer ended: what it streamed to us since it was last heard may not have arrived.
     StreamLost {
@@ -322,6 +327,11 @@ impl Mesh {
         if let Input::Appended(header) = input {
             return self.note_batch(&header);
         }
+        // As often as batches come from a peer whose clock is wrong.
+        if let Input::Ahead { from, since, shards } = input {
+            self.possession_stirred |= self.holdings.refuse(from, since, &shards);
+            return;
+        }
         self.notice_pause(now);
         self.notice_set_back(now);
         // Beats, timers and parts of copies change nothing that ranks follow from, unless they say so themselves.
@@ -346,7 +356,7 @@ impl Mesh {
             Input::Drain(drained) => self.drained = drained,
             Input::Remove(peer) => self.remove(peer, now),
             Input::Definitions(digests) => self.set_definitions(digests),
-            Input::Timeout | Input::Appended(_) => {}
+            Input::Timeout | Input::Appended(_) | Input::Ahead { .. } => {}
         }
         self.progress(now);
         self.finish(now);
@@ -375,7 +385,8 @@ impl Mesh {
         let suspended = self.suspended.map(|(least, _)| least.max(now.monotonic + Duration::from_millis(50)));
         // What calls for a review calls no more once one is to come: that may have to wait for its step.
         let review = (!self.dirty).then(|| {
-            let walls = [self.ownership.next_settlement(), self.pace.joins_at].map(|at| at.map(from_wall));
+            let walls = [self.ownership.next_settlement(), self.pace.joins_at, self.holdings.next_due()];
+            let walls = walls.map(|at| at.map(from_wall));
             let asks = [self.ownership.next_deadline(), self.holdings.next_retry()];
             walls.into_iter().chain(asks).flatten().min()
         });
@@ -482,30 +493,6 @@ impl Mesh {
         }
     }
 
-    /// Who acts is ready, or was. Until that is known here, its ranks are known to all but this peer, and of a silence of its
-    /// others would wait for this peer to take over, and this peer for others.
-    fn inquire(&mut self, peer: PeerId, shards: &ShardSet) {
-        let known = self.members.binary_search_by_key(&peer, |member| member.id).ok().map(|at| &self.members[at]);
-        let is_behind =
-            |member: &MemberView| has_state(member, PeerState::Joining) || has_state(member, PeerState::Syncing);
-        if !shards.is_empty()
-            && !self.is_crowd()
-            && known.is_some_and(|member| member.record.is_none() || is_behind(member))
-        {
-            self.outputs.push_back(Output::Inquire(peer));
-        }
-    }
-
-    /// The clock of a peer, or somewhat ahead of it; never behind our own, and not so far ahead that it would own nothing.
-    fn wall_of(&self, peer: PeerId, now: Now) -> Timestamp {
-        // A beat, however long it was on its way, shows a clock that has gone on since; of a peer that was not heard for
-        // a while there is nothing else.
-        let beat = self.judge.newest(peer).zip(self.judge.silence(peer, now.monotonic));
-        let least = beat.map(|(beat, ago)| beat.wall.after(ago).ms() - now.wall.ms());
-        let ahead = self.offsets.of(peer).max(least).map_or(0, |ms| (ms + YIELD_SLACK_MS).clamp(0, YIELD_MS_MAX));
-        Timestamp(now.wall.ms() + ahead)
-    }
-
     fn hear_beat(&mut self, from: PeerId, beat: Beat, now: Now) {
         let period = self.beat_period();
         let stood_back = self.stands_back_from_all(from);
@@ -577,7 +564,7 @@ impl Mesh {
             self.dirty = true;
         }
         self.dirty |= self.ownership.next_deadline().is_some_and(|at| at <= now.monotonic);
-        self.dirty |= self.holdings.has_rested(now.monotonic);
+        self.dirty |= self.holdings.has_rested(now.monotonic) | self.holdings.has_come_due(now.wall);
         self.dirty |= self.pace.joins_at.is_some_and(|at| at <= now.wall) || self.waited(now);
         self.progress_phase(now);
         if self.take_dirty(now, false) {

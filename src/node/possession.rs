@@ -73,19 +73,20 @@ impl Possession {
         self.debts = debts;
     }
 
-    /// A peer may have batches of these shards since an instant that are not here.
-    pub(crate) fn owe(&mut self, peer: PeerId, since: Timestamp, shards: &ShardSet) {
+    /// A peer may have batches of these shards since an instant that are not here. Answers whether that was news.
+    pub(crate) fn owe(&mut self, peer: PeerId, since: Timestamp, shards: &ShardSet) -> bool {
         if shards.is_empty() {
-            return;
+            return false;
         }
         self.noted.remove(&peer);
         if self.debts.get(&peer).is_some_and(|debt| debt.since <= since && shards.is_subset(&debt.shards)) {
-            return;
+            return false;
         }
         let debts = Arc::make_mut(&mut self.debts);
         let debt = debts.entry(peer).or_insert_with(|| Debt { since, shards: ShardSet::default() });
         debt.since = debt.since.min(since);
         debt.shards.insert_all(shards);
+        true
     }
 
     /// What a peer had has been fetched.

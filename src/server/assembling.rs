@@ -158,7 +158,13 @@ impl Assembly {
         let history = self.history(&deletes, &view, transport.clone(), &addresses, &minds)?;
         let push_groups = PushGroups::scraped(self.db.dir(), &scraping).map_err(context("the pushed groups"))?;
         let sync_each = self.options.storage.wal_sync == WalSync::Always;
-        let pushing = Arc::new(Pushing::new(Arc::clone(&ingest), view.clone(), transport.clone(), sync_each));
+        let pushing = Arc::new(Pushing::new(
+            Arc::clone(&ingest),
+            view.clone(),
+            transport.clone(),
+            sync_each,
+            Arc::clone(&telemetry),
+        ));
         let asking = self.asking(&view, transport.clone())?;
         let alerting = self.alerting(&linked, &addresses, &view, &ingest, &asking, now)?;
 

@@ -12,9 +12,10 @@ use bytes::Bytes;
 use promesh_model::codec::{self, BULK_BYTES_MAX, RPC_BYTES_MAX};
 use promesh_model::ingest::{Batch, HistogramSample, SeriesIndex};
 use promesh_model::labels::Labels;
-use promesh_model::shard::ShardSet;
-use promesh_model::{Monotonic, Timestamp};
+use promesh_model::shard::{ShardSet, shard_of};
+use promesh_model::{Monotonic, PeerId, Timestamp};
 use promesh_node::MeshView;
+use promesh_replication::SlotOrders;
 use promesh_transport::{Class, FrameSender, Responder, Transport};
 use promesh_tsdb::HeadChunk;
 use promesh_tsdb::chunk::{self, Encoding};
@@ -25,6 +26,7 @@ use thiserror::Error;
 use tokio::runtime::Handle;
 
 use self::orders::Contest;
+use crate::ahead;
 use crate::clock;
 use crate::ingest::{Ingest, Remembered};
 use crate::telemetry::Telemetry;
@@ -172,24 +174,27 @@ pub fn serve(
     let _ = runtime.block_on(frames.send(END, &codec::encode(&whole_from)));
 }
 
-/// Copies shards from a peer; answers since when what came is all there is.
+/// What of a copy lies too far ahead to be taken: since when, and of which shards.
+pub type Left = Option<(Timestamp, ShardSet)>;
+
+/// Copies shards from a peer; answers since when what came is all there is, and what of it was left.
 ///
 /// # Errors
 /// As [`CopyError`] says.
 pub async fn fetch(
     transport: &Transport,
-    from: SocketAddr,
+    from: (PeerId, SocketAddr),
     shards: ShardSet,
     since: Option<Timestamp>,
     ingest: &Arc<Ingest>,
     telemetry: &Telemetry,
-) -> Result<Timestamp, CopyError> {
+) -> Result<(Timestamp, Left), CopyError> {
     let asked = codec::encode(&Wanted { shards, since: since.map(Timestamp::ms) });
     match fetch_as(FETCH_ORDERED, transport, from, &asked, ingest, telemetry).await? {
-        Some(whole_from) => Ok(whole_from),
+        Some(copied) => Ok(copied),
         None => {
-            let whole_from = fetch_as(FETCH, transport, from, &asked, ingest, telemetry).await?;
-            whole_from.ok_or_else(|| CopyError::Donor("it refuses to be copied from".to_owned()))
+            let copied = fetch_as(FETCH, transport, from, &asked, ingest, telemetry).await?;
+            copied.ok_or_else(|| CopyError::Donor("it refuses to be copied from".to_owned()))
         }
     }
 }
@@ -198,17 +203,17 @@ pub async fn fetch(
 async fn fetch_as(
     kind: u8,
     transport: &Transport,
-    from: SocketAddr,
+    (peer, from): (PeerId, SocketAddr),
     asked: &[u8],
     ingest: &Arc<Ingest>,
     telemetry: &Telemetry,
-) -> Result<Option<Timestamp>, CopyError> {
+) -> Result<Option<(Timestamp, Left)>, CopyError> {
     let donor = |error: String| CopyError::Donor(error);
     let began: Monotonic = clock::monotonic();
     let asking = transport.request_stream(from, Class::Bulk, kind, asked, PATIENCE);
     let mut frames = asking.await.map_err(|error| donor(error.to_string()))?;
     let mut total = 0;
-    let mut contest = Contest::default();
+    let mut taking = Taking { latest: ahead::latest(clock::wall()), ..Taking::default() };
     loop {
         let frame = tokio::time::timeout(PATIENCE, frames.recv()).await;
         let frame = frame.map_err(|_| donor("nothing came in time".to_owned()))?;
@@ -220,20 +225,24 @@ async fn fetch_as(
                 telemetry.copied_bytes.fetch_add(payload.len() as u64, std::sync::atomic::Ordering::Relaxed);
                 let ingest = Arc::clone(ingest);
                 let stored = tokio::task::spawn_blocking(move || {
-                    let mut contest = contest;
-                    take(kind, &payload, &mut contest, &ingest).map(|()| contest)
+                    let mut taking = taking;
+                    take(kind, &payload, &mut taking, &ingest).map(|()| taking)
                 });
-                contest = stored.await.map_err(|error| donor(error.to_string()))??;
+                taking = stored.await.map_err(|error| donor(error.to_string()))??;
             }
             END => {
                 let whole_from = codec::decode::<Timestamp, RPC_BYTES_MAX>(&payload);
                 let whole_from = whole_from.map_err(|error| donor(error.to_string()))?;
                 let ingest = Arc::clone(ingest);
+                let Taking { contest, left, left_count, .. } = taking;
+                if let Some((since, _)) = &left {
+                    telemetry.ahead.left(peer, left_count, *since, clock::now());
+                }
                 let settled = tokio::task::spawn_blocking(move || contest.settle(&ingest)).await;
                 let replaced = settled.map_err(|error| donor(error.to_string()))??;
                 let took = clock::monotonic().since(began);
                 tracing::debug!(%from, bytes = total, replaced, ?took, "copied chunks");
-                return Ok(Some(whole_from));
+                return Ok(Some((whole_from, left)));
             }
             REFUSED if total == 0 => return Ok(None),
             other => return Err(donor(format!("a frame of kind {other}"))),
@@ -258,30 +267,61 @@ pub fn unpack<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<Vec<T>, 
     codec::decode::<Vec<T>, BULK_BYTES_MAX>(&plain).map_err(malformed)
 }
 
-fn take(kind: u8, payload: &[u8], contest: &mut Contest, ingest: &Ingest) -> Result<(), CopyError> {
+/// What is kept in mind while a copy comes in.
+#[derive(Default)]
+struct Taking {
+    contest: Contest,
+    /// The last instant that is taken.
+    latest: Timestamp,
+    left: Left,
+    left_count: u64,
+}
+
+impl Taking {
+    /// Whether a sample is too far ahead: then it is left.
+    fn leaves(&mut self, labels: &Labels, at: Timestamp) -> bool {
+        if at <= self.latest {
+            return false;
+        }
+        let (since, shards) = self.left.get_or_insert_with(|| (at, ShardSet::default()));
+        *since = at.min(*since);
+        shards.insert(shard_of(labels));
+        self.left_count += 1;
+        true
+    }
+}
+
+fn take(kind: u8, payload: &[u8], taking: &mut Taking, ingest: &Ingest) -> Result<(), CopyError> {
     match kind {
-        SOURCES => contest.add(unpack(payload)?, ingest).map_err(malformed),
-        ORDERED_CHUNKS => store(ingest, unpack(payload)?, contest),
+        SOURCES => {
+            let mut sources: Vec<SlotOrders> = unpack(payload)?;
+            sources.iter_mut().for_each(|orders| orders.slots.retain(|(slot, _)| *slot <= taking.latest));
+            taking.contest.add(sources, ingest).map_err(malformed)
+        }
+        ORDERED_CHUNKS => store(ingest, unpack(payload)?, taking),
         _ => {
             let unordered =
                 |WireChunk { labels, encoding, bytes }: WireChunk| OrderedChunk { labels, encoding, bytes, source: 0 };
-            store(ingest, unpack(payload)?.into_iter().map(unordered).collect(), contest)
+            store(ingest, unpack(payload)?.into_iter().map(unordered).collect(), taking)
         }
     }
 }
 
-fn store(ingest: &Ingest, chunks: Vec<OrderedChunk>, contest: &mut Contest) -> Result<(), CopyError> {
+fn store(ingest: &Ingest, chunks: Vec<OrderedChunk>, taking: &mut Taking) -> Result<(), CopyError> {
     let mut batch = Batch::default();
     for OrderedChunk { labels, encoding, bytes, source } in chunks {
         let encoding = Encoding::from_byte(encoding).map_err(malformed)?;
         let source = (source as usize).checked_sub(1);
-        if source.is_some_and(|source| !contest.has(source)) {
+        if source.is_some_and(|source| !taking.contest.has(source)) {
             return Err(malformed("a source that was not named"));
         }
         let series = ingest.db().resolve(&labels).map_err(crate::ingest::StoreError::from)?;
         let decoded = chunk::for_each_value(encoding, &bytes, |at, value| {
             let (at, value) = (Timestamp(at), value());
-            if source.is_some_and(|source| !contest.is_plain(source, series, at, &value)) {
+            if taking.leaves(&labels, at) {
+                return true;
+            }
+            if source.is_some_and(|source| !taking.contest.is_plain(source, series, at, &value)) {
                 return true;
             }
             match value {
@@ -311,8 +351,8 @@ fn store(ingest: &Ingest, chunks: Vec<OrderedChunk>, contest: &mut Contest) -> R
 
 #[cfg(test)]
 mod tests {
-    use promesh_model::{Generation, PeerId, ShardId};
-    use promesh_replication::{Order, Origin, SlotOrders, SourceId};
+    use promesh_model::{Generation, ShardId};
+    use promesh_replication::{Order, Origin, SourceId};
 
     use super::*;
 

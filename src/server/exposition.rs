@@ -318,6 +318,10 @@ fn mesh(page: &mut Page, peer: &Peer) {
         "Times a received batch had no base here.",
         load(&telemetry.key_frames_wanted),
     );
+    let help = "Batches from peers that were not taken, being too far ahead of the clock here: they are owed.";
+    page.value("promesh_replication_ahead_batches_total", "counter", help, load(&telemetry.ahead.batches));
+    let help = "Samples of copies that were left for the same reason.";
+    page.value("promesh_replication_ahead_samples_total", "counter", help, load(&telemetry.ahead.samples));
     page.value("promesh_copied_bytes_total", "counter", "Chunks copied, in bytes.", load(&telemetry.copied_bytes));
     let name = "promesh_mesh_handle_seconds";
     page.family(name, "histogram", "How long the mesh mind took over an input.");

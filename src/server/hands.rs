@@ -21,6 +21,7 @@ use promesh_transport::{Class, FrameReceiver, Responder, Transport, TransportEve
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
+use crate::ahead;
 use crate::asking;
 use crate::copy;
 use crate::deletes::Deletes;
@@ -186,8 +187,12 @@ impl Hands {
         let transport = self.transport.as_ref()?;
         let address = self.addresses.load().get(&from).copied()?;
         self.subscribed.wait(from).await;
-        match copy::fetch(transport, address, shards, since, &self.ingest, &self.telemetry).await {
-            Ok(whole_from) => {
+        let fetched = copy::fetch(transport, (from, address), shards, since, &self.ingest, &self.telemetry).await;
+        match fetched {
+            Ok((whole_from, left)) => {
+                if let Some((since, shards)) = left {
+                    self.minds.tell(Input::Ahead { from, since, shards });
+                }
                 // The mind will claim what came: it has to outlive a crash first.
                 let (db, deletes) = (Arc::clone(self.ingest.db()), Arc::clone(&self.deletes));
                 let synced = tokio::task::spawn_blocking(move || {
@@ -399,7 +404,7 @@ impl Hands {
             match frames.recv().await {
                 Ok(Some((KIND_PUSH, payload))) if self.receive_push(peer, &mut framing, &payload).await => {}
                 Ok(Some((kind @ (KIND_BATCH | KIND_PUSH), payload))) => {
-                    if kind == KIND_PUSH || !self.receive_batch(&mut framing, &payload) {
+                    if kind == KIND_PUSH || !self.receive_batch(peer, &mut framing, &payload) {
                         let now = crate::clock::monotonic();
                         if asked_at.is_none_or(|at| now.since(at) > KEY_PATIENCE) {
                             asked_at = Some(now);
@@ -453,6 +458,9 @@ impl Hands {
     /// Stores a pushed batch from a stream and says so to its writer; false when a key frame is needed.
     async fn receive_push(&self, from: PeerId, framing: &mut Framing, payload: &[u8]) -> bool {
         let Some(decoded) = self.decode(framing, payload) else { return false };
+        if self.refuses_ahead(from, KIND_PUSH, &decoded) {
+            return true;
+        }
         let sequence = decoded.header.sequence;
         match self.ingest.write_received_push(decoded) {
             Ok(_) if self.pushing.before_acknowledging().await => {
@@ -465,12 +473,27 @@ impl Hands {
     }
 
     /// Stores a batch from a stream; false when a key frame is needed.
-    fn receive_batch(&self, framing: &mut Framing, payload: &[u8]) -> bool {
+    fn receive_batch(&self, from: PeerId, framing: &mut Framing, payload: &[u8]) -> bool {
         let Some(decoded) = self.decode(framing, payload) else { return false };
+        if self.refuses_ahead(from, KIND_BATCH, &decoded) {
+            return true;
+        }
         if let Err(error) = self.ingest.write_received(decoded) {
             self.not_stored(&error);
         }
         true
+    }
+
+    /// Whether a batch lies too far ahead to be taken: its writer owes it then.
+    fn refuses_ahead(&self, from: PeerId, kind: u8, decoded: &Decoded) -> bool {
+        let now = crate::clock::now();
+        let is_ahead = ahead::is_ahead(kind, decoded, now.wall);
+        if is_ahead {
+            let since = ahead::oldest(decoded);
+            self.telemetry.ahead.refused(from, decoded.header.slot, now);
+            self.minds.tell(Input::Ahead { from, since, shards: [decoded.header.shard].into_iter().collect() });
+        }
+        is_ahead
     }
 
     fn not_stored(&self, error: &StoreError) {

@@ -25,12 +25,13 @@ use promesh_api::backend::{BackendError, Push, PushOutcome};
 use promesh_model::codec::{self, BULK_BYTES_MAX};
 use promesh_model::shard::{ShardSet, shard_of};
 use promesh_model::{Monotonic, PeerId, ShardId};
-use promesh_node::MeshView;
+use promesh_node::{MeshView, PUSH_AHEAD_MAX};
 use promesh_transport::{Class, RequestError, Responder, Transport};
 use tokio::sync::watch;
 
 use crate::clock;
 use crate::ingest::Ingest;
+use crate::telemetry::Telemetry;
 use dense::Envelope;
 use store::Unconfirmed;
 pub use wire::{ACKNOWLEDGED, COPY, PUSH, PUSH_DENSE};
@@ -69,6 +70,7 @@ pub struct Pushing {
     transport: Option<Transport>,
     /// Whether a push is on the disk before it is acknowledged.
     sync_each: bool,
+    telemetry: Arc<Telemetry>,
     /// What was counted.
     pub counters: Counters,
 }
@@ -96,8 +98,9 @@ impl Pushing {
         view: watch::Receiver<Option<Arc<MeshView>>>,
         transport: Option<Transport>,
         sync_each: bool,
+        telemetry: Arc<Telemetry>,
     ) -> Pushing {
-        Pushing { ingest, view, transport, sync_each, counters: Counters::default() }
+        Pushing { ingest, view, transport, sync_each, telemetry, counters: Counters::default() }
     }
 
     /// Takes a push from outside.
@@ -196,7 +199,7 @@ impl Pushing {
     async fn take_here(&self, push: Arc<Push>, deadline: Monotonic) -> PartOutcome {
         let (ingest, wants_copies, sync_each) = (Arc::clone(&self.ingest), self.copies_wanted() > 1, self.sync_each);
         let stored = tokio::task::spawn_blocking(move || {
-            let stored = store::store(&ingest, &push, wants_copies)?;
+            let stored = store::store(&ingest, &push, wants_copies, clock::wall().after(PUSH_AHEAD_MAX))?;
             if sync_each {
                 ingest.db().sync().map_err(|error| BackendError::Unavailable(error.to_string()))?;
             }
@@ -371,9 +374,9 @@ impl Pushing {
     }
 
     async fn keep_copies(&self, bytes: Bytes) -> Result<(), String> {
-        let (ingest, sync_each) = (Arc::clone(&self.ingest), self.sync_each);
+        let (ingest, telemetry, sync_each) = (Arc::clone(&self.ingest), Arc::clone(&self.telemetry), self.sync_each);
         let kept = tokio::task::spawn_blocking(move || {
-            store::keep_copies(&ingest, &bytes)?;
+            store::keep_copies(&ingest, &bytes, clock::now(), &telemetry.ahead)?;
             if sync_each { ingest.db().sync().map(drop).map_err(|error| error.to_string()) } else { Ok(()) }
         });
         kept.await.unwrap_or_else(|error| Err(error.to_string()))

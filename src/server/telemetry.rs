@@ -20,6 +20,8 @@ pub struct Telemetry {
     pub handled_ns: AtomicU64,
     /// Batches received from other peers.
     pub batches_received: AtomicU64,
+    /// What came from too far in the future.
+    pub ahead: crate::ahead::Ahead,
     /// Batches that could not be decoded for want of a base: a key frame was asked for.
     pub key_frames_wanted: AtomicU64,
     /// Bytes of chunks copied from other peers.

@@ -7,10 +7,15 @@ use promesh_cluster::{MemberView, PeerState};
 use promesh_model::shard::ShardSet;
 use promesh_model::{Generation, Now, PeerId, Timestamp};
 
-use super::Mesh;
+use super::{Mesh, Output, has_state};
 
 /// Less than a peer waits that finds nobody, and a moment for its word to come around.
 const JUST_BEGUN: Duration = Duration::from_secs(10);
+
+/// Clocks are known to so much: who yields goes on for it.
+const YIELD_SLACK_MS: i64 = 20;
+/// Beyond this a clock is wrong, and its peer owns nothing.
+const YIELD_MS_MAX: i64 = 2_000;
 
 impl Mesh {
     pub(super) fn set_members(&mut self, members: Vec<MemberView>, now: Now) {
@@ -127,6 +132,30 @@ impl Mesh {
         self.subscribed.remove(&peer);
         self.told_acting.remove(&peer);
         self.pace.untold = true;
+    }
+
+    /// Who acts is ready, or was. Until that is known here, its ranks are known to all but this peer, and of a silence of its
+    /// others would wait for this peer to take over, and this peer for others.
+    pub(super) fn inquire(&mut self, peer: PeerId, shards: &ShardSet) {
+        let known = self.members.binary_search_by_key(&peer, |member| member.id).ok().map(|at| &self.members[at]);
+        let is_behind =
+            |member: &MemberView| has_state(member, PeerState::Joining) || has_state(member, PeerState::Syncing);
+        if !shards.is_empty()
+            && !self.is_crowd()
+            && known.is_some_and(|member| member.record.is_none() || is_behind(member))
+        {
+            self.outputs.push_back(Output::Inquire(peer));
+        }
+    }
+
+    /// The clock of a peer, or somewhat ahead of it; never behind our own, and not so far ahead that it would own nothing.
+    pub(super) fn wall_of(&self, peer: PeerId, now: Now) -> Timestamp {
+        // A beat, however long it was on its way, shows a clock that has gone on since; of a peer that was not heard for
+        // a while there is nothing else.
+        let beat = self.judge.newest(peer).zip(self.judge.silence(peer, now.monotonic));
+        let least = beat.map(|(beat, ago)| beat.wall.after(ago).ms() - now.wall.ms());
+        let ahead = self.offsets.of(peer).max(least).map_or(0, |ms| (ms + YIELD_SLACK_MS).clamp(0, YIELD_MS_MAX));
+        Timestamp(now.wall.ms() + ahead)
     }
 
     /// Batches that a peer wrote since it was last heard may not have reached us.

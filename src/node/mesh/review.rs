@@ -64,7 +64,7 @@ impl Mesh {
         {
             return;
         }
-        if !self.holdings.has_work() || self.copies_wait(now) {
+        if !self.holdings.has_work(now.wall) || self.copies_wait(now) {
             return;
         }
         let heard = self.alive.iter().filter(|peer| !self.is_silent(**peer));

@@ -8,12 +8,14 @@ use promesh_api::backend::{BackendError, Push, PushOutcome};
 use promesh_model::codec::{self, BULK_BYTES_MAX};
 use promesh_model::ingest::{Batch, HistogramSample, IngestError, SeriesIndex};
 use promesh_model::shard::shard_of;
-use promesh_model::{PeerId, ShardId};
+use promesh_model::{Now, PeerId, ShardId, Timestamp};
+use promesh_replication::framing::KIND_PUSH;
 use promesh_replication::{BatchHeader, Framing, SourceId, Vanishing};
 use promesh_tsdb::{Db, SampleIndex};
 use tokio::sync::oneshot;
 
 use super::REFUSED_MAX;
+use crate::ahead::{Ahead, is_ahead};
 use crate::ingest::{Ingest, StoreError};
 
 /// A batch that is in this peer's log and, as far as is known, in no other's.
@@ -64,7 +66,7 @@ impl Unconfirmed {
     }
 }
 
-/// Stores a push, a batch for each shard, each shard a source of its own.
+/// Stores a push, a batch for each shard, each shard a source of its own; samples after `latest` are refused.
 ///
 /// # Errors
 /// `Unavailable` when the disk refuses: all of it is to be repeated.
@@ -72,11 +74,21 @@ pub fn store(
     ingest: &Ingest,
     push: &Push,
     wants_copies: bool,
+    latest: Timestamp,
 ) -> Result<(PushOutcome, Vec<Unconfirmed>), BackendError> {
     let db = ingest.db();
     let mut outcome = PushOutcome::default();
     let mut batches: BTreeMap<ShardId, Batch> = BTreeMap::new();
     for pushed in &push.series {
+        let is_ahead = push.samples[pushed.samples.clone()].iter().any(|(at, _)| *at > latest)
+            || push.histograms[pushed.histograms.clone()].iter().any(|(at, _)| *at > latest);
+        if is_ahead {
+            // Whoever took the push has another clock than this one: as it refuses what is too far ahead of its own.
+            if outcome.refused.len() < REFUSED_MAX {
+                outcome.refused.push((pushed.labels.clone(), IngestError::OutOfBounds));
+            }
+            continue;
+        }
         let series = match db.resolve(&pushed.labels) {
             Ok(series) => series,
             Err(error @ IngestError::Disk(_)) => return Err(BackendError::Unavailable(error.to_string())),
@@ -162,10 +174,15 @@ fn write(
 ///
 /// # Errors
 /// What is wrong with them, or with the disk.
-pub fn keep_copies(ingest: &Ingest, bytes: &[u8]) -> Result<(), String> {
+pub fn keep_copies(ingest: &Ingest, bytes: &[u8], now: Now, ahead: &Ahead) -> Result<(), String> {
     let payloads = codec::decode::<Vec<Vec<u8>>, BULK_BYTES_MAX>(bytes).map_err(|error| error.to_string())?;
     for payload in payloads {
         let decoded = Framing::new().decode(&payload, &**ingest.db()).map_err(|error| error.to_string())?;
+        if is_ahead(KIND_PUSH, &decoded, now.wall) {
+            let (writer, slot) = (decoded.header.order.origin.writer, decoded.header.slot);
+            ahead.refused(writer, slot, now);
+            return Err(format!("{slot} is too far ahead of the clock here, {}: one of the two is wrong", now.wall));
+        }
         ingest.write_received_push(decoded).map_err(|error| error.to_string())?;
     }
     Ok(())
