@@ -18,6 +18,9 @@ const ASK_PATIENCE: Duration = Duration::from_millis(1000);
 /// By how much the clock of who gives a shard may be behind the clock of who receives it.
 const GIVER_LAG_MAX: Duration = Duration::from_millis(2000);
 
+/// For how long who yields may find that the other yielded too: word goes there and back in less.
+const CEDED_FOR: Duration = Duration::from_millis(2000);
+
 /// A request for shards that awaits its answer.
 #[derive(Clone, Debug)]
 struct Ask {
@@ -50,6 +53,8 @@ pub(crate) struct Ownership {
     /// Shards received, by whom, and until when nothing that who gave them says of them counts: it may start slots until it
     /// stops, by a clock that may be behind, and an older word of it may still come.
     received: Vec<(PeerId, Timestamp, ShardSet)>,
+    /// Shards yielded, to whom, and until when it counts that it may have yielded them too.
+    ceded: Vec<(PeerId, Timestamp, ShardSet)>,
     asks: Vec<Ask>,
     /// What others said they act for.
     others: BTreeMap<PeerId, ShardSet>,
@@ -85,6 +90,7 @@ impl Ownership {
             yielded: ShardSet::default(),
             gaining: Vec::new(),
             received: Vec::new(),
+            ceded: Vec::new(),
             asks: Vec::new(),
             others: BTreeMap::new(),
             changed: false,
@@ -331,7 +337,9 @@ impl Ownership {
         let of_giver = self.received.iter().filter(|(by, _, _)| *by == peer);
         let ending = of_giver.fold(ShardSet::default(), |all, (_, _, shards)| all.union(shards));
         let given = self.placement.before(&both.difference(&ending), peer, self.me);
+        self.go_on_where_both_yielded(peer, &theirs, now);
         if !given.is_empty() {
+            self.ceded.push((peer, now.after(CEDED_FOR), given.clone()));
             // Who acts since a moment ago starts no slot that was due before, and by our clock it may still be to come.
             if their_wall > now {
                 self.promised.insert_all(&given);
@@ -349,6 +357,32 @@ impl Ownership {
             self.contested.insert(peer);
         }
         given
+    }
+
+    /// Two whose views differ may each find that the other ranks before it, and both yield. Of these the one with the smaller
+    /// id goes on, unless somebody else acts.
+    fn go_on_where_both_yielded(&mut self, peer: PeerId, theirs: &ShardSet, now: Timestamp) {
+        self.ceded.retain(|(_, until, _)| *until > now);
+        let mut back = ShardSet::default();
+        for (_, _, shards) in self.ceded.iter_mut().filter(|(to, _, _)| *to == peer) {
+            let stopped = shards.difference(theirs);
+            shards.remove_all(&stopped);
+            back.insert_all(&stopped);
+        }
+        for (_, shards) in self.others.iter().filter(|(other, _)| **other != peer) {
+            back.remove_all(shards);
+        }
+        if back.is_empty() || peer < self.me {
+            return;
+        }
+        let promised = back.intersection(&self.yielded);
+        self.granted.iter_mut().for_each(|(_, shards)| shards.remove_all(&promised));
+        self.promised.remove_all(&promised);
+        self.yielded.remove_all(&promised);
+        self.asks.iter_mut().for_each(|ask| ask.shards.remove_all(&back));
+        self.asks.retain(|ask| !ask.shards.is_empty());
+        self.acting.insert_all(&back);
+        self.changed = true;
     }
 
     /// What we act for, less what a better rank acts for: that is its to speak of.
@@ -390,6 +424,7 @@ impl Ownership {
         self.yielded = ShardSet::default();
         self.gaining.clear();
         self.received.clear();
+        self.ceded.clear();
         self.asks.clear();
         self.changed = true;
     }
@@ -470,6 +505,27 @@ mod tests {
         assert!(second.hear(PeerId(1), mine.clone(), Timestamp(300), Timestamp(110)).is_empty(), "said once");
         second.settle(Timestamp(250));
         assert!(!second.acting().contains(shard));
+    }
+
+    #[test]
+    fn of_two_that_yielded_to_each_other_the_smaller_id_goes_on() {
+        let (mut first, mut second) = (among(1, 1..=3), among(2, 1..=2));
+        let shards: ShardSet = ShardSet::all().iter().take(20).collect();
+        (first.acting, second.acting) = (shards.clone(), shards.clone());
+        let now = Timestamp(60);
+        let to_second = first.hear(PeerId(2), shards.clone(), Timestamp(90), now);
+        let to_first = second.hear(PeerId(1), shards.clone(), now, now);
+        assert!(!to_second.is_empty() && !to_first.is_empty());
+        // As if their views differed over all of them.
+        for (one, other) in [(&mut first, PeerId(2)), (&mut second, PeerId(1))] {
+            one.acting.remove_all(&shards);
+            one.ceded.push((other, now.after(CEDED_FOR), shards.clone()));
+        }
+        assert!(first.hear(PeerId(2), ShardSet::default(), now, now).is_empty());
+        assert!(second.hear(PeerId(1), ShardSet::default(), now, now).is_empty());
+        assert_eq!((first.acting.clone(), second.acting.clone()), (shards.clone(), ShardSet::default()));
+        assert!(shards.iter().all(|shard| first.may_start(shard, Timestamp(95))), "nor is it promised any more");
+        assert!(second.hear(PeerId(1), shards, now, now).is_empty());
     }
 
     #[test]
