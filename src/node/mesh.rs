@@ -468,6 +468,10 @@ impl Mesh {
             MeshMessage::HandoverAck { .. } => {}
             MeshMessage::Acting(shards) => {
                 self.greeted.insert(from);
+                if self.alive.binary_search(&from).is_err() {
+                    // Its word is good while it is heard; of one that membership buried nobody waits for a beat yet.
+                    self.judge.expect(from, Generation::default(), now.monotonic);
+                }
                 self.inquire(from, &shards);
                 let given = self.ownership.hear(from, shards, self.wall_of(from, now), now.wall);
                 if !given.is_empty() {
