@@ -241,12 +241,14 @@ int clock_gettime(clockid_t clock, struct timespec *at) {
 pub struct Clock(PathBuf);
 
 impl Clock {
+    /// The clock, and what to put before a command that is to read it; `None`, and a line that says so, where it cannot be made.
     pub fn new(root: &Path) -> Option<(Clock, Vec<String>)> {
         let (source, library, offset) = (root.join("clock.c"), root.join("clock.so"), root.join("clock"));
         std::fs::write(&source, SHIM).expect("written");
         let mut cc = Command::new("cc");
         let compiled = cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).output();
         if !compiled.is_ok_and(|output| output.status.success()) {
+            println!("not run: no C compiler for a clock that can be set");
             return None;
         }
         let variables = [format!("LD_PRELOAD={}", library.display()), format!("TEST_CLOCK={}", offset.display())];
@@ -266,10 +268,7 @@ impl Clock {
 fn a_clock_that_jumps_hours_costs_no_sample_that_was_stored() {
     let _alone = one_mesh_at_a_time();
     let root = tempfile::tempdir().expect("a folder");
-    let Some((clock, prefix)) = Clock::new(root.path()) else {
-        println!("not run: no C compiler for a clock that can be set");
-        return;
-    };
+    let Some((clock, prefix)) = Clock::new(root.path()) else { return };
     let exporter = Exporter::start();
     let config = root.path().join("prometheus.yml");
     std::fs::write(&config, exporter.config(2, "1s", "500ms")).expect("written");

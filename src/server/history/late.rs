@@ -26,11 +26,11 @@ impl History {
     /// Looks for late pushes, and shows what this peer has in part, for as long as it runs.
     pub async fn run_late(self: Arc<Self>) {
         let Some(transport) = self.means.transport.clone() else { return };
-        let mut forgotten = 0;
+        let (mut forgotten, mut unkept) = (0, false);
         loop {
             tokio::time::sleep(PERIOD).await;
             while let Some(view) = self.newest_view() {
-                self.sift(&view).await;
+                self.sift(&view, &mut unkept).await;
                 let next = match view.state {
                     promesh_cluster::PeerState::Ready => self.late.lock().next(&view, clock::monotonic()),
                     _ => None,
@@ -57,8 +57,8 @@ impl History {
         self.means.view.borrow().clone()
     }
 
-    /// Takes in what was pushed, and keeps the list if that changed it.
-    async fn sift(&self, view: &MeshView) {
+    /// Takes in what was pushed, and keeps the list if that changed it, or could not be kept before.
+    async fn sift(&self, view: &MeshView, unkept: &mut bool) {
         let now = clock::now();
         let oldest = now.wall.before(self.means.db.retention().time.unwrap_or(RETENTION_UNLIMITED));
         let (windows, kept) = {
@@ -74,9 +74,14 @@ impl History {
         let Some(kept) = kept else { return };
         let folder = self.means.folder.clone();
         let written = tokio::task::spawn_blocking(move || folder.keep_late(&kept)).await;
-        if let Err(error) = written.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
-            tracing::error!(%error, "the list of what this peer has in part could not be written");
+        let failed = written.unwrap_or_else(|error| Err(std::io::Error::other(error))).err();
+        if let Some(error) = &failed {
+            self.late.lock().not_kept();
+            if !*unkept {
+                tracing::error!(%error, "the list of what this peer has in part could not be written: it is tried again");
+            }
         }
+        *unkept = failed.is_some();
     }
 
     /// Has everybody compare a part; by peer, what it has of it now.
