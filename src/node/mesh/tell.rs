@@ -61,7 +61,11 @@ impl Mesh {
             match self.told_acting.get(&peer) {
                 Some(told) if *told == acting => continue,
                 Some(_) => {}
-                None => self.tell_possession_to(peer),
+                None => {
+                    // Who is to yield has to know this clock, or it may stop before the first slot that is started here.
+                    self.send(peer, MeshMessage::Beat(self.own_beat(now)));
+                    self.tell_possession_to(peer);
+                }
             }
             self.told_acting.insert(peer, acting.clone());
             self.send(peer, MeshMessage::Acting(acting));
@@ -100,15 +104,19 @@ impl Mesh {
         }
     }
 
-    fn beat(&mut self, now: Now) {
-        self.next_beat = now.monotonic + self.beat_period();
-        let beat = Beat {
+    fn own_beat(&self, now: Now) -> Beat {
+        Beat {
             generation: self.record.generation,
             wall: now.wall,
             started_through: self.started_through,
             position: self.position,
             suspended: !self.owns(),
-        };
+        }
+    }
+
+    fn beat(&mut self, now: Now) {
+        self.next_beat = now.monotonic + self.beat_period();
+        let beat = self.own_beat(now);
         for peer in self.beaten() {
             self.send(peer, MeshMessage::Beat(beat));
         }
