@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use promesh_model::shard::ShardSet;
 use promesh_model::{PeerId, ShardId, Timestamp};
-use promesh_node::{Digests, Possession};
+use promesh_node::{Belated, Digests, Possession};
 use promesh_replication::{BatchHeader, Disposition, Ledger, SourceId, Standing};
 
 /// The span of a digest.
@@ -18,7 +18,10 @@ pub(crate) struct Disk {
     /// How much of the log would survive.
     pub(crate) synced: usize,
     pub(crate) possession: Possession,
+    /// Whom this peer knew alive.
     pub(crate) members: Vec<PeerId>,
+    /// Whom it knew besides.
+    pub(crate) away: Vec<PeerId>,
     pub(crate) generation: u64,
     /// What the configuration says.
     pub(crate) digests: Digests,
@@ -35,6 +38,8 @@ pub(crate) struct Store {
     /// The sources of which anything was ever kept, by shard, each with its newest slot.
     sources: BTreeMap<ShardId, BTreeMap<SourceId, Timestamp>>,
     pub(crate) sequence: u64,
+    /// What came long after its time.
+    belated: Belated,
     /// How much of the log the sync under way will have made durable.
     pub(crate) sync_began: usize,
     /// Whether nothing can be stored.
@@ -48,15 +53,25 @@ impl Store {
     pub(crate) fn open(mut disk: Disk) -> Store {
         disk.log.truncate(disk.synced);
         let mut store = Store::default();
+        let mut newest = Timestamp::MIN;
         for header in &disk.log {
             store.keep(header);
+            // The log does not say when: about when what lies beside it happened.
+            newest = newest.max(header.slot);
+            store.belated.note(header.shard, newest, header.slot);
         }
         store.sync_began = disk.log.len();
         store.disk = disk;
         store
     }
 
-    pub(crate) fn append(&mut self, header: BatchHeader) {
+    /// Takes a batch that its writer sent, or that is of this peer.
+    pub(crate) fn take(&mut self, header: BatchHeader, now: Timestamp) {
+        self.belated.note(header.shard, now, header.slot);
+        self.append(header);
+    }
+
+    fn append(&mut self, header: BatchHeader) {
         if self.keep(&header) {
             self.disk.log.push(header);
         }
@@ -128,14 +143,23 @@ impl Store {
     /// What is kept of some shards from an instant on.
     pub(crate) fn export(&self, shards: &ShardSet, since: Timestamp) -> Vec<BatchHeader> {
         let of = |source: &SourceId| self.kept.range((*source, since)..=(*source, Timestamp::MAX));
-        self.of_shards(shards, since).iter().flat_map(of).map(|(_, header)| *header).collect()
+        let sources = self.of_shards(shards, &|_| since);
+        sources.iter().flat_map(|(source, _)| of(source)).map(|(_, header)| *header).collect()
     }
 
-    /// As [`Store::export`], without what another store has alike: a repeat changes nothing.
-    pub(crate) fn export_to(&self, other: &Store, shards: &ShardSet, since: Timestamp) -> Vec<BatchHeader> {
+    /// What is kept of some shards from an instant on, and what came since then of before, without what another store has
+    /// alike: a repeat changes nothing.
+    pub(crate) fn export_to(
+        &self,
+        other: &Store,
+        shards: &ShardSet,
+        (since, least): (Timestamp, Timestamp),
+    ) -> Vec<BatchHeader> {
         let mut batches = Vec::new();
-        let first = since.ms().div_euclid(DIGEST_MS);
-        for source in self.of_shards(shards, since) {
+        let reaches = self.belated.reaches(shards, since);
+        let since = |shard: ShardId| reaches.get(&shard).copied().unwrap_or(since).max(least);
+        for (source, since) in self.of_shards(shards, &since) {
+            let first = since.ms().div_euclid(DIGEST_MS);
             for (key, digest) in self.digests.range((source, first)..=(source, i64::MAX)) {
                 if other.digests.get(key) == Some(digest) {
                     continue;
@@ -150,14 +174,19 @@ impl Store {
         batches
     }
 
-    fn of_shards(&self, shards: &ShardSet, since: Timestamp) -> Vec<SourceId> {
-        let is_new = |(source, newest): (&SourceId, &Timestamp)| (*newest >= since).then_some(*source);
+    /// The sources of some shards that have anything since an instant, which their shard says.
+    fn of_shards(&self, shards: &ShardSet, since: &dyn Fn(ShardId) -> Timestamp) -> Vec<(SourceId, Timestamp)> {
+        let young = |shard: ShardId, sources: &BTreeMap<SourceId, Timestamp>| {
+            let since = since(shard);
+            let young = sources.iter().filter(|(_, newest)| **newest >= since);
+            young.map(|(source, _)| (*source, since)).collect::<Vec<_>>()
+        };
         if shards.len() < self.sources.len() {
-            let wanted = shards.iter().filter_map(|shard| self.sources.get(&shard));
-            return wanted.flatten().filter_map(is_new).collect();
+            let wanted = shards.iter().filter_map(|shard| Some((shard, self.sources.get(&shard)?)));
+            return wanted.flat_map(|(shard, sources)| young(shard, sources)).collect();
         }
         let wanted = self.sources.iter().filter(|(shard, _)| shards.contains(**shard));
-        wanted.flat_map(|(_, sources)| sources).filter_map(is_new).collect()
+        wanted.flat_map(|(shard, sources)| young(*shard, sources)).collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! What goes wrong, and when.
 
+use std::ops::Range;
+
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -197,8 +199,8 @@ pub(crate) fn history(peers: usize, end: u64, rng: &mut StdRng) -> Vec<(u64, Fau
 }
 
 /// Cuts, one after the other, that leave one peer alone or halve the mesh, and crashes during them; samples are pushed for
-/// sealed windows all the time.
-pub(crate) fn late(peers: usize, end: u64, rng: &mut StdRng) -> Vec<(u64, Fault)> {
+/// instants so long ago all the time.
+pub(crate) fn late(peers: usize, end: u64, ago_ms: Range<i64>, rng: &mut StdRng) -> Vec<(u64, Fault)> {
     let mut plan = vec![(0, Fault::Loss(rng.random_range(0..20)))];
     let mut at = 400 * SECOND;
     while at + 120 * SECOND < end {
@@ -223,7 +225,7 @@ pub(crate) fn late(peers: usize, end: u64, rng: &mut StdRng) -> Vec<(u64, Fault)
     let mut at = 390 * SECOND;
     while at < end {
         at += rng.random_range(SECOND / 4..4 * SECOND);
-        plan.push((at, Fault::Backfill(rng.random_range(310_000..600_000))));
+        plan.push((at, Fault::Backfill(rng.random_range(ago_ms.clone()))));
     }
     plan
 }

@@ -1,5 +1,7 @@
 //! A run: a size, a workload, faults, then peace; what came out of it.
 
+use std::ops::Range;
+
 use promesh_model::{SHARD_COUNT, ShardId, Timestamp};
 use promesh_node::SourceSpec;
 use promesh_replication::SourceId;
@@ -47,6 +49,12 @@ pub enum Scenario {
         /// How long, before everything heals.
         seconds: u64,
     },
+    /// The same cuts and crashes, while samples minutes old are pushed for the window that is still open. Promise: what either
+    /// side took is with all who claim its time, without waiting for the window's end.
+    Belated {
+        /// How long, before everything heals.
+        seconds: u64,
+    },
     /// Chaos among seven peers for as long as wanted: by the hour, then everything heals, is looked at, and begins again.
     Soak {
         /// How long, peace aside.
@@ -79,6 +87,7 @@ impl Scenario {
             "chaos" => Scenario::Chaos { seconds },
             "history" => Scenario::History { seconds },
             "late" => Scenario::Late { seconds },
+            "belated" => Scenario::Belated { seconds },
             "soak" => Scenario::Soak { seconds },
             "paging" => Scenario::Paging { seconds },
             "evaluators" => Scenario::Evaluators { seconds },
@@ -87,7 +96,7 @@ impl Scenario {
     }
 
     /// The names that [`Scenario::by_name`] knows.
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 15] = [
         "kills",
         "rolling",
         "pauses",
@@ -99,6 +108,7 @@ impl Scenario {
         "chaos",
         "history",
         "late",
+        "belated",
         "soak",
         "paging",
         "evaluators",
@@ -109,7 +119,7 @@ impl Scenario {
         let most = match self {
             Scenario::Soak { .. } => return 7,
             Scenario::Joins => 31,
-            Scenario::History { .. } | Scenario::Late { .. } => 6,
+            Scenario::History { .. } | Scenario::Late { .. } | Scenario::Belated { .. } => 6,
             // Most bugs need few peers; now and then there are many.
             _ if rng.random_bool(0.1) => 16,
             Scenario::Chaos { .. } => 8,
@@ -127,6 +137,7 @@ impl Scenario {
                 | Scenario::Soak { .. }
                 | Scenario::History { .. }
                 | Scenario::Late { .. }
+                | Scenario::Belated { .. }
                 | Scenario::ColdStart
                 | Scenario::Paging { .. }
                 | Scenario::Evaluators { .. }
@@ -145,12 +156,18 @@ impl Scenario {
             Scenario::BadDisks => faults::bad_disks(peers, rng),
             Scenario::Chaos { seconds } => faults::chaos(peers, seconds * SECOND, rng),
             Scenario::History { seconds } => faults::history(peers, seconds * SECOND, rng),
-            Scenario::Late { seconds } => faults::late(peers, seconds * SECOND, rng),
+            Scenario::Late { seconds } => faults::late(peers, seconds * SECOND, SEALED_AGO_MS, rng),
+            Scenario::Belated { seconds } => faults::late(peers, seconds * SECOND, OPEN_AGO_MS, rng),
             Scenario::Soak { seconds } => faults::chaos(peers, seconds.min(ROUND) * SECOND, rng),
             Scenario::Paging { .. } | Scenario::Evaluators { .. } => unreachable!("it has a run of its own"),
         }
     }
 }
+
+/// How long ago the instants are, in ms, of what is pushed for sealed windows of a simulated mesh …
+const SEALED_AGO_MS: Range<i64> = 310_000..600_000;
+/// … and for the open one of a real mesh: longer than a peer's clock and a stream's silence are allowed for.
+const OPEN_AGO_MS: Range<i64> = 40_000..370_000;
 
 /// A soak's faults last so many seconds, then everything heals once and what is older is forgotten: the batches of a day
 /// of seven peers would not fit into memory.
@@ -214,8 +231,8 @@ pub fn run(scenario: Scenario, seed: u64, verbose: bool) -> Report {
         .collect();
     let mut world = World::new(peers, sources, replication_factor, seed);
     world.verbose = verbose;
-    world.pushes_anywhere = matches!(scenario, Scenario::Late { .. });
-    world.seals = matches!(scenario, Scenario::History { .. }) || world.pushes_anywhere;
+    world.pushes_anywhere = matches!(scenario, Scenario::Late { .. } | Scenario::Belated { .. });
+    world.seals = matches!(scenario, Scenario::History { .. } | Scenario::Late { .. });
     world.started = scenario.is_strict().then(Default::default);
     if rng.random_bool(0.3) {
         world.set_zones(rng.random_range(2..4));

@@ -467,10 +467,17 @@ impl World {
                 }
             }
             Output::View(view) => {
-                let members = view.peers.iter().filter(|peer| peer.alive).map(|peer| peer.id).collect();
-                if !self.peers[peer].store.refuses {
-                    self.peers[peer].store.disk.members = members;
-                    self.peers[peer].store.disk.possession = (*view.own).clone();
+                let ids = |alive| view.peers.iter().filter(move |peer| peer.alive == alive).map(|peer| peer.id);
+                let members: Vec<PeerId> = ids(true).collect();
+                let disk = &mut self.peers[peer].store;
+                if !disk.refuses {
+                    let disk = &mut disk.disk;
+                    disk.possession = (*view.own).clone();
+                    // As the process does: a lone survivor keeps what it wrote last.
+                    if !members.is_empty() {
+                        disk.members = members;
+                        disk.away = ids(false).chain(view.unmet.iter().copied()).collect();
+                    }
                 }
                 self.peers[peer].view = Some(view);
             }
@@ -541,8 +548,8 @@ impl World {
                 let logged = if self.seals { self.logged_from(to) } else { Timestamp::MIN };
                 let donor = &self.peers[to];
                 // Nearly all that a large mesh copies is there already.
-                let since_logged = since.unwrap_or(logged).max(logged);
-                let batches = donor.store.export_to(&self.peers[from].store, &shards, since_logged);
+                let span = (since.unwrap_or(logged), logged);
+                let batches = donor.store.export_to(&self.peers[from].store, &shards, span);
                 let possession = donor.mind.as_ref().expect("checked").mesh.possession();
                 let held = possession.whole_from(&shards).map(|from| from.max(logged));
                 let whole_from = since.or(held);
@@ -582,7 +589,8 @@ impl World {
         if self.refuses(peer) {
             return;
         }
-        self.peers[peer].store.append(header);
+        let now = self.clock(peer).wall;
+        self.peers[peer].store.take(header, now);
         self.note_late(peer, &header);
         self.feed(peer, PeerInput::Mesh(Input::Appended(header)));
     }
@@ -619,8 +627,9 @@ impl World {
         let alone =
             self.peers[peer].mind.as_ref().is_some_and(|mind| mind.membership.members().iter().all(|m| !m.alive));
         if alone {
-            let persisted = self.peers[peer].store.disk.members.clone();
-            let mut asked: Vec<usize> = persisted.into_iter().filter_map(|id| self.find(id)).collect();
+            let disk = &self.peers[peer].store.disk;
+            let known: Vec<PeerId> = disk.members.iter().chain(&disk.away).copied().collect();
+            let mut asked: Vec<usize> = known.into_iter().filter_map(|id| self.find(id)).collect();
             if peer != 0 {
                 asked.push(0);
             }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use crate::mesh::{assert_no_hole, assert_same_everywhere, now_ms};
 use crate::push::{send, write_request};
 use crate::relay::{Relay, cut};
-use crate::support::{Exporter, Peer, escaped, get, one_mesh_at_a_time, pause, wall};
+use crate::support::{Exporter, Peer, escaped, get, mesh_with, one_mesh_at_a_time, pause, wall};
 
 /// Three peers, each behind a relay.
 pub fn relayed(root: &Path, config: &str) -> (Vec<Peer>, Vec<Relay>) {
@@ -328,6 +328,56 @@ fn a_seed_whose_name_leads_nowhere_keeps_nobody_from_whom_it_knows() {
     for peer in [&first, &second, &third] {
         peer.wait("all have met", 60_000, || (states(peer) == ["ready"; 3]).then_some(()));
     }
+}
+
+/// A peer that was away asks for what is younger than its loss, and not even that lies with whoever took, meanwhile, samples
+/// of long before it; nobody else may keep them from it until their window is sealed.
+#[test]
+fn what_is_pushed_late_for_the_open_window_while_a_peer_is_away_is_on_it_once_it_is_ready() {
+    const STEPS: usize = 10;
+    let _alone = one_mesh_at_a_time();
+    let root = tempfile::tempdir().expect("a folder");
+    let exporter = Exporter::start();
+    let config = exporter.config(2, "5s", "4s") + "storage: {tsdb: {out_of_order_time_window: 1h}}\n";
+    let flags = ["--web.enable-remote-write-receiver", "--cluster.replication-factor=3"];
+    let mut peers = mesh_with(root.path(), 3, &config, &flags);
+    // Their claims must be older than what is pushed late.
+    pause(3_000);
+    let (first, began) = (now_ms() - 600_000, now_ms());
+    let instances = || (0..60).map(|number| format!("i{number}"));
+    let push = |peer: &Peer, at: i64, value: f64| {
+        let (status, answer) = send(peer.web, &write_request(instances(), at, value));
+        assert_eq!(status, 204, "{answer}");
+    };
+    push(&peers[0], began, 0.0);
+    let count = |peer: &Peer| -> Option<f64> {
+        let query = escaped("sum(count_over_time(pushed_total[15m]))");
+        let (_, body) = get(peer.web, &format!("/api/v1/query?query={query}&time={}", began / 1000 + 1));
+        let answer: serde_json::Value = serde_json::from_str(&body).ok()?;
+        answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+    };
+    for peer in &peers {
+        peer.wait("it has what was pushed", 20_000, || (count(peer)? == 60.0).then_some(()));
+    }
+    peers[2].kill();
+    for step in 0..STEPS {
+        push(&peers[step % 2], first + 10_000 * step as i64, step as f64);
+    }
+    // One that took them does not know when, once it was killed: its log says about when.
+    peers[1].kill();
+    peers[1].start();
+    peers[1].wait_ready();
+    peers[2].start();
+    for peer in &peers {
+        peer.wait("all are ready again", 40_000, || (states(peer) == ["ready"; 3]).then_some(()));
+    }
+    pause(2_000);
+    // With the others gone it has nothing but its own.
+    peers[0].kill();
+    peers[1].kill();
+    let all = 60.0 * (1 + STEPS) as f64;
+    peers[2].wait("it answers alone", 20_000, || count(&peers[2]).is_some().then_some(()));
+    assert_eq!(count(&peers[2]), Some(all), "{}", peers[2].log());
 }
 
 /// Late pushes go to whoever holds the shard, and into no log that a peer asks for which was cut off: what the others hold

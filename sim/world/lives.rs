@@ -35,6 +35,7 @@ impl World {
             start_hold: Duration::from_secs(10),
             has_seeds: peer != 0,
             persisted: disk.members.clone(),
+            remembered: disk.away.clone(),
             possession: disk.possession.clone(),
             rank_tables: Some(Arc::clone(&self.rank_tables)),
             newest_sample: disk.log[..disk.synced].iter().map(|header| header.slot).max(),

@@ -6,6 +6,7 @@
 //! or failing work goes out as an [`Output`] and its result comes back as an [`Input`].
 
 mod alerting;
+mod belated;
 mod clock_offset;
 mod history;
 mod late;
@@ -19,6 +20,7 @@ mod sync;
 mod view;
 
 pub use alerting::alert_members;
+pub use belated::Belated;
 pub use clock_offset::{ClockOffsets, PUSH_AHEAD_MAX, SAMPLE_AHEAD_MAX, SLOT_AHEAD_MAX};
 pub use history::{HistoryPlan, HistoryRules, plan_history, under_replicated_history};
 pub use late::{KeptParts, LateParts, Showing, Span, late_concerns};

@@ -44,8 +44,10 @@ pub struct MeshConfig {
     pub start_hold: Duration,
     /// Whether seeds are configured that are not this peer itself.
     pub has_seeds: bool,
-    /// Members of the mesh when this peer last ran.
+    /// Members of the mesh that were alive when this peer last ran: they are waited for.
     pub persisted: Vec<PeerId>,
+    /// Those that were away then, and may have written since: what they have is owed, and nobody waits for them.
+    pub remembered: Vec<PeerId>,
     /// What this peer held when it last ran.
     pub possession: Possession,
     /// The newest sample on its disk.
@@ -272,7 +274,8 @@ impl Mesh {
         let me = record.id;
         let waits = config.has_seeds || config.persisted.iter().any(|peer| *peer != me);
         let until = if waits { now.monotonic + config.start_hold } else { now.monotonic };
-        let lives = config.persisted.iter().filter(|peer| **peer != me).map(|peer| (*peer, None)).collect();
+        let known = config.persisted.iter().chain(&config.remembered);
+        let lives = known.filter(|peer| **peer != me).map(|peer| (*peer, None)).collect();
         let mut mesh = Mesh {
             config,
             phase: Phase::Waiting { until },

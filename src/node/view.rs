@@ -63,6 +63,8 @@ pub struct MeshView {
     pub replication_factor: usize,
     /// The others, by id.
     pub peers: Vec<PeerInfo>,
+    /// Those that it knew in a life before and has not met in this one.
+    pub unmet: Vec<PeerId>,
     /// Ranks over ready members.
     pub placement: Arc<Placement>,
     /// Shards whose slots this peer starts.

@@ -158,6 +158,7 @@ mod tests {
             digests: Arc::default(),
             elected: Arc::default(),
             unscraped: 0,
+            unmet: Vec::new(),
             me: PeerId(1),
             number: 1,
             state: PeerState::Ready,

@@ -23,6 +23,7 @@ use promesh_transport::{Transport, TransportEvent};
 use promesh_tsdb::{Db, SetAside};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::acquaintances::{self, KnownMember};
 use crate::clock;
 use crate::definitions;
 use crate::deletes::Deletes;
@@ -80,8 +81,8 @@ struct Thinking {
     tasks: mpsc::UnboundedReceiver<Task>,
     threads: Vec<JoinHandle<()>>,
     addresses: Addresses,
-    /// Where the members known before were.
-    known: Vec<SocketAddr>,
+    /// The members known before.
+    known: Vec<KnownMember>,
 }
 
 /// The way to others; nothing of it where the cluster is off.
@@ -140,6 +141,7 @@ impl Assembly {
         let telemetry = Arc::new(Telemetry::default());
         let thinking = self.think(joined.as_ref(), &telemetry, now)?;
         let Thinking { minds, tasks, threads, addresses, known } = thinking;
+        let where_known = known.iter().map(|member| member.address).collect();
         let linked = Linked::of(joined);
         let transport = linked.transport.clone();
         let (view_sender, view) = watch::channel(None);
@@ -197,6 +199,7 @@ impl Assembly {
             incoming: Mutex::default(),
             subscribed: crate::subscribed::Subscribed::default(),
             orders: order_sender,
+            known: Mutex::new(known),
             possession_unkept: std::sync::atomic::AtomicBool::new(false),
             own: Own {
                 id: self.id,
@@ -210,7 +213,7 @@ impl Assembly {
             tokio::spawn(Arc::clone(&hands).receive(events));
         }
         if let Some(own) = linked.own_address {
-            tokio::spawn(crate::seeking::seek(Arc::clone(&hands), linked.seeds, known, own));
+            tokio::spawn(crate::seeking::seek(Arc::clone(&hands), linked.seeds, where_known, own));
         }
         telemetry.reload_successful.store(1, Ordering::Relaxed);
         telemetry.reload_success_at.store(now.wall.ms() as u64 / 1000, Ordering::Relaxed);
@@ -286,15 +289,16 @@ impl Assembly {
             root: 0,
         };
         let newest = self.db.head().max_time();
-        let persisted = match joined {
-            Some(_) => known.iter().filter_map(|member| member.id.parse().ok()).collect(),
-            None => Vec::new(),
+        let (persisted, remembered) = match joined {
+            Some(_) => acquaintances::split(&known, now.wall),
+            None => (Vec::new(), Vec::new()),
         };
         let config = MeshConfig {
             replication_factor: cluster.map_or(1, |cluster| cluster.replication_factor as usize),
             start_hold: cluster.map_or(Duration::ZERO, |cluster| cluster.start_hold),
             has_seeds: joined.is_some_and(|joined| !joined.seeds.is_empty()),
             persisted,
+            remembered,
             possession: self.folder.possession().map_err(context("what this peer held before"))?,
             rank_tables: None,
             newest_sample: (newest > Timestamp::MIN).then_some(newest),
@@ -305,7 +309,6 @@ impl Assembly {
         let mesh = Mesh::new(config, record, now);
         let addresses: Addresses = Arc::new(ArcSwap::from_pointee(BTreeMap::new()));
         let (minds, tasks, threads) = minds::start(membership, mesh, Arc::clone(&addresses), Arc::clone(telemetry));
-        let known = known.into_iter().map(|member| member.address).collect();
         Ok(Thinking { minds, tasks, threads, addresses, known })
     }
 

@@ -13,7 +13,7 @@ use promesh_model::codec::{self, BULK_BYTES_MAX, RPC_BYTES_MAX};
 use promesh_model::ingest::{Batch, HistogramSample, SeriesIndex};
 use promesh_model::labels::Labels;
 use promesh_model::shard::{ShardSet, shard_of};
-use promesh_model::{Monotonic, PeerId, Timestamp};
+use promesh_model::{Monotonic, PeerId, ShardId, Timestamp};
 use promesh_node::MeshView;
 use promesh_replication::SlotOrders;
 use promesh_transport::{Class, FrameSender, Responder, Transport};
@@ -117,8 +117,8 @@ impl<'a, T: Serialize> Sending<'a, T> {
     }
 }
 
-/// Answers [`FETCH`] and [`FETCH_ORDERED`]: chunks with samples at or after the instant asked for, then since when they are
-/// all there is. Runs on a thread that may block.
+/// Answers [`FETCH`] and [`FETCH_ORDERED`]: chunks with samples at or after the instant asked for, or that came after it, then
+/// since when they are all there is. Runs on a thread that may block.
 pub fn serve(
     ingest: &Ingest,
     view: Option<&MeshView>,
@@ -134,8 +134,12 @@ pub fn serve(
     let Ok(wanted) = codec::decode::<Wanted, RPC_BYTES_MAX>(payload) else { return };
     let since = wanted.since.map_or(Timestamp::MIN, Timestamp);
     let head = ingest.db().head();
-    let in_shards = |shard| wanted.shards.contains(shard);
-    let mut chunks = head.export_open(&in_shards).filter(|(_, chunk)| Timestamp(chunk.max) >= since);
+    // What came since then for a time before it is younger than that as well, to whoever was away.
+    let reaches = ingest.reaches(&wanted.shards, since);
+    let since_of = |shard: ShardId| {
+        wanted.shards.contains(shard).then(|| reaches.get(&shard).map_or(since, |oldest| since.min(*oldest)))
+    };
+    let mut chunks = head.export_open(&since_of);
     let bytes_of = |chunk: &HeadChunk| chunk.bytes.len() + chunk.labels.as_packed().len() + 16;
     let whole = if kind == FETCH_ORDERED {
         let Remembered { sources, series: known } = ingest.remembered(&wanted.shards, since);

@@ -21,6 +21,7 @@ use promesh_transport::{Class, FrameReceiver, Responder, Transport, TransportEve
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
+use crate::acquaintances::{self, KnownMember};
 use crate::ahead;
 use crate::asking;
 use crate::copy;
@@ -28,7 +29,7 @@ use crate::deletes::Deletes;
 use crate::deltas::OTLP;
 use crate::discovering::FOLLOW;
 use crate::history::{self, History};
-use crate::identity::{KnownMember, PeerFolder};
+use crate::identity::PeerFolder;
 use crate::ingest::{Ingest, StoreError};
 use crate::journal::Journal;
 use crate::live::{LIVE, Live};
@@ -102,6 +103,8 @@ pub struct Hands {
     pub chitchat: Mutex<Option<ChitchatInbox>>,
     /// Orders of other peers.
     pub orders: mpsc::Sender<operate::Relayed>,
+    /// Whom this peer knows, as it is kept.
+    pub known: Mutex<Vec<KnownMember>>,
     /// Whether what this peer holds could not be written down.
     pub possession_unkept: AtomicBool,
     /// Who this peer is.
@@ -211,15 +214,15 @@ impl Hands {
 
     fn publish(&self, view: Arc<MeshView>) {
         let before = self.view.send_replace(Some(Arc::clone(&view)));
-        let members = |view: &MeshView| -> Vec<KnownMember> {
-            let living = view.peers.iter().filter(|peer| peer.alive);
-            living.map(|peer| KnownMember { id: peer.id.to_string(), address: peer.address }).collect()
-        };
-        let (present, held) = (members(&view), &view.own);
-        // A lone survivor still remembers whom it lost: it waits for them at its next start.
-        if !present.is_empty() && before.as_deref().map(members).as_ref() != Some(&present) {
-            self.keep(self.folder.keep_members(&present), "members");
+        let held = &view.own;
+        let mut known = self.known.lock();
+        let present = acquaintances::known(&view, &known, crate::clock::wall());
+        if let Some(present) = present.filter(|present| *present != *known)
+            && self.keep(self.folder.keep_members(&present), "members")
+        {
+            *known = present;
         }
+        drop(known);
         // What a full disk refused is written with the next view: what it says of claims that ended must not be lost.
         if before.is_none_or(|before| *before.own != **held) || self.possession_unkept.load(Ordering::Relaxed) {
             let kept = self.keep(self.folder.keep_possession(held), "possession");

@@ -1,13 +1,13 @@
 //! Who this peer is across its lives: a UUID, a generation that only grows, what it held, whom it knew.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use promesh_model::{Generation, PeerId, Timestamp};
 use promesh_node::{Digests, KeptParts, Piece, Possession, Version};
 use serde::{Deserialize, Serialize};
 
+use crate::acquaintances::KnownMember;
 use crate::history::KnownBlocks;
 
 /// The folder below the data directory.
@@ -25,15 +25,6 @@ struct StoredVersion {
     piece: Piece,
     digest: Option<String>,
     changed: i64,
-}
-
-/// A member of the mesh when this peer last ran.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KnownMember {
-    /// Its UUID.
-    pub id: String,
-    /// Where it was.
-    pub address: SocketAddr,
 }
 
 /// What is kept below the data directory.
@@ -149,7 +140,7 @@ impl PeerFolder {
         write_json(&self.0.join("definitions.json"), &digests.versions().map(stored).collect::<Vec<_>>())
     }
 
-    /// The members of the mesh when this peer last ran.
+    /// Whom this peer knew when it last ran.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -157,7 +148,7 @@ impl PeerFolder {
         Ok(read_json(&self.0.join("members.json"))?.unwrap_or_default())
     }
 
-    /// Keeps the members of the mesh.
+    /// Keeps them.
     ///
     /// # Errors
     /// As the system says.

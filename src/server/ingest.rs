@@ -7,6 +7,7 @@
 mod copied;
 mod pushed;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -27,6 +28,7 @@ use tokio::sync::oneshot;
 
 pub use self::copied::Remembered;
 pub use self::pushed::Pushed;
+use crate::clock;
 use crate::pushing::acks::Acks;
 
 const LANES: usize = 32;
@@ -139,7 +141,7 @@ impl ReplayDecoder for LogDecoder {
             let mut lane = self.0.of(header.source).lock();
             let pushed = lane.relay.decode(payload, index).map_err(|error| error.to_string())?;
             drop(lane);
-            self.0.pushed.note(header.shard, &pushed.batch);
+            self.0.pushed.note_replayed(header.shard, &pushed.batch, false);
             return Ok(Some(Replayed::Late(pushed.batch)));
         }
         if kind != KIND_BATCH && kind != KIND_SETTLED {
@@ -152,7 +154,7 @@ impl ReplayDecoder for LogDecoder {
         let decoded = framing.decode(payload, index).map_err(|error| error.to_string())?;
         let disposition = lane.ledger.admit(&header);
         let batch = decoded.batch;
-        self.0.pushed.note_scraped(header.shard, &batch);
+        self.0.pushed.note_replayed(header.shard, &batch, true);
         Ok(match disposition {
             Disposition::Append => Some(Replayed::Append(batch)),
             Disposition::Late => Some(Replayed::Late(batch)),
@@ -361,7 +363,7 @@ impl Ingest {
         let recorded =
             self.record(&mut lane, how, &header, &mut batch, |lane, batch| intake(disposition, lane, &header, batch));
         let (written, payload) = recorded.inspect_err(|_| lane.ledger.withdraw(&header, disposition))?;
-        self.lanes.pushed.note_scraped(shard, &batch);
+        self.lanes.pushed.note_scraped(shard, &batch, clock::wall());
         if let Some((_, order)) = newest
             && order.origin != self.origin
         {
@@ -459,7 +461,7 @@ impl Ingest {
             self.record(&mut lane, Framed::plain(KIND_PUSH, Book::Own), &header, &mut batch, |_, batch| {
                 OwnedIntake::Append(batch)
             })?;
-        self.lanes.pushed.note(shard, &batch);
+        self.lanes.pushed.note(shard, &batch, clock::wall());
         let streams = wants_copies && self.subscribers.load().iter().any(|one| one.shards.contains(shard));
         let confirmed = streams.then(|| self.acks.expect(sequence));
         self.stream(shard, KIND_PUSH, &payload, batch.series.len() + batch.histograms.len());
@@ -467,6 +469,11 @@ impl Ingest {
             tap(shard, &batch);
         }
         Ok(WrittenPush { rejected, written: Some((header, batch, confirmed)) })
+    }
+
+    /// Of some shards, those in which older samples than `since` came at or after it, each with the instant of the oldest.
+    pub fn reaches(&self, shards: &ShardSet, since: Timestamp) -> BTreeMap<ShardId, Timestamp> {
+        self.lanes.pushed.reaches(shards, since)
     }
 
     /// Stores a push that another peer took.
@@ -478,7 +485,7 @@ impl Ingest {
         let mut lane = self.lanes.of(header.source).lock();
         let how = Framed::plain(KIND_PUSH, Book::Relay);
         let (written, _) = self.record(&mut lane, how, &header, &mut batch, |_, batch| OwnedIntake::Late(batch))?;
-        self.lanes.pushed.note(header.shard, &batch);
+        self.lanes.pushed.note(header.shard, &batch, clock::wall());
         Ok(written.outcome)
     }
 
@@ -506,7 +513,7 @@ impl Ingest {
             self.record(&mut lane, how, &header, &mut batch, |lane, batch| intake(disposition, lane, &header, batch));
         let (written, _) = recorded.inspect_err(|_| lane.ledger.withdraw(&header, disposition))?;
         drop(lane);
-        self.lanes.pushed.note_scraped(header.shard, &batch);
+        self.lanes.pushed.note_scraped(header.shard, &batch, clock::wall());
         (self.appended)(header);
         Ok(written.outcome)
     }
@@ -562,7 +569,7 @@ fn intake<'a>(disposition: Disposition, lane: &Lane, header: &BatchHeader, batch
 
 /// A batch cut by shard; metadata goes with the source's own.
 fn split(batch: Batch, home: ShardId, shard: impl Fn(&SeriesRef) -> ShardId) -> Vec<(ShardId, Batch)> {
-    let mut parts: std::collections::BTreeMap<ShardId, Batch> = std::collections::BTreeMap::new();
+    let mut parts: BTreeMap<ShardId, Batch> = BTreeMap::new();
     let slot = batch.slot;
     let timestamps: hashbrown::HashMap<u32, Timestamp> = batch.timestamps.into_iter().collect();
     let starts: hashbrown::HashMap<u32, Timestamp> = batch.start_timestamps.into_iter().collect();

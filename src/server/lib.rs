@@ -3,6 +3,7 @@
 //! [`run()`] is a peer's life; [`peer::Peer`] is what it consists of. The minds run on threads of their own ([`minds`]),
 //! [`hands`] does what they want done, [`ingest`] is the way of every batch.
 
+mod acquaintances;
 mod ahead;
 mod asking;
 mod assembling;

@@ -54,6 +54,7 @@ mod tests {
             start_hold: Duration::from_secs(10),
             has_seeds: false,
             persisted: Vec::new(),
+            remembered: Vec::new(),
             possession,
             newest_sample: None,
             window: Duration::from_secs(7_200),

@@ -154,6 +154,7 @@ impl Mesh {
             state: self.record.state,
             replication_factor: self.config.replication_factor,
             peers: self.members.iter().map(info).collect(),
+            unmet: self.lives.iter().filter(|(_, life)| life.is_none()).map(|(peer, _)| *peer).collect(),
             placement: Arc::clone(&self.ownership.placement),
             acting: self.ownership.acting().clone(),
             own: Arc::new(self.holdings.own.clone()),

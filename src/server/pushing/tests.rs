@@ -34,6 +34,7 @@ fn view(me: u128, others: &[(u128, bool)], acting: &[u16]) -> MeshView {
         digests: std::sync::Arc::default(),
         elected: std::sync::Arc::default(),
         unscraped: 0,
+        unmet: Vec::new(),
         me: PeerId(me),
         number: 1,
         state: PeerState::Ready,

@@ -164,7 +164,7 @@ proptest! {
                 expected.insert((host, step * 60_000), 9.0);
             }
         }
-        for (_, chunk) in source.export_open(&|_: ShardId| true) {
+        for (_, chunk) in source.export_open(&|_: ShardId| Some(Timestamp::MIN)) {
             copy.import_open(chunk).expect("it was just exported");
         }
         for host in 0..3 {

@@ -2,7 +2,7 @@
 
 use promesh_model::ingest::{IngestError, SeriesIndex, SeriesRef};
 use promesh_model::labels::Labels;
-use promesh_model::shard::ShardId;
+use promesh_model::{ShardId, Timestamp};
 use std::sync::atomic::Ordering;
 use thiserror::Error;
 
@@ -54,19 +54,21 @@ pub enum ImportError {
 }
 
 impl Head {
-    /// All samples of some shards that are not in blocks, as chunks, series by series; a page at a time, so that
-    /// appending goes on meanwhile. What is appended meanwhile may or may not be among them.
+    /// The chunks that are not in blocks of some shards, series by series, which have samples at or after the instant that
+    /// is `since` of their shard; a page at a time, so that appending goes on meanwhile. What is appended meanwhile may or
+    /// may not be among them.
     pub fn export_open<'a>(
         &'a self,
-        shards: &'a dyn Fn(ShardId) -> bool,
+        since: &'a dyn Fn(ShardId) -> Option<Timestamp>,
     ) -> impl Iterator<Item = (SeriesRef, HeadChunk)> + 'a {
         self.pages.iter().flat_map(move |(first, page)| {
             let page = page.lock();
             let mut chunks = Vec::new();
             for (slot, place) in (first..).zip(page.iter()) {
-                if let Some(series) = place.series.as_ref().filter(|series| shards(series.shard)) {
+                let wanted = place.series.as_ref().and_then(|series| Some((series, since(series.shard)?)));
+                if let Some((series, since)) = wanted {
                     let mut own = Vec::new();
-                    self.export_series(series, &mut own);
+                    self.export_series(series, since, &mut own);
                     let reference = series_ref(slot, place.generation);
                     chunks.extend(own.into_iter().map(|chunk| (reference, chunk)));
                 }
@@ -75,10 +77,10 @@ impl Head {
         })
     }
 
-    fn export_series(&self, series: &Series, out: &mut Vec<HeadChunk>) {
+    fn export_series(&self, series: &Series, since: Timestamp, out: &mut Vec<HeadChunk>) {
         let min = self.min.load(Ordering::Acquire);
         let labels = labels_of(&self.index.read().symbols, &series.labels);
-        for chunk in series.chunks(min, i64::MAX, &self.spill) {
+        for chunk in series.chunks(min, i64::MAX, &self.spill).into_iter().filter(|chunk| chunk.max >= since.ms()) {
             let bytes = chunk.bytes.to_vec();
             out.push(HeadChunk {
                 labels: labels.clone(),
@@ -90,7 +92,7 @@ impl Head {
         }
         let pending = series.pending();
         let late = series.late().map(|late| late.range(i64::MIN, i64::MAX)).into_iter().flatten().flatten();
-        for (at, value) in pending.iter().chain(late) {
+        for (at, value) in pending.iter().chain(late).filter(|(at, _)| *at >= since.ms()) {
             out.push(single(&labels, *at, value));
         }
     }
