@@ -2,8 +2,8 @@
 //!
 //! The intuition: history stays where it is. What is copied is what somebody lost: a peer that was away fetches the hole
 //! between what it held before and what it holds now; where fewer than R copies are left, because a disk is empty or a
-//! peer is down for good, the best-ranked peers that lack a window make the copies good. A peer that is down for a short
-//! while counts as the holder it was.
+//! peer is down for good, the best-ranked peers that lack a window make the copies good, first those of zones in which
+//! there is none. A peer that is down for a short while counts as the holder it was.
 //!
 //! The rule is a pure function of the view, alike on every peer, and each peer does only its own part: so nobody has to
 //! give orders, and a copy that breaks off is planned again.
@@ -12,7 +12,7 @@
 //! samples older than every claim (imported blocks, samples pushed late) are fetched from everybody who has any, once
 //! everybody is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use promesh_model::shard::ShardSet;
 use promesh_model::{PeerId, ShardId, Timestamp};
@@ -114,7 +114,9 @@ struct Around<'a> {
     /// Those that answer, with what they hold.
     heard: Vec<(PeerId, &'a Possession)>,
     /// Those that are away and expected back, with what they held, if that is known.
-    expected: Vec<Option<&'a Possession>>,
+    expected: Vec<(PeerId, Option<&'a Possession>)>,
+    /// Where those are that rank for anything; empty where nobody names a zone.
+    zones: BTreeMap<PeerId, &'a str>,
 }
 
 impl<'a> Around<'a> {
@@ -122,7 +124,13 @@ impl<'a> Around<'a> {
         let held = |peer: &PeerInfo| view.possession.get(&peer.id).map(|held| &**held);
         let heard = view.peers.iter().filter(|peer| is_heard(peer)).filter_map(|peer| Some((peer.id, held(peer)?)));
         let away = view.peers.iter().filter(|peer| !is_heard(peer) && !rules.given_up.contains(&peer.id));
-        Around { view, rebalance: rules.rebalance, heard: heard.collect(), expected: away.map(held).collect() }
+        let expected = away.map(|peer| (peer.id, held(peer))).collect();
+        let candidates = || view.placement.candidates();
+        let zones = match candidates().any(|candidate| !candidate.zone.is_empty()) {
+            true => candidates().map(|candidate| (candidate.id, &*candidate.zone)).collect(),
+            false => BTreeMap::new(),
+        };
+        Around { view, rebalance: rules.rebalance, heard: heard.collect(), expected, zones }
     }
 
     fn wanted_copies(&self) -> usize {
@@ -131,7 +139,7 @@ impl<'a> Around<'a> {
 
     /// What anybody claims.
     fn claims(&self) -> impl Iterator<Item = &Extent> {
-        let others = self.heard.iter().map(|(_, held)| *held).chain(self.expected.iter().flatten().copied());
+        let others = self.heard.iter().map(|(_, held)| *held).chain(self.expected.iter().filter_map(|(_, held)| *held));
         others.chain([&*self.view.own]).flat_map(|held| held.extents().iter())
     }
 
@@ -150,7 +158,7 @@ impl<'a> Around<'a> {
             let everything = ShardSet::all();
             self.expected
                 .iter()
-                .for_each(|held| add(&held.map_or(everything.clone(), |held| held.covering(first, last))));
+                .for_each(|(_, held)| add(&held.map_or(everything.clone(), |held| held.covering(first, last))));
         }
         copies
     }
@@ -167,16 +175,35 @@ impl<'a> Around<'a> {
         for shard in missing.iter().filter(|shard| view.placement.rank_of(*shard, view.me).is_some()) {
             let lacking = wanted.saturating_sub(usize::from(copies[usize::from(shard.0)]));
             let ranks = view.placement.ranks(shard);
-            let is_next = |lacking: usize| {
-                let lacks = |peer: &PeerId| *peer == view.me || !self.covers(*peer, shard, first, last);
-                view.placement.ranks(shard).filter(lacks).take(lacking).any(|peer| peer == view.me)
-            };
+            let is_next = |lacking: usize| self.receivers(shard, first, last, lacking).contains(&view.me);
             let ranks_for_it = || ranks.take(wanted).any(|peer| peer == view.me);
             if (lacking > 0 && is_next(lacking)) || (self.rebalance && ranks_for_it()) {
                 shards.insert(shard);
             }
         }
         shards
+    }
+
+    /// So many of those that lack a span of a shard: the best-ranked in a zone without a copy, before the best-ranked of all.
+    fn receivers(&self, shard: ShardId, first: Timestamp, last: Timestamp, count: usize) -> Vec<PeerId> {
+        let ranks = || self.view.placement.ranks(shard);
+        let lacks = |peer: &PeerId| *peer == self.view.me || !self.covers(*peer, shard, first, last);
+        if self.zones.is_empty() {
+            return ranks().filter(lacks).take(count).collect();
+        }
+        let zone = |peer: &PeerId| self.zones.get(peer).copied();
+        let away = self.expected.iter().filter_map(|(peer, held)| Some((*peer, (*held)?)));
+        let holders = self.heard.iter().copied().chain(away).filter(|(_, held)| held.covers(shard, first, last));
+        let mut seen: BTreeSet<Option<&str>> = holders.map(|(peer, _)| zone(&peer)).collect();
+        let mut lacking: Vec<PeerId> = ranks().filter(lacks).collect();
+        let mut receivers = Vec::new();
+        while receivers.len() < count && !lacking.is_empty() {
+            let elsewhere = lacking.iter().position(|peer| !seen.contains(&zone(peer)));
+            let next = lacking.remove(elsewhere.unwrap_or(0));
+            seen.insert(zone(&next));
+            receivers.push(next);
+        }
+        receivers
     }
 
     fn covers(&self, peer: PeerId, shard: ShardId, first: Timestamp, last: Timestamp) -> bool {
@@ -307,6 +334,24 @@ pub(crate) mod tests {
         }
         let rules = HistoryRules { given_up: [PeerId(3)].into(), ..HistoryRules::default() };
         assert_eq!(plan(&view(held(&[(300, ALL)]), others(true)), &rules), (SHARDS, vec![2], 100));
+    }
+
+    #[test]
+    fn a_copy_is_made_good_in_a_zone_without_one() {
+        // Peers 2 and 3 hold it, 3 is given up: of 1 and 4, who lack it, one is where 2 is.
+        let places = |zones: [(u128, &str); 3], me: u128| {
+            let candidate = |(id, zone): (u128, &str)| Candidate { id: PeerId(id), zone: zone.to_owned(), weight: 4 };
+            let lacks = || held(&[(300, ALL)]);
+            let other = if me == 1 { 4 } else { 1 };
+            let whole = |id, alive| (id, alive, Some(held(&[(0, ALL)])));
+            let mut view = view(lacks(), vec![whole(2, true), whole(3, false), (other, true, Some(lacks()))]);
+            (view.me, view.placement) = (PeerId(me), Arc::new(Placement::of(zones.map(candidate))));
+            plan(&view, &HistoryRules { given_up: [PeerId(3)].into(), ..HistoryRules::default() }).0
+        };
+        let apart = [(1, "a"), (2, "a"), (4, "b")];
+        assert_eq!((places(apart, 1), places(apart, 4)), (0, SHARDS));
+        let (one, other) = (places([(1, "a"), (2, "a"), (4, "a")], 1), places([(1, "a"), (2, "a"), (4, "a")], 4));
+        assert!(one + other == SHARDS && one.abs_diff(other) < SHARDS / 5, "{one} and {other}");
     }
 
     #[test]
