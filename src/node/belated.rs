@@ -30,10 +30,14 @@ struct Arrival {
 }
 
 impl Belated {
-    /// Samples came for a shard, the oldest of them of an instant. What is as young as a copy reaches back anyway is nothing
-    /// to note.
+    /// Whether samples that came at an instant are to be noted. Those are not which are as young as a copy reaches back anyway.
+    pub fn is_old(came: Timestamp, oldest: Timestamp) -> bool {
+        oldest < came.before(OVERLAP)
+    }
+
+    /// Samples came for a shard, the oldest of them of an instant.
     pub fn note(&mut self, shard: ShardId, came: Timestamp, oldest: Timestamp) {
-        if oldest >= came.before(OVERLAP) {
+        if !Belated::is_old(came, oldest) {
             return;
         }
         let arrivals = self.arrivals.entry(shard).or_default();

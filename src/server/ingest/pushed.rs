@@ -56,10 +56,12 @@ impl Pushed {
         noted.belated.note(shard, came, oldest);
     }
 
-    /// Notes a scraped batch, if samples of it have instants of their own.
+    /// Notes a scraped batch, if samples of it have instants of their own, or it was long on its way.
     pub fn note_scraped(&self, shard: ShardId, batch: &Batch, came: Timestamp) {
         if !batch.timestamps.is_empty() {
             self.note(shard, batch, came);
+        } else if Belated::is_old(came, batch.slot) {
+            self.noted.lock().belated.note(shard, came, batch.slot);
         }
     }
 
@@ -68,8 +70,9 @@ impl Pushed {
         let mut noted = self.noted.lock();
         let came = noted.replayed.map_or(batch.slot, |newest| newest.max(batch.slot));
         noted.replayed = Some(came);
-        if !is_scraped || !batch.timestamps.is_empty() {
-            self.note_in(&mut noted, shard, batch, came);
+        match is_scraped && batch.timestamps.is_empty() {
+            true => noted.belated.note(shard, came, batch.slot),
+            false => self.note_in(&mut noted, shard, batch, came),
         }
     }
 
@@ -126,7 +129,10 @@ mod tests {
         let replayed = Pushed::new(7_200_000);
         replayed.note_replayed(ShardId(3), &batch(1000, &[]), true);
         replayed.note_replayed(ShardId(7), &batch(600, &[]), false);
-        for pushed in [live, replayed] {
+        let scraped = Pushed::new(7_200_000);
+        scraped.note_scraped(ShardId(7), &batch(600, &[]), at(1000));
+        assert!(scraped.take().is_empty(), "it is compared like all that is scraped");
+        for pushed in [live, replayed, scraped] {
             assert_eq!(pushed.reaches(&shards, at(950)), BTreeMap::from([(ShardId(7), at(600))]));
             assert!(pushed.reaches(&shards, at(1001)).is_empty());
         }
