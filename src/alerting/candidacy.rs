@@ -5,6 +5,12 @@
 //! two send what the log has. So a majority counts when all of it was asked within [`FRESH`], in which no session can
 //! lapse that held its lease at the beginning; else all are asked once more while the lease of the first round lasts, and
 //! the second answers show what was logged before the first round was complete.
+//!
+//! And it must be the word of one electorate. A voter that has gone on to the next may have decided the one after that,
+//! of which a majority need share no voter with this one's: what it accepts from then on is worth nothing here. So each
+//! answer is remembered with the number of the electorate that was asked, and what a voter accepted counts in that
+//! electorate and in later ones. The voter on its side decides nothing while it holds what counts two electorates before
+//! ([`crate::claims::Voter::holds_back`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,7 +33,10 @@ pub struct Candidacy {
     began: Monotonic,
     /// Who accepted the round before, of which this one is the confirmation, and until when that lease lasts.
     confirms: Option<(BTreeSet<PeerId>, Monotonic)>,
-    answers: BTreeMap<PeerId, Verdict>,
+    /// The number of the electorate that is asked under this ballot.
+    electorate: u64,
+    /// What voters answered, and in which electorate they were asked.
+    answers: BTreeMap<PeerId, (Verdict, u64)>,
     /// Voters that may have let this peer's session lapse since they accepted this ballot.
     voided: BTreeSet<PeerId>,
     /// The greatest number that a voter showed.
@@ -35,10 +44,20 @@ pub struct Candidacy {
 }
 
 impl Candidacy {
-    /// Under a ballot that is greater than every one seen.
-    pub fn new(ballot: Ballot, now: Monotonic) -> Candidacy {
+    /// Under a ballot that is greater than every one seen, in an electorate by its number.
+    pub fn new(ballot: Ballot, electorate: u64, now: Monotonic) -> Candidacy {
         let (answers, voided) = (BTreeMap::new(), BTreeSet::new());
-        Candidacy { ballot, began: now, confirms: None, answers, voided, behind: 0 }
+        Candidacy { ballot, began: now, confirms: None, electorate, answers, voided, behind: 0 }
+    }
+
+    /// From now on another electorate is asked, if its number is another: by a greater ballot, so that each ballot asks in
+    /// one. While an attempt runs what voters accepted before stands, as a word of the electorate that was asked then.
+    pub fn ask_in(&mut self, electorate: u64, sending: bool, now: Monotonic) {
+        if electorate == self.electorate {
+            return;
+        }
+        self.electorate = electorate;
+        if sending { self.raise() } else { self.renew(now) }
     }
 
     /// The present ballot.
@@ -65,7 +84,7 @@ impl Candidacy {
     /// stands, since a voter answers for a session, whatever its ballot.
     pub fn raise(&mut self) {
         self.next_ballot();
-        self.answers.retain(|_, verdict| *verdict == Verdict::Accepted);
+        self.answers.retain(|_, (verdict, _)| *verdict == Verdict::Accepted);
     }
 
     fn next_ballot(&mut self) {
@@ -99,7 +118,7 @@ impl Candidacy {
         if ballot != self.ballot || self.voided.contains(&from) {
             return false;
         }
-        self.answers.insert(from, verdict);
+        self.answers.insert(from, (verdict, self.electorate));
         if let Verdict::Behind(number) = verdict {
             self.behind = self.behind.max(number);
         }
@@ -122,10 +141,16 @@ impl Candidacy {
         !self.voided.is_empty()
     }
 
-    /// What a voter said.
+    /// What a voter said, and in which electorate it was asked.
     #[cfg(test)]
-    pub(crate) fn verdict_of(&self, voter: PeerId) -> Option<Verdict> {
+    pub(crate) fn answer_of(&self, voter: PeerId) -> Option<(Verdict, u64)> {
         self.answers.get(&voter).copied()
+    }
+
+    /// The number of the electorate that is asked.
+    #[cfg(test)]
+    pub(crate) fn electorate(&self) -> u64 {
+        self.electorate
     }
 
     /// Whether a voter's word is void.
@@ -152,6 +177,11 @@ impl Candidacy {
         self.behind
     }
 
+    /// Whether all that voters answered was asked in an electorate.
+    pub fn is_all_of(&self, electorate: u64) -> bool {
+        self.electorate == electorate && self.answers.values().all(|(_, asked)| *asked == electorate)
+    }
+
     /// Whether nobody has answered yet.
     pub fn is_unanswered(&self) -> bool {
         self.answers.is_empty()
@@ -159,7 +189,13 @@ impl Candidacy {
 
     /// Who accepted.
     pub fn accepters(&self) -> impl Iterator<Item = PeerId> {
-        self.answers.iter().filter(|(_, verdict)| **verdict == Verdict::Accepted).map(|(peer, _)| *peer)
+        self.answers.iter().filter(|(_, (verdict, _))| *verdict == Verdict::Accepted).map(|(peer, _)| *peer)
+    }
+
+    /// Who accepted what counts in an electorate: asked in that one, or in an earlier one.
+    fn accepters_in(&self, electorate: u64) -> impl Iterator<Item = PeerId> {
+        let counts = move |(verdict, asked): &(Verdict, u64)| *verdict == Verdict::Accepted && *asked <= electorate;
+        self.answers.iter().filter(move |(_, answer)| counts(answer)).map(|(peer, _)| *peer)
     }
 
     /// Whether a majority of some members accepted.
@@ -169,13 +205,21 @@ impl Candidacy {
 
     /// Whether a majority of some members can still accept under this ballot.
     pub fn is_possible(&self, members: &[PeerId]) -> bool {
-        let against = self.answers.values().filter(|verdict| **verdict != Verdict::Accepted).count();
+        let against = self.answers.values().filter(|(verdict, _)| *verdict != Verdict::Accepted).count();
         members.len().saturating_sub(against) > members.len() / 2
     }
 
-    /// Until when sending may begin: a majority of the members accepted *and* acknowledged a beat.
-    pub fn lease(&self, members: &[PeerId], beats: &Beats, me: PeerId, now: Monotonic) -> Option<Monotonic> {
-        let accepters = self.accepters().filter(|peer| members.contains(peer));
+    /// Until when sending may begin: a majority of an electorate accepted, in this one or an earlier one, *and*
+    /// acknowledged a beat.
+    pub fn lease(
+        &self,
+        electorate: u64,
+        members: &[PeerId],
+        beats: &Beats,
+        me: PeerId,
+        now: Monotonic,
+    ) -> Option<Monotonic> {
+        let accepters = self.accepters_in(electorate).filter(|peer| members.contains(peer));
         beats.lease(accepters, members.len() / 2 + 1, me, now)
     }
 }

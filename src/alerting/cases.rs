@@ -244,6 +244,37 @@ fn an_electorate_that_grows_while_an_attempt_runs_tells_nobody_twice() {
     }
 }
 
+/// Three vote, one of them tells a slow receiver, and reaches one of the two others. The electorate grows to five meanwhile:
+/// the third and those that join would be a majority of five that knows nothing of the attempt. It grows to four, and to
+/// five once the receiver has answered.
+#[test]
+fn an_electorate_that_grows_by_two_past_an_attempt_tells_nobody_twice() {
+    for seed in 0..6 {
+        let mut world = World::new(5, CONFIG, seed);
+        world.kill(3);
+        world.kill(4);
+        world.run_for(Duration::from_secs(20));
+        assert_eq!(world.electors(), 3, "seed {seed}");
+        world.receiver = Receiver::Slow(Duration::from_secs(40));
+        world.post(0, &[("alertname", "a")], true);
+        let sender = world.run_until_told(Duration::from_secs(10)).expect("somebody tells");
+        world.run_for(Duration::from_millis(200));
+        for other in [(sender + 1) % 3, 3, 4] {
+            world.sever(sender, other);
+        }
+        world.start(3);
+        world.start(4);
+        world.run_for(Duration::from_secs(35));
+        assert_eq!(world.told(), ["firing a"], "seed {seed}: while it is being told");
+        assert_eq!(world.most_electors(), 4, "seed {seed}");
+        world.run_for(Duration::from_secs(15));
+        assert_eq!(world.most_electors(), 5, "seed {seed}: it went on");
+        world.heal();
+        world.run_for(Duration::from_secs(30));
+        assert_eq!((world.told(), world.electors()), (vec!["firing a".to_owned()], 5), "seed {seed}");
+    }
+}
+
 #[test]
 fn silences_reach_all_and_end_when_told() {
     let mut world = world(3, 3);

@@ -13,6 +13,12 @@
 //! accepted another. An acknowledgement that arrives after [`LEASE`] from the sending of the one before voids what that
 //! voter accepted; it is asked anew, by a greater ballot, so that no old answer counts. An intent is itself a beat to
 //! the voter, so that a session lives from its first accepted intent on.
+//!
+//! Leases and electorates: two that follow one another differ by one member, so that any majorities of theirs share a
+//! voter; two with another in between need not. So who has accepted takes no part in deciding the electorate after the
+//! next while its vote is open and its session lives, and who has gone on to the next says nothing any more that counts
+//! in the one before. Then whoever holds its lease by a majority of electorate n is shared by every majority that could
+//! decide n + 2, and that is decided once the attempt is over, its lease lapsed, or its word renewed in n + 1.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -50,6 +56,10 @@ pub struct Vote {
     pub flush: Timestamp,
     /// Whether it was given back unsent.
     pub released: bool,
+    /// The number of the electorate in which it was asked for. It is not written: of what lies on disk nobody knows, and
+    /// zero says that it may be of any.
+    #[serde(skip)]
+    pub electorate: u64,
 }
 
 impl Vote {
@@ -115,7 +125,8 @@ impl Voter {
                 return Verdict::Busy;
             }
         }
-        let vote = Vote { ballot: intent.ballot, session: intent.session, flush: intent.flush, released: false };
+        let Intent { ballot, session, flush, electorate, .. } = *intent;
+        let vote = Vote { ballot, session, flush, released: false, electorate };
         self.votes.insert(intent.key, vote);
         Verdict::Accepted
     }
@@ -131,6 +142,21 @@ impl Voter {
         }
         vote.released = true;
         true
+    }
+
+    /// The votes that keep this voter from deciding the electorate of a number: open ones of living sessions that were given
+    /// two electorates before, or earlier. By them an attempt may be under way of which that electorate's majority, unlike
+    /// the next one's, need not know anything. At most as many as there are keys.
+    pub fn holds_back<'a>(
+        &'a self,
+        number: u64,
+        done: impl Fn(KeyId) -> Option<&'a Done>,
+        now: Monotonic,
+    ) -> impl Iterator<Item = (KeyId, Vote)> {
+        let holds = move |key: KeyId, vote: &Vote| {
+            vote.electorate.saturating_add(2) <= number && vote.is_open(done(key)) && self.is_live(vote.session, now)
+        };
+        self.votes.iter().filter(move |(key, vote)| holds(**key, vote)).map(|(key, vote)| (*key, *vote))
     }
 
     /// What was accepted for a key.

@@ -195,7 +195,7 @@ fn every_record_on_disk_has_golden_bytes() {
         DiskRecord::Alert(AlertKey(9), alert()),
         DiskRecord::Silence(SilenceId(9), silence()),
         DiskRecord::Done(key, done()),
-        DiskRecord::Vote(key, Vote { ballot, session, flush: Timestamp(1_000), released: true }),
+        DiskRecord::Vote(key, Vote { ballot, session, flush: Timestamp(1_000), released: true, electorate: 0 }),
         DiskRecord::Electorate(Electorate { number: 2, members: vec![PeerId(1)] }),
         DiskRecord::Paxos { number: 3, promised: ballot, accepted: Some((ballot, vec![PeerId(1)])) },
     ];

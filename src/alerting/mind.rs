@@ -158,6 +158,10 @@ pub struct Alerting {
     beat_from: BTreeMap<PeerId, Monotonic>,
     compared: BTreeMap<PeerId, u8>,
     compare_sent: BTreeMap<PeerId, Monotonic>,
+    /// Who has compared the log with this peer since there was something in it that the present electorate may not know, and
+    /// since when there is.
+    log_shown_to: BTreeSet<PeerId>,
+    log_unshown_since: Monotonic,
     caught_up: BTreeSet<PeerId>,
     /// Electorates that met: nothing is sent before their records are here, or this instant.
     merging: BTreeMap<PeerId, Monotonic>,
@@ -260,6 +264,8 @@ impl Alerting {
             held: Vec::new(),
             compared: BTreeMap::new(),
             compare_sent: BTreeMap::new(),
+            log_shown_to: BTreeSet::new(),
+            log_unshown_since: now.monotonic,
             caught_up: BTreeSet::new(),
             merging: BTreeMap::new(),
             majority_seen: now.monotonic,

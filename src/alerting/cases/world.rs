@@ -60,6 +60,8 @@ pub struct World {
     disks: Vec<Disk>,
     paused: BTreeMap<usize, Vec<Event>>,
     alone: BTreeSet<usize>,
+    /// Pairs whose messages to one another are lost, although each is seen by others.
+    severed: BTreeSet<(usize, usize)>,
     loss: f64,
     events: BTreeMap<(u64, u64), Event>,
     order: u64,
@@ -91,6 +93,7 @@ impl World {
             disks: (0..peers).map(|_| Disk::default()).collect(),
             paused: BTreeMap::new(),
             alone: BTreeSet::new(),
+            severed: BTreeSet::new(),
             loss: 0.0,
             events: BTreeMap::new(),
             order: 0,
@@ -230,8 +233,14 @@ impl World {
         }
     }
 
+    /// Nothing passes between two any more; by way of others both are known to live.
+    pub fn sever(&mut self, a: usize, b: usize) {
+        self.severed.extend([(a, b), (b, a)]);
+    }
+
     pub fn heal(&mut self) {
         self.alone.clear();
+        self.severed.clear();
         self.at_views_after(Duration::from_millis(500));
     }
 
@@ -442,7 +451,8 @@ impl World {
             }
             Event::Persisted(peer, life, token) => self.persisted(peer, life, token),
             Event::Deliver(from, to, message) => {
-                let split = self.alone.contains(&from) || self.alone.contains(&to);
+                let split =
+                    self.alone.contains(&from) || self.alone.contains(&to) || self.severed.contains(&(from, to));
                 if !split {
                     self.input(to, Input::Message { from: PeerId(from as u128 + 1), message });
                 }
@@ -532,6 +542,12 @@ impl World {
     /// than the hold.
     pub fn cut_off(&self, name: &str) -> usize {
         self.cut_off.get(name).copied().unwrap_or(0)
+    }
+
+    /// How many electors the newest electorate has that anybody knows.
+    pub fn most_electors(&self) -> usize {
+        let known = self.peers.iter().flatten().filter_map(Alerting::electorate);
+        known.max_by_key(|electorate| electorate.number).map_or(0, |electorate| electorate.members.len())
     }
 
     /// How many electors all living peers agree on; zero when they do not.

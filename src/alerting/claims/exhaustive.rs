@@ -31,6 +31,10 @@
 //!   voter lasts the other accepts the confirmation. In a round and its confirmation the second may have had different
 //!   majorities: what it holds at d it holds through some voter of the first's, and the search is about that voter. So if
 //!   no state of this lets the second send, no electorate does.
+//! * *Two changes of the electorate.* Two electorates with one in between need share no voter. But a majority of the first,
+//!   through which somebody holds its lease, and one of the second, which decides the third, do. The search runs that voter,
+//!   another or the claimant itself, while others let the claimant begin: it never decides the third electorate while what
+//!   it accepted counts in the first. What was recorded in the first, and is known in the third, is searched in three electors.
 
 mod signature;
 mod state;
@@ -53,6 +57,31 @@ enum Through {
     Shared(usize),
     /// The one through which the first rival holds its lease when it is in the clear, and one that has its record then.
     Pair { voter: usize, record: usize },
+    /// The one that shares a majority that decides an electorate with a lease of two electorates before.
+    Decision(usize),
+}
+
+/// How the electorate changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    None,
+    /// The last elector leaves; of a shared voter's, any other.
+    Leaves,
+    /// Two join, one after the other.
+    TwoJoin,
+    /// Two leave, one after the other.
+    TwoLeave,
+}
+
+impl Change {
+    /// How many changes that are.
+    fn count(self) -> u8 {
+        match self {
+            Change::None => 0,
+            Change::Leaves => 1,
+            Change::TwoJoin | Change::TwoLeave => 2,
+        }
+    }
 }
 
 /// How far the search goes.
@@ -67,8 +96,7 @@ struct Bounds {
     /// Beats, for each life of a rival.
     beats: u8,
     crashes: u8,
-    /// Whether the electorate changes by a member: the last elector leaves; of a shared voter's, any other.
-    change: bool,
+    change: Change,
     through: Through,
 }
 
@@ -76,8 +104,17 @@ impl Bounds {
     /// Whom a rival asks, in an electorate of this number.
     fn asked(self, peer: usize, number: u64) -> Vec<usize> {
         match self.through {
-            Through::All => (0..self.electors - usize::from(number > 1)).collect(),
+            Through::All => {
+                let changes = number as usize - 1;
+                let members = match self.change {
+                    Change::None => self.electors,
+                    Change::Leaves | Change::TwoLeave => self.electors - changes,
+                    Change::TwoJoin => self.electors - 2 + changes,
+                };
+                (0..members).collect()
+            }
             Through::Shared(shared) => vec![shared],
+            Through::Decision(voter) => vec![voter],
             Through::Pair { voter, record } if peer == 1 && voter != record => vec![voter, record],
             Through::Pair { voter, .. } => vec![voter],
         }
@@ -170,7 +207,7 @@ const SMALL: Bounds = Bounds {
     rounds: 1,
     beats: 1,
     crashes: 0,
-    change: false,
+    change: Change::None,
     through: Through::All,
 };
 
@@ -179,7 +216,7 @@ const SMALL: Bounds = Bounds {
 fn within_bounds_no_interleaving_lets_two_send_while_one_holds_its_lease() {
     assert!(check(SMALL, 2_000_000), "two electors are searched to the end");
     for electors in 3..=5 {
-        check(Bounds { electors, seconds: 4, rounds: 2, crashes: 1, change: true, ..SMALL }, 60_000);
+        check(Bounds { electors, seconds: 4, rounds: 2, crashes: 1, change: Change::Leaves, ..SMALL }, 60_000);
     }
 }
 
@@ -222,10 +259,10 @@ fn within_larger_bounds_no_voter_lets_two_hold_their_leases_through_it() {
     for bounds in [
         Bounds { crashes: 1, ..SMALL },
         Bounds { seconds: 4, crashes: 1, ..SMALL },
-        Bounds { change: true, ..SMALL },
+        Bounds { change: Change::Leaves, ..SMALL },
         Bounds { rounds: 2, ..SMALL },
         Bounds { seconds: 4, beats: 2, ..SMALL },
-        Bounds { seconds: 4, crashes: 1, change: true, ..SMALL },
+        Bounds { seconds: 4, crashes: 1, change: Change::Leaves, ..SMALL },
         Bounds { seconds: 4, rounds: 2, crashes: 1, ..SMALL },
     ] {
         for bounds in shared(bounds) {
@@ -255,6 +292,55 @@ fn within_larger_bounds_no_interleaving_lets_two_send_while_one_holds_its_lease(
     check(Bounds { seconds: 4, crashes: 1, ..SMALL }, MOST);
     for electors in 3..=5 {
         check(Bounds { electors, ..SMALL }, MOST);
-        check(Bounds { electors, crashes: 1, change: true, ..SMALL }, MOST);
+        check(Bounds { electors, crashes: 1, change: Change::Leaves, ..SMALL }, MOST);
+    }
+}
+
+/// The voter shared by a lease and by those that decide the electorate after the next: another, and the claimant itself.
+fn decisions(bounds: Bounds) -> [Bounds; 2] {
+    [(2, 1), (1, 0)].map(|(electors, voter)| Bounds {
+        electors,
+        rivals: 1,
+        change: Change::TwoJoin,
+        through: Through::Decision(voter),
+        ..bounds
+    })
+}
+
+/// Electorates of any size, to the end: what counts in one, and who decides the one after the next.
+#[test]
+fn within_bounds_nobody_decides_an_electorate_while_a_lease_of_two_before_is_held_through_it() {
+    for bounds in [Bounds { rounds: 2, ..SMALL }, Bounds { seconds: 2, crashes: 1, ..SMALL }] {
+        for bounds in decisions(bounds) {
+            assert!(check(bounds, 3_000_000), "{bounds:?} is searched to the end");
+        }
+    }
+}
+
+/// The whole of it, in part.
+#[test]
+fn within_bounds_two_changes_within_an_attempt_let_nobody_else_send() {
+    for change in [Change::TwoJoin, Change::TwoLeave] {
+        check(Bounds { electors: 3, seconds: 0, change, ..SMALL }, 200_000);
+    }
+}
+
+/// As the larger bounds above.
+#[test]
+#[ignore = "minutes; run by name"]
+fn within_larger_bounds_nobody_decides_while_a_lease_of_two_before_is_held_through_it() {
+    const MOST: usize = 60_000_000;
+    for bounds in [
+        Bounds { crashes: 1, ..SMALL },
+        Bounds { seconds: 4, beats: 2, ..SMALL },
+        Bounds { seconds: 4, rounds: 2, beats: 2, ..SMALL },
+        Bounds { seconds: 4, rounds: 3, crashes: 1, ..SMALL },
+    ] {
+        for bounds in decisions(bounds) {
+            check(bounds, MOST);
+        }
+    }
+    for change in [Change::TwoJoin, Change::TwoLeave] {
+        check(Bounds { electors: 3, seconds: 1, change, ..SMALL }, MOST / 2);
     }
 }

@@ -72,7 +72,8 @@ fn a_voter_that_stood_still_waits_for_beats_before_it_lets_a_session_lapse() {
 fn a_voter_that_started_anew_holds_no_vote_for_its_own_earlier_life() {
     let now = Monotonic(0) + Duration::from_secs(100);
     let vote = |peer: PeerId| {
-        let vote = Vote { ballot: ballot(1, peer), session: session(peer), flush: Timestamp(1000), released: false };
+        let (ballot, session, flush) = (ballot(1, peer), session(peer), Timestamp(1000));
+        let vote = Vote { ballot, session, flush, released: false, electorate: 0 };
         BTreeMap::from([(KEY, vote)])
     };
     let life = Session { peer: VOTER, boot: 2 };

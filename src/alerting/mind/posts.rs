@@ -504,6 +504,10 @@ impl Alerting {
             return;
         }
         self.write(DiskRecord::Done(key, done.clone()));
+        let number = self.electorate.as_ref().map_or(0, |electorate| electorate.number);
+        if self.voter.vote(key).is_none_or(|vote| vote.electorate < number) {
+            self.log_is_unshown(now);
+        }
         if let Some(ballot) = ended {
             // What was told later may have been about an earlier instant; an intent that came to its end stays there.
             self.released(key, ballot);

@@ -21,6 +21,8 @@ const RANK_STEP: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// What must be left of a lease for an attempt to begin.
 const LEASE_MIN: Duration = Duration::from_millis(500);
+/// How many electorates' majorities may prolong an attempt's lease: as others name them, so that there is a bound.
+const ELECTORATES_MAX: usize = 8;
 /// The shortest and the longest wait after a failed attempt.
 const BACKOFF: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 
@@ -44,8 +46,15 @@ pub(super) enum State {
     Voting,
     /// Nothing to do before then.
     Waiting(Monotonic),
-    /// An attempt runs; only those of whom a majority let it begin can prolong its lease.
-    Sending { id: ClaimId, told: Told, lease: Monotonic, voters: Vec<PeerId>, alone: bool, fails_at: Monotonic },
+    /// An attempt runs; majorities of those that let it begin, or of an electorate since, can prolong its lease.
+    Sending {
+        id: ClaimId,
+        told: Told,
+        lease: Monotonic,
+        electorates: Vec<(u64, Vec<PeerId>)>,
+        alone: bool,
+        fails_at: Monotonic,
+    },
 }
 
 /// What an attempt tells.
@@ -248,11 +257,18 @@ impl Alerting {
     }
 
     fn lease(&self, claim: &Claim, now: Now) -> Option<Monotonic> {
-        let members = match &claim.state {
-            State::Sending { voters, .. } => voters.clone(),
-            _ => self.voters(now).members,
+        let of = |electorate: u64, members: &[PeerId]| {
+            claim.candidacy.lease(electorate, members, &self.beats, self.me, now.monotonic)
         };
-        claim.candidacy.lease(&members, &self.beats, self.me, now.monotonic)
+        match &claim.state {
+            State::Sending { electorates, .. } => {
+                electorates.iter().filter_map(|(number, of_it)| of(*number, of_it)).max()
+            }
+            _ => {
+                let voters = self.voters(now);
+                of(voters.number, &voters.members)
+            }
+        }
     }
 
     /// Sends if a majority has accepted, the lease holds, and the newest done still asks for it.
@@ -298,7 +314,8 @@ impl Alerting {
         let id = ClaimId(self.next_claim);
         self.running.insert(id, key);
         if let Some(claim) = self.claims.get_mut(&key) {
-            claim.state = State::Sending { id, told, lease, voters: voters.members, alone: voters.degraded, fails_at };
+            let electorates = vec![(voters.number, voters.members)];
+            claim.state = State::Sending { id, told, lease, electorates, alone: voters.degraded, fails_at };
             claim.attempts += 1;
         }
         self.outputs.push_back(Output::Notify { claim: id, notification: Box::new(notification), not_after: lease });
@@ -380,6 +397,7 @@ impl Alerting {
                     claim.tried = true;
                     claim.counts_until = Some(fails_at).filter(|at| now.monotonic < *at);
                     claim.state = State::Waiting(now.monotonic + wait);
+                    self.ask_in_present(key, now);
                 }
             }
             Outcome::Refused { .. } => {
@@ -485,14 +503,37 @@ impl Alerting {
         }
     }
 
-    /// Another electorate counts: its members must accept.
+    /// Another electorate counts: its members must accept. Attempts that run go on by the word of those that let them
+    /// begin, and may win the new one's as well.
     pub(super) fn revote(&mut self, now: Now) {
-        for claim in self.claims.values_mut() {
-            if !claim.is_sending() {
-                claim.candidacy.renew(now.monotonic);
-                claim.state = State::Waiting(now.monotonic);
+        let voters = self.voters(now);
+        let mut running = Vec::new();
+        for (key, claim) in &mut self.claims {
+            match &mut claim.state {
+                State::Sending { electorates, .. } => {
+                    if electorates.len() < ELECTORATES_MAX {
+                        electorates.push((voters.number, voters.members.clone()));
+                    }
+                    running.push(*key);
+                }
+                _ => {
+                    claim.candidacy.renew(now.monotonic);
+                    claim.state = State::Waiting(now.monotonic);
+                }
             }
         }
+        for key in running {
+            self.ask_on(key, now);
+        }
+    }
+
+    /// An attempt that failed began in an earlier electorate: while its claim waits the present one is asked, so that
+    /// nobody holds a vote of the earlier one, which holds back the next change, for longer than an attempt takes.
+    fn ask_in_present(&mut self, key: KeyId, now: Now) {
+        let number = self.voters(now).number;
+        let Some(claim) = self.claims.get_mut(&key).filter(|claim| !claim.candidacy.is_all_of(number)) else { return };
+        claim.candidacy.renew(now.monotonic);
+        self.ask(key, now);
     }
 
     /// Acknowledged beats move the leases of running attempts.

@@ -22,6 +22,9 @@ const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(3);
 const FORM_AFTER: [Duration; 2] = [Duration::from_millis(1500), Duration::from_secs(5)];
 /// How long records of an electorate that was met are waited for.
 const MERGE_MAX: Duration = Duration::from_secs(5);
+/// How long a peer that cannot compare its log with a majority takes no part in changing the electorate: others have had
+/// the time to learn from those that can.
+const SHOW_MAX: Duration = Duration::from_secs(10);
 /// All three maps compared.
 const ALL_COMPARED: u8 = 0b111;
 
@@ -49,6 +52,7 @@ impl Alerting {
         for peer in gone.collect::<Vec<_>>() {
             self.absent_since.insert(peer, now.monotonic);
             self.compared.remove(&peer);
+            self.log_shown_to.remove(&peer);
             self.beat_from.remove(&peer);
         }
         let fresh = members.iter().any(|member| !self.is_member(member.id));
@@ -195,9 +199,9 @@ impl Alerting {
             Part::Answer(answer) => self.answered(from, answer, now),
             Part::Release(key, ballot) => self.released(key, ballot),
             Part::Electorate(electorate) => self.met(from, electorate, now),
-            Part::Prepare { number, ballot } => self.prepare(from, number, ballot),
+            Part::Prepare { number, ballot } => self.prepare(from, number, ballot, now),
             Part::Promise { number, ballot, accepted } => self.promised(from, number, ballot, accepted, now),
-            Part::Accept { number, ballot, members } => self.accept(from, number, ballot, &members),
+            Part::Accept { number, ballot, members } => self.accept(from, number, ballot, &members, now),
             Part::Accepted { number, ballot } => self.accepted(from, number, ballot, now),
         }
     }
@@ -291,10 +295,28 @@ impl Alerting {
         if self.woke_at.is_some_and(|at| now.monotonic.since(at) < BEAT_INTERVAL) {
             return;
         }
+        if map == MapName::Log {
+            self.log_shown_to.insert(from);
+        }
         *self.compared.entry(from).or_default() |= 1 << map as u8;
         if self.compared.get(&from) == Some(&ALL_COMPARED) {
             self.merging.remove(&from);
         }
+    }
+
+    /// There is something in the log, or may be, of which a majority of the present electorate need not know: what was
+    /// told in an earlier one.
+    pub(super) fn log_is_unshown(&mut self, now: Now) {
+        self.log_shown_to.clear();
+        self.log_unshown_since = now.monotonic;
+    }
+
+    /// Whether a majority of the electorate knows what this peer knows of earlier ones, or has had the time to.
+    pub(super) fn is_log_shown(&self, now: Now) -> bool {
+        let Some(electorate) = &self.electorate else { return false };
+        let knows = |peer: &&PeerId| **peer == self.me || self.log_shown_to.contains(peer);
+        electorate.members.iter().filter(knows).count() >= electorate.majority()
+            || now.monotonic.since(self.log_unshown_since) >= SHOW_MAX
     }
 
     /// Whether this peer knows what the other electors know: before, it sends nothing.
@@ -347,6 +369,9 @@ impl Alerting {
         self.majority_seen = now.monotonic;
         self.removed.retain(|peer| electorate.contains(*peer));
         self.tell_members(&Part::Electorate(electorate));
+        self.log_is_unshown(now);
+        // Records are compared with the next beats.
+        self.compare_sent.clear();
         self.revote(now);
         let others = self.other_electors();
         let requests: Vec<u64> = self.waiting.keys().copied().collect();
@@ -383,7 +408,7 @@ impl Alerting {
         for peer in &electorate.members {
             self.say(*peer, Part::Prepare { number, ballot });
         }
-        self.prepare(self.me, number, ballot);
+        self.prepare(self.me, number, ballot, now);
     }
 
     /// The first electorate: a lone peer's own, or the first-ranked one's that hears of no other.
@@ -428,9 +453,12 @@ impl Alerting {
         self.acceptor.as_mut().filter(|acceptor| acceptor.number == number)
     }
 
-    fn prepare(&mut self, from: PeerId, number: u64, ballot: Ballot) {
+    fn prepare(&mut self, from: PeerId, number: u64, ballot: Ballot, now: Now) {
         self.ballot_seen = self.ballot_seen.max(ballot.number);
         let ours = self.electorate.clone();
+        if self.acceptor_of(number).is_some() && self.is_held_back(number, now) {
+            return;
+        }
         let Some(acceptor) = self.acceptor_of(number) else {
             if let Some(ours) = ours.filter(|ours| ours.number >= number) {
                 self.say(from, Part::Electorate(ours));
@@ -474,14 +502,17 @@ impl Alerting {
                 self.say(*peer, Part::Accept { number, ballot, members: members.clone() });
             }
             if electorate.contains(self.me) {
-                self.accept(self.me, number, ballot, &members);
+                self.accept(self.me, number, ballot, &members, now);
             }
         }
         debug_assert!(now.wall > Timestamp::MIN);
     }
 
-    fn accept(&mut self, from: PeerId, number: u64, ballot: Ballot, members: &[PeerId]) {
+    fn accept(&mut self, from: PeerId, number: u64, ballot: Ballot, members: &[PeerId], now: Now) {
         if members.is_empty() || members.len() > ELECTORS_MAX {
+            return;
+        }
+        if self.acceptor_of(number).is_none() || self.is_held_back(number, now) {
             return;
         }
         let Some(acceptor) = self.acceptor_of(number) else { return };

@@ -8,7 +8,7 @@ use promesh_model::{Monotonic, Now, PeerId, Timestamp};
 use super::send::{Claim, State};
 use super::{Alerting, Deferred};
 use crate::candidacy::Candidacy;
-use crate::message::{Answer, DiskRecord, Intent, Part, Verdict};
+use crate::message::{Answer, DiskRecord, Intent, PARTS_MAX, Part, Verdict};
 use crate::nflog::{Ballot, KeyId};
 
 /// A claim that met another is tried again after this.
@@ -25,7 +25,7 @@ impl Alerting {
         let ballot = Ballot { number: 1 + seen.max(logged).max(self.released_number), peer: self.me };
         let claim = Claim {
             flush,
-            candidacy: Candidacy::new(ballot, now.monotonic),
+            candidacy: Candidacy::new(ballot, self.voters(now).number, now.monotonic),
             asked_at: now.monotonic,
             attempts: 0,
             tried: false,
@@ -47,6 +47,7 @@ impl Alerting {
         let assessment = self.assess(key, &slot, now);
         let Some(claim) = self.claims.get_mut(&key) else { return };
         claim.asked_at = now.monotonic;
+        claim.candidacy.ask_in(voters.number, claim.is_sending(), now.monotonic);
         let intent = Intent {
             key,
             ballot: claim.candidacy.ballot(),
@@ -130,6 +131,29 @@ impl Alerting {
         let Some(vote) = self.voter.vote(key).copied() else { return };
         let answer = Answer { key, ballot: vote.ballot, verdict: Verdict::Accepted, done: self.log.get(&key).cloned() };
         self.say(vote.session.peer, Part::Answer(answer));
+    }
+
+    /// Whether this peer takes no part now in deciding the electorate of a number: since an attempt may be under way by a vote
+    /// that it gave two electorates before, or since what was told then may be known to those alone who are not asked any
+    /// more. It says nothing then; whoever proposed does so again. Such a vote ends with its
+    /// attempt, which the receiver's timeout bounds, or with its session; a claim that is not being sent asks anew in the
+    /// next electorate as soon as its peer has heard of that. Holders that have missed the end of theirs are reminded.
+    pub(super) fn is_held_back(&mut self, number: u64, now: Now) -> bool {
+        let held: Vec<_> = self.voter.holds_back(number, |key| self.log.get(&key), now.monotonic).collect();
+        if held.is_empty() {
+            return !self.is_log_shown(now);
+        }
+        let running: BTreeSet<KeyId> = self.running.values().copied().collect();
+        let is_over = |key: &KeyId| !self.claims.contains_key(key) && !running.contains(key);
+        let (over, held): (Vec<_>, Vec<_>) =
+            held.into_iter().partition(|(key, vote)| vote.session == self.session && is_over(key));
+        for (key, vote) in over {
+            self.released(key, vote.ballot);
+        }
+        for (key, _) in held.iter().take(PARTS_MAX) {
+            self.remind_holder(*key);
+        }
+        !held.is_empty() || !self.is_log_shown(now)
     }
 
     /// A voter answers.

@@ -6,7 +6,7 @@ use super::*;
 /// What a voter said to a claim.
 #[derive(Hash)]
 struct Word {
-    verdict: Option<Verdict>,
+    answer: Option<(Verdict, u64)>,
     is_void: bool,
     /// Whether it accepted the round that is being confirmed.
     is_confirmed: bool,
@@ -18,7 +18,8 @@ impl State {
         let mut out = DefaultHasher::new();
         (self.now, self.crashes, &self.sent.len()).hash(&mut out);
         let (last, rivals) = (bounds.electors - 1, bounds.rivals);
-        let alike = |peer: usize| peer >= rivals && !(bounds.change && peer == last) && !bounds.is_pair();
+        let alike =
+            |peer: usize| peer >= rivals && !(bounds.change != Change::None && peer == last) && !bounds.is_pair();
         let mut voters: Vec<u64> =
             (0..bounds.electors).filter(|peer| alike(*peer)).map(|peer| self.voter_signature(peer, bounds)).collect();
         voters.sort_unstable();
@@ -27,11 +28,13 @@ impl State {
         self.net.iter().filter(named).for_each(|message| message.hash(&mut out));
         for peer in (0..bounds.electors).filter(|peer| !alike(*peer)) {
             let this = &self.peers[peer];
-            (this.up, this.boot, &this.voter, this.done, this.number, this.rounds, this.beats_sent).hash(&mut out);
+            (this.up, this.boot, &this.voter, this.done, this.number, this.rounds, this.beats_sent, this.decided)
+                .hash(&mut out);
+            this.shown.hash(&mut out);
             (this.beats.sequence, &this.beats.sent).hash(&mut out);
             let claim = this.claim.as_ref().map(|(candidacy, sending)| {
                 let time = (candidacy.is_fresh(self.clock()), candidacy.confirms(self.clock()));
-                (candidacy.ballot(), candidacy.behind(), time, *sending)
+                (candidacy.ballot(), candidacy.behind(), candidacy.electorate(), time, *sending)
             });
             claim.hash(&mut out);
             for other in (0..bounds.electors).filter(|other| !alike(*other)) {
@@ -39,7 +42,8 @@ impl State {
             }
         }
         for sent in &self.sent {
-            (sent.peer, sent.boot, sent.candidacy.ballot(), sent.lease, sent.kept, sent.clean).hash(&mut out);
+            (sent.peer, sent.boot, sent.candidacy.ballot(), sent.electorate, sent.lease, sent.kept, sent.clean)
+                .hash(&mut out);
         }
         out.finish()
     }
@@ -48,7 +52,7 @@ impl State {
     fn word_of(&self, voter: usize, rival: usize) -> (Option<Word>, Option<Monotonic>, Vec<Word>) {
         let this = &self.peers[rival];
         let word = |candidacy: &Candidacy| Word {
-            verdict: candidacy.verdict_of(id(voter)),
+            answer: candidacy.answer_of(id(voter)),
             is_void: candidacy.is_void(id(voter)),
             is_confirmed: candidacy.confirms_word_of(id(voter)),
         };
@@ -59,7 +63,7 @@ impl State {
     fn voter_signature(&self, peer: usize, bounds: Bounds) -> u64 {
         let mut out = DefaultHasher::new();
         let this = &self.peers[peer];
-        (this.up, this.boot, this.done, this.number).hash(&mut out);
+        (this.up, this.boot, this.done, this.number, this.decided, &this.shown).hash(&mut out);
         (&this.voter.votes, &this.voter.heard, this.voter.started).hash(&mut out);
         for message in &self.net {
             let anonymous = match *message {

@@ -48,11 +48,20 @@ pub(super) struct Peer {
     pub(super) claim: Option<(Candidacy, Option<Sending>)>,
     pub(super) rounds: u8,
     pub(super) beats_sent: u8,
+    /// Who knows what it knows of earlier electorates.
+    pub(super) shown: BTreeSet<usize>,
+    /// Whether it took part in deciding the third electorate.
+    pub(super) decided: bool,
 }
 
 impl Peer {
     fn learn(&mut self, done: Option<Ballot>) {
-        self.done = self.done.max(done);
+        if done > self.done {
+            self.done = done;
+            if self.voter.vote(KEY).is_none_or(|vote| vote.electorate < self.number) {
+                self.shown.clear();
+            }
+        }
     }
 }
 
@@ -61,6 +70,8 @@ impl Peer {
 pub(super) struct Sending {
     pub(super) lease: Monotonic,
     pub(super) begun: bool,
+    /// In which electorate it was issued.
+    pub(super) electorate: u64,
     /// By which ballot it was allowed, and is recorded.
     pub(super) ballot: Ballot,
 }
@@ -71,6 +82,7 @@ pub(super) struct Sent {
     pub(super) peer: usize,
     pub(super) boot: u64,
     pub(super) candidacy: Candidacy,
+    pub(super) electorate: u64,
     pub(super) lease: Monotonic,
     /// Whether its sender has held its lease ever since.
     pub(super) kept: bool,
@@ -106,6 +118,10 @@ pub(super) enum Step {
     Crash(usize),
     Restart(usize),
     Adopt(usize),
+    /// It takes part in deciding the third electorate.
+    Decide(usize),
+    /// Two compare their logs.
+    Compare(usize, usize),
 }
 
 fn done(ballot: Ballot) -> Done {
@@ -128,6 +144,8 @@ impl State {
             claim: None,
             rounds: 0,
             beats_sent: 0,
+            shown: BTreeSet::new(),
+            decided: false,
         };
         let peers = (0..bounds.electors).map(peer).collect();
         State { now: 10, peers, net: BTreeSet::new(), sent: Vec::new(), crashes: 0 }
@@ -161,9 +179,13 @@ impl State {
             if self.crashes < bounds.crashes && (rival || peer.voter.vote(KEY).is_some()) {
                 steps.push(Step::Crash(index));
             }
-            if bounds.change && peer.number == 1 {
+            if peer.number <= u64::from(bounds.change.count()) && (peer.number == 1 || self.is_decided(bounds)) {
                 steps.push(Step::Adopt(index));
             }
+            if self.may_decide(index, bounds) {
+                steps.push(Step::Decide(index));
+            }
+            steps.extend(self.comparisons(index, bounds).map(|other| Step::Compare(index, other)));
             if !rival {
                 continue;
             }
@@ -220,12 +242,65 @@ impl State {
         bounds.is_pair() && peer == 0
     }
 
+    /// Whether a majority of the second electorate has decided the third.
+    fn is_decided(&self, bounds: Bounds) -> bool {
+        let members = bounds.members(2);
+        let decided =
+            self.peers.iter().enumerate().filter(|(index, peer)| peer.decided && members.contains(&id(*index)));
+        decided.count() > members.len() / 2
+    }
+
+    /// As the mind does: a member of the second electorate decides the third unless it is held back.
+    fn may_decide(&self, index: usize, bounds: Bounds) -> bool {
+        let peer = &self.peers[index];
+        let record = peer.done.map(done);
+        let is_able = bounds.change.count() > 1 && peer.number == 2 && !peer.decided;
+        is_able
+            && bounds.members(2).contains(&id(index))
+            && peer.voter.holds_back(3, |_| record.as_ref(), self.clock()).next().is_none()
+            && (bounds.through != Through::All || peer.shown.len() + 1 > bounds.members(2).len() / 2)
+    }
+
+    /// With whom an elector compares its log before it decides the third electorate.
+    fn comparisons(&self, index: usize, bounds: Bounds) -> impl Iterator<Item = usize> {
+        let peer = &self.peers[index];
+        let is_able = bounds.through == Through::All && bounds.change.count() > 1 && peer.number == 2 && !peer.decided;
+        let is_missing =
+            move |other: &usize| is_able && *other != index && !peer.shown.contains(other) && self.peers[*other].up;
+        bounds.asked(index, 2).into_iter().filter(is_missing)
+    }
+
+    /// Until when an attempt that was issued in an electorate holds its lease, by a majority of that or of one since.
+    fn lease_of(&self, bounds: Bounds, peer: usize, candidacy: &Candidacy, issued_in: u64) -> Option<Monotonic> {
+        let this = &self.peers[peer];
+        let of = |number| candidacy.lease(number, &bounds.members(number), &this.beats, id(peer), self.clock());
+        (issued_in..=this.number).filter_map(of).max()
+    }
+
+    /// Whoever shares the decision of the third electorate with the first one's majority that holds a lease, holds none
+    /// through this voter any more: of the third electorate nobody else need know of the attempt.
+    fn check_decision(&self, bounds: Bounds) -> Result<(), String> {
+        let Through::Decision(voter) = bounds.through else { return Ok(()) };
+        if !self.peers[voter].decided {
+            return Ok(());
+        }
+        for (index, peer) in self.peers.iter().enumerate() {
+            let Some((candidacy, sending)) = &peer.claim else { continue };
+            let issued_in = sending.map_or(peer.number, |sending| sending.electorate);
+            let lease = candidacy.lease(1, &bounds.members(1), &peer.beats, id(index), self.clock());
+            if issued_in == 1 && lease.is_some_and(|lease| lease >= self.clock()) {
+                return Err(format!("{voter} decided the third electorate, and holds {index}'s lease in the first"));
+            }
+        }
+        Ok(())
+    }
+
     /// The lease of a round that a majority accepted, if it lasts.
     fn lease(&self, bounds: Bounds, peer: usize) -> Option<Monotonic> {
         let this = &self.peers[peer];
         let (candidacy, _) = this.claim.as_ref()?;
         let members = bounds.members(this.number);
-        let lease = candidacy.lease(&members, &this.beats, id(peer), self.clock());
+        let lease = self.lease_of(bounds, peer, candidacy, this.number);
         lease.filter(|lease| candidacy.is_accepted(&members) && *lease > self.clock())
     }
 
@@ -240,6 +315,8 @@ impl State {
             }
             // Whoever holds its lease is found out through the shared voter, however old the round.
             Through::Shared(_) => self.lease(bounds, peer).is_some(),
+            // By the word of others; this voter may be won later.
+            Through::Decision(_) => true,
             Through::All => self.lease(bounds, peer).is_some() && candidacy.is_fresh(self.clock()),
         };
         this.done.is_none() && holds
@@ -247,6 +324,11 @@ impl State {
 
     /// Takes a step; says what is wrong with it, if anything.
     pub(super) fn take(&mut self, step: Step, bounds: Bounds) -> Result<(), String> {
+        self.do_step(step, bounds)?;
+        self.check_decision(bounds)
+    }
+
+    fn do_step(&mut self, step: Step, bounds: Bounds) -> Result<(), String> {
         let now = self.clock();
         match step {
             Step::Second => {
@@ -263,11 +345,11 @@ impl State {
             Step::Claim(peer) => {
                 let seen = self.peers[peer].voter.vote(KEY).map_or(0, |vote| vote.ballot.number);
                 let ballot = Ballot { number: seen + 1, peer: id(peer) };
-                self.peers[peer].claim = Some((Candidacy::new(ballot, now), None));
+                self.peers[peer].claim = Some((Candidacy::new(ballot, self.peers[peer].number, now), None));
                 self.ask(peer, bounds);
                 if self.is_first_of_pair(bounds, peer) {
                     let (_, sending) = self.peers[peer].claim.as_mut().expect("set above");
-                    *sending = Some(Sending { lease: now + LEASE, begun: false, ballot });
+                    *sending = Some(Sending { lease: now + LEASE, begun: false, electorate: 1, ballot });
                     return self.first_byte(peer, bounds);
                 }
             }
@@ -311,8 +393,9 @@ impl State {
             }
             Step::Issue(peer) => {
                 let lease = self.lease(bounds, peer).unwrap_or(now + LEASE);
+                let electorate = self.peers[peer].number;
                 let (candidacy, sending) = self.peers[peer].claim.as_mut().expect("it has a claim");
-                *sending = Some(Sending { lease, begun: false, ballot: candidacy.ballot() });
+                *sending = Some(Sending { lease, begun: false, electorate, ballot: candidacy.ballot() });
             }
             Step::FirstByte(peer) => return self.first_byte(peer, bounds),
             Step::Answered(peer) => {
@@ -340,19 +423,29 @@ impl State {
                 let this = &mut self.peers[peer];
                 this.up = true;
                 this.boot += 1;
-                let votes = this.voter.votes().map(|(key, vote)| (*key, *vote)).collect();
+                // In which electorate it voted is not on disk.
+                let votes = this.voter.votes().map(|(key, vote)| (*key, Vote { electorate: 0, ..*vote })).collect();
                 this.voter = Voter::new(Session { peer: id(peer), boot: this.boot }, votes, now);
                 this.beats = Beats::default();
                 this.beats_sent = 0;
             }
             Step::Adopt(peer) => self.adopt(peer, bounds),
+            Step::Decide(peer) => self.peers[peer].decided = true,
+            Step::Compare(peer, other) => {
+                let record = self.peers[peer].done.max(self.peers[other].done);
+                self.peers[peer].learn(record);
+                self.peers[other].learn(record);
+                self.peers[peer].shown.insert(other);
+                self.note_clean(bounds);
+            }
         }
         Ok(())
     }
 
     fn adopt(&mut self, peer: usize, bounds: Bounds) {
-        self.peers[peer].number = 2;
-        let (members, now) = (bounds.members(2), self.clock());
+        self.peers[peer].number += 1;
+        self.peers[peer].shown.clear();
+        let (members, now) = (bounds.members(self.peers[peer].number), self.clock());
         match &mut self.peers[peer].claim {
             Some((_, None)) if bounds.through == Through::All && !members.contains(&id(peer)) => {
                 self.peers[peer].claim = None;
@@ -381,14 +474,14 @@ impl State {
         let (candidacy, sending) = self.peers[peer].claim.as_mut().expect("it has a claim");
         let sending = sending.as_mut().expect("it was issued");
         sending.begun = true;
-        let (candidacy, lease) = (candidacy.clone(), sending.lease);
+        let (candidacy, lease, electorate) = (candidacy.clone(), sending.lease, sending.electorate);
         let is_wrong = |sent: &&Sent| (sent.kept && !bounds.is_pair()) || sent.clean;
         let others = self.sent.iter().filter(|sent| (sent.peer, sent.boot) != (peer, boot));
         let wrong =
             others.clone().find(is_wrong).filter(|_| !self.is_first_of_pair(bounds, peer)).map(|first| {
                 format!("{peer} sends after {}: held {}, recorded {}", first.peer, first.kept, first.clean)
             });
-        self.sent.push(Sent { peer, boot, candidacy, lease, kept: true, clean: false });
+        self.sent.push(Sent { peer, boot, candidacy, electorate, lease, kept: true, clean: false });
         wrong.map_or(Ok(()), Err)
     }
 
@@ -396,7 +489,8 @@ impl State {
         let now = self.clock();
         let this = &mut self.peers[peer];
         this.rounds += 1;
-        let (candidacy, _) = this.claim.as_mut().expect("it has a claim");
+        let (candidacy, sending) = this.claim.as_mut().expect("it has a claim");
+        candidacy.ask_in(this.number, sending.is_some(), now);
         let accepted: Vec<PeerId> = candidacy.accepters().collect();
         let intent = intent(id(peer), this.boot, candidacy.ballot(), this.number);
         let record = this.done.map(done);
@@ -513,18 +607,27 @@ impl State {
                 candidacy.void(id(from), sending.is_some(), now);
             }
             candidacy.hold(&members, &this.beats, id(to), now);
-            if let (Some(lease), Some(sending)) = (candidacy.lease(&members, &this.beats, id(to), now), sending)
-                && now <= sending.lease
-            {
-                sending.lease = sending.lease.max(lease);
-            }
         }
-        let (boot, beats) = (this.boot, this.beats.clone());
-        for sent in self.sent.iter_mut().filter(|sent| (sent.peer, sent.boot) == (to, boot)) {
+        let this = &self.peers[to];
+        let moved = this.claim.as_ref().and_then(|(candidacy, sending)| {
+            let sending = sending.filter(|sending| now <= sending.lease)?;
+            self.lease_of(bounds, to, candidacy, sending.electorate)
+        });
+        if let (Some(lease), Some((_, Some(sending)))) = (moved, &mut self.peers[to].claim) {
+            sending.lease = sending.lease.max(lease);
+        }
+        let boot = self.peers[to].boot;
+        for index in 0..self.sent.len() {
+            let sent = &mut self.sent[index];
+            if (sent.peer, sent.boot) != (to, boot) {
+                continue;
+            }
             if heard == Heard::AfterLapse {
                 sent.candidacy.void(id(from), true, now);
             }
-            if let Some(lease) = sent.candidacy.lease(&members, &beats, id(to), now) {
+            let sent = &self.sent[index];
+            if let Some(lease) = self.lease_of(bounds, to, &sent.candidacy, sent.electorate) {
+                let sent = &mut self.sent[index];
                 sent.lease = sent.lease.max(lease);
             }
         }
@@ -542,7 +645,7 @@ impl State {
             let told = sender.done.is_some();
             let is_recorded = match bounds.through {
                 Through::Pair { record, .. } => {
-                    let lease = sent.candidacy.lease(&members, &sender.beats, id(sent.peer), now);
+                    let lease = self.lease_of(bounds, sent.peer, &sent.candidacy, sent.electorate);
                     sender.boot == sent.boot
                         && self.peers[record].done.is_some()
                         && lease.is_some_and(|lease| now <= lease)
