@@ -5,16 +5,17 @@
 //! errs on the side of looking too far; it is made anew from the log after a crash.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use promesh_model::shard::ShardSet;
 use promesh_model::{ShardId, Timestamp};
 
 use crate::sync::OVERLAP;
 
-/// Arrivals remembered of a shard. Of more, the two oldest become one that reaches as far as both.
-const ARRIVALS_MAX: usize = 8;
-/// Arrivals so close together are one.
-const TOGETHER_MS: i64 = 10_000;
+/// Arrivals so close together are one, and older ones that lie closer together than half their age: about 20 of a shard.
+const TOGETHER: Duration = Duration::from_secs(10);
+/// No log that is asked for reaches further back.
+const REMEMBERED: Duration = Duration::from_hours(3);
 
 /// The arrivals of old samples, by shard.
 #[derive(Clone, Debug, Default)]
@@ -23,8 +24,11 @@ pub struct Belated {
     arrivals: BTreeMap<ShardId, Vec<Arrival>>,
 }
 
+/// What came within a while.
 #[derive(Clone, Copy, Debug)]
 struct Arrival {
+    began: Timestamp,
+    /// The last of it.
     came: Timestamp,
     oldest: Timestamp,
 }
@@ -46,13 +50,12 @@ impl Belated {
         while arrivals.last().is_some_and(|last| last.oldest >= oldest) {
             arrivals.pop();
         }
-        match arrivals.last_mut().filter(|last| came.ms() - last.came.ms() < TOGETHER_MS) {
+        match arrivals.last_mut().filter(|last| came.since(last.began) < TOGETHER) {
             Some(last) => last.came = came,
-            None => arrivals.push(Arrival { came, oldest }),
-        }
-        if arrivals.len() > ARRIVALS_MAX {
-            arrivals[1].oldest = arrivals[0].oldest;
-            arrivals.remove(0);
+            None => {
+                arrivals.push(Arrival { began: came, came, oldest });
+                thin_out(arrivals, came);
+            }
         }
     }
 
@@ -64,6 +67,21 @@ impl Belated {
         };
         self.arrivals.iter().filter_map(reach).collect()
     }
+}
+
+/// Joins arrivals that lie close together for their age, and forgets those that nobody asks for any more.
+fn thin_out(arrivals: &mut Vec<Arrival>, now: Timestamp) {
+    let mut kept: Vec<Arrival> = Vec::with_capacity(arrivals.len());
+    for older in arrivals.iter().rev().filter(|arrival| now.since(arrival.came) <= REMEMBERED) {
+        match kept.last_mut() {
+            Some(newer) if newer.came.since(older.began) <= now.since(newer.came) / 2 => {
+                (newer.began, newer.oldest) = (older.began, older.oldest);
+            }
+            _ => kept.push(*older),
+        }
+    }
+    kept.reverse();
+    *arrivals = kept;
 }
 
 #[cfg(test)]
@@ -101,15 +119,22 @@ mod tests {
 
     #[test]
     fn many_arrivals_reach_too_far_and_never_too_short() {
-        let arrivals: Vec<(i64, i64)> = (0..100).map(|n| (10_000 + 37 * n, 9_000 + 31 * n - (n % 5) * 400)).collect();
+        let arrivals: Vec<(i64, i64)> = (0..3000).map(|n| (20_000 + 3 * n, 19_500 + 3 * n - (n % 7) * 40)).collect();
         let belated = after(&arrivals);
-        assert!(belated.arrivals[&SHARD].len() <= ARRIVALS_MAX);
-        for since in (9_900..14_000).step_by(17) {
+        assert!(belated.arrivals[&SHARD].len() <= 25, "{}", belated.arrivals[&SHARD].len());
+        for since in (19_900..29_100).step_by(17) {
             let came = arrivals.iter().filter(|(came, _)| *came >= since).map(|(_, oldest)| *oldest);
             if let Some(oldest) = came.min().filter(|oldest| *oldest < since) {
-                assert!(reach(&belated, since).is_some_and(|reach| reach <= oldest), "since {since}");
+                let reach = reach(&belated, since).expect("something came");
+                // Of what came in a stream that is always late, not more than half as much again as the peer missed.
+                let most = (29_000 - since) / 2 + 300;
+                assert!((oldest - most..=oldest).contains(&reach), "since {since}: {reach} for {oldest}");
             }
         }
+        // Hours later nobody asks for it.
+        let mut belated = belated;
+        belated.note(SHARD, Timestamp(60_000_000), Timestamp(50_000_000));
+        assert_eq!(belated.arrivals[&SHARD].len(), 1);
     }
 
     #[test]
