@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use promesh_api::backend::ClusterOrder;
+use promesh_cluster::PeerState;
 use promesh_model::PeerId;
 use promesh_model::codec::{self, RPC_BYTES_MAX};
-use promesh_node::Input;
+use promesh_node::{Input, PeerInfo};
 use promesh_transport::{Class, Responder, Transport};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -123,13 +124,18 @@ pub async fn operate(peer: &Arc<Peer>, order: ClusterOrder, whom: &str) -> Resul
         ClusterOrder::Snapshot => (Order::Snapshot, true),
         ClusterOrder::Rebalance => {
             let own = (peer.id.to_string(), rebalance(peer));
-            let others = ask(peer, living(peer), REBALANCE, Bytes::new()).await;
+            let others = ask(peer, others(peer, stays), REBALANCE, Bytes::new()).await;
             return told(others.into_iter().chain([own]).collect());
         }
     };
     let target = if of_all || whom.is_empty() { None } else { Some(named(peer, whom)?) };
     let own = target.is_none_or(|target| target == peer.id);
-    let others = living(peer).into_iter().filter(|(id, _)| of_all || target == Some(*id)).collect();
+    let is_asked = |other: &PeerInfo| match order {
+        // Who is on its way out may be gone before it has answered, and what it would forget goes with it.
+        Order::Remove(_) => stays(other),
+        _ => of_all || target == Some(other.id),
+    };
+    let others = others(peer, is_asked);
     let mut outcomes = Vec::new();
     if own {
         outcomes.push((peer.id.to_string(), carry_out(peer, order).await));
@@ -172,10 +178,15 @@ fn named(peer: &Peer, whom: &str) -> Result<PeerId, String> {
     }
 }
 
-fn living(peer: &Peer) -> Vec<(PeerId, SocketAddr)> {
+fn stays(other: &PeerInfo) -> bool {
+    other.state != Some(PeerState::Leaving)
+}
+
+/// Of the others those that are alive and to be asked.
+fn others(peer: &Peer, is_asked: impl Fn(&PeerInfo) -> bool) -> Vec<(PeerId, SocketAddr)> {
     let view = peer.view.borrow();
     let peers = view.iter().flat_map(|view| view.peers.iter());
-    peers.filter(|other| other.alive).map(|other| (other.id, other.address)).collect()
+    peers.filter(|other| other.alive && is_asked(other)).map(|other| (other.id, other.address)).collect()
 }
 
 /// Asks peers at once; says what came of it, by peer.
