@@ -372,6 +372,12 @@ fn what_is_pushed_late_for_the_open_window_while_a_peer_is_away_is_on_it_once_it
         peer.wait("all are ready again", 40_000, || (states(peer) == ["ready"; 3]).then_some(()));
     }
     pause(2_000);
+    // That they were started again is nothing to warn of, on either side.
+    assert_eq!(peers[0].metric("promesh_transport_garbage_datagrams_total"), 0.0, "{}", peers[0].log());
+    for peer in &peers {
+        let log = peer.log();
+        assert!(!log.contains("why=oneself") && !log.contains("nothing of ours"), "{log}");
+    }
     // With the others gone it has nothing but its own.
     peers[0].kill();
     peers[1].kill();

@@ -343,6 +343,12 @@ fn mesh(page: &mut Page, peer: &Peer) {
             counters.datagrams_garbage as f64,
         );
         page.value(
+            "promesh_transport_reset_datagrams_total",
+            "counter",
+            "Datagrams from a peer's address that look like the end of its former life's connections.",
+            counters.datagrams_reset as f64,
+        );
+        page.value(
             "promesh_transport_repeated_datagrams_total",
             "counter",
             "Datagrams that had come before: repeated by the line, or by who heard them.",

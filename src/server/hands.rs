@@ -130,6 +130,8 @@ impl Hands {
 
     fn membership(self: &Arc<Self>, output: MembershipOutput) {
         match output {
+            // It may be told of this peer's former life, which had the same address.
+            MembershipOutput::Datagram { to, .. } | MembershipOutput::Exchange { to } if to == self.own.address => {}
             MembershipOutput::Datagram { to, bytes } => {
                 if let Some(transport) = &self.transport {
                     let _ = transport.send_datagram(to, bytes);

@@ -110,6 +110,7 @@ async fn greet(
         return Err((RefusalReason::Hello, "oneself".to_owned()));
     }
     let (connection, peer, boot) = (connection.clone(), hello.peer, hello.boot);
+    shared.partners.note(from);
     Ok(Link { connection, addr: from, class, peer, key, boot, version, dialed_by: peer })
 }
 

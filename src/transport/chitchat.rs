@@ -62,18 +62,19 @@ impl ChitchatTransport {
 
 #[async_trait]
 impl chitchat::transport::Transport for ChitchatTransport {
-    async fn open(&self, _listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
+    async fn open(&self, own: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
         let inbox = self.inbox.lock().take();
         let Some(inbox) = inbox else { anyhow::bail!("chitchat's transport is open already") };
         let (sender, decoded) = mpsc::channel(INBOX_MAX);
         tokio::spawn(decode_all(Codec::open().await?, inbox, sender));
         let encoder = Codec::open().await?;
-        Ok(Box::new(ChitchatSocket { transport: self.transport.clone(), kind: self.kind, encoder, decoded }))
+        Ok(Box::new(ChitchatSocket { transport: self.transport.clone(), own, kind: self.kind, encoder, decoded }))
     }
 }
 
 struct ChitchatSocket {
     transport: Transport,
+    own: SocketAddr,
     kind: u8,
     encoder: Codec,
     decoded: mpsc::Receiver<RecvOutcome>,
@@ -86,6 +87,10 @@ impl Socket for ChitchatSocket {
     }
 
     async fn send(&mut self, to: SocketAddr, envelope: ChitchatEnvelope) -> anyhow::Result<SendOutcome> {
+        // Others know this peer's former life, which had the same address.
+        if to == self.own {
+            return Ok(SendOutcome { num_bytes_sent: 0 });
+        }
         // A message that cannot go is lost as a datagram would be; an error here would end chitchat.
         let Some(bytes) = self.encoder.encode(envelope).await else { return Ok(SendOutcome { num_bytes_sent: 0 }) };
         if let Err(error) = self.transport.send_message(to, self.kind, bytes) {

@@ -49,6 +49,7 @@ impl RefusalReason {
 pub(crate) struct Counters {
     pub refused: [AtomicU64; RefusalReason::ALL.len()],
     pub datagrams_garbage: AtomicU64,
+    pub datagrams_reset: AtomicU64,
     pub datagrams_repeated: AtomicU64,
     pub datagrams_dropped: AtomicU64,
     pub messages_dropped: AtomicU64,
@@ -64,6 +65,8 @@ pub struct CounterSnapshot {
     pub refused: [u64; RefusalReason::ALL.len()],
     /// UDP datagrams that are not QUIC, or of no connection this peer ever had.
     pub datagrams_garbage: u64,
+    /// UDP datagrams from the address of a peer, in form a stateless reset: of a peer that was started again, or forged.
+    pub datagrams_reset: u64,
     /// UDP datagrams that came before, within the last few thousand: no packet of QUIC is sent twice.
     pub datagrams_repeated: u64,
     /// SWIM datagrams dropped here: no connection in time, or nobody took them.
@@ -103,6 +106,7 @@ impl Counters {
         CounterSnapshot {
             refused: std::array::from_fn(|index| read(&self.refused[index])),
             datagrams_garbage: read(&self.datagrams_garbage),
+            datagrams_reset: read(&self.datagrams_reset),
             datagrams_repeated: read(&self.datagrams_repeated),
             datagrams_dropped: read(&self.datagrams_dropped),
             messages_dropped: read(&self.messages_dropped),

@@ -114,6 +114,7 @@ impl Shared {
             unreachable(format!("the hellos do not fit: {}", reason.name()))
         })?;
         let (peer, boot, dialed_by) = (hello.peer, hello.boot, self.hello.peer);
+        self.partners.note(to);
         Ok(Link { connection, addr: to, class, peer, key, boot, version, dialed_by })
     }
 

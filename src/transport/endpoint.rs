@@ -23,7 +23,7 @@ use crate::hello::{Hello, PROTOCOL_RANGE};
 use crate::identity::TlsIdentity;
 use crate::link::{CODE_CLOSED, DialFailure, Link, LinkState, Links};
 use crate::notices::{Notices, Trouble};
-use crate::socket::{self, KeyedCids, Lately, ResetKey, WatchedSocket};
+use crate::socket::{self, KeyedCids, Lately, Partners, ResetKey, WatchedSocket};
 use crate::stream::{self, Context, FrameReceiver, FrameSender, KIND_REFUSED, UNI_MESSAGE, UNI_STREAM};
 use crate::{DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, accept};
 
@@ -108,6 +108,7 @@ pub(crate) struct Shared {
     pub counters: Arc<Counters>,
     messages_under_way: Arc<Semaphore>,
     pub notices: Arc<Notices>,
+    pub partners: Arc<Partners>,
 }
 
 /// A handle on the transport; clones share it. Lives until [`Transport::close`].
@@ -131,6 +132,7 @@ impl Transport {
         options: TransportOptions,
     ) -> Result<(Transport, mpsc::Receiver<TransportEvent>), BindError> {
         let (counters, notices) = (Arc::new(Counters::default()), Arc::new(Notices::default()));
+        let partners = Arc::new(Partners::default());
         let cids = KeyedCids::new(&identity.reset_key);
         let mut config = EndpointConfig::new(Arc::new(ResetKey::new(&identity.reset_key)));
         config.cid_generator(move || Box::new(cids)).grease_quic_bit(false);
@@ -144,6 +146,7 @@ impl Transport {
             counters: Arc::clone(&counters),
             notices: Arc::clone(&notices),
             lately: Lately::default(),
+            partners: Arc::clone(&partners),
         });
         let server = server_config(identity, &options)?;
         let endpoint =
@@ -159,6 +162,7 @@ impl Transport {
             counters,
             messages_under_way: Arc::new(Semaphore::new(MESSAGES_UNDER_WAY_MAX)),
             notices,
+            partners,
             options,
         });
         tokio::spawn(accept::run(Arc::clone(&shared)));

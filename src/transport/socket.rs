@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -148,6 +148,46 @@ impl Lately {
     }
 }
 
+/// Addresses at which peers were connected, by hash; a newer one may take an older one's place.
+pub(crate) struct Partners(Box<[AtomicU64]>);
+
+const PARTNERS: usize = 4096;
+
+impl Default for Partners {
+    fn default() -> Self {
+        Partners((0..PARTNERS).map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl Partners {
+    /// A peer is connected at this address.
+    pub fn note(&self, address: SocketAddr) {
+        let hash = Partners::hash(address);
+        self.0[hash as usize % PARTNERS].store(hash, Ordering::Relaxed);
+    }
+
+    fn knows(&self, address: SocketAddr) -> bool {
+        let hash = Partners::hash(address);
+        self.0[hash as usize % PARTNERS].load(Ordering::Relaxed) == hash
+    }
+
+    fn hash(address: SocketAddr) -> u64 {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        xxh3_64_with_seed(&ip.octets(), u64::from(address.port())).max(1)
+    }
+}
+
+/// Whether a datagram looks like a stateless reset. It looks like a packet for somebody else: only QUIC, which knows the
+/// token of each connection, can tell.
+///
+/// Source: RFC 9000 §10.3.
+fn could_be_reset(datagram: &[u8]) -> bool {
+    datagram.len() >= SHORT_PACKET_BYTES_MIN && datagram[0] & 0xc0 == 0x40
+}
+
 /// A socket that counts what cannot be QUIC, and what was here before.
 pub(crate) struct WatchedSocket {
     pub inner: Arc<dyn AsyncUdpSocket>,
@@ -155,6 +195,7 @@ pub(crate) struct WatchedSocket {
     pub counters: Arc<Counters>,
     pub notices: Arc<Notices>,
     pub lately: Lately,
+    pub partners: Arc<Partners>,
 }
 
 impl fmt::Debug for WatchedSocket {
@@ -183,7 +224,11 @@ impl AsyncUdpSocket for WatchedSocket {
             for (buffer, meta) in buffers.iter().zip(meta.iter()).take(count) {
                 let received = &buffer[..meta.len.min(buffer.len())];
                 for datagram in received.chunks(meta.stride.max(1)) {
-                    if !self.cids.could_be_quic(datagram) {
+                    if !self.cids.could_be_quic(datagram) && could_be_reset(datagram) && self.partners.knows(meta.addr)
+                    {
+                        // A peer that was started again says that it knows nothing of its former life's connections.
+                        bump(&self.counters.datagrams_reset);
+                    } else if !self.cids.could_be_quic(datagram) {
                         bump(&self.counters.datagrams_garbage);
                         self.notices.say(Trouble::Garbage, meta.addr, "");
                     } else if self.lately.has_seen(datagram) {

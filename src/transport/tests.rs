@@ -426,6 +426,12 @@ fn a_peer_that_died_without_a_word_resets_its_old_connections() {
         let lost = timeout(Duration::from_secs(5), a.next_disconnect()).await.expect("noticed by a reset");
         assert_eq!(lost, (b_addr, PeerId(2)));
         a.transport.request(b_addr, Class::Control, 1, b"x", PATIENCE).await.expect("an answer");
+        let counters = a.transport.counters();
+        assert!(counters.datagrams_reset >= 1 && counters.datagrams_garbage == 0, "{counters:?}");
+        // From where no peer was ever connected it is garbage, whatever it looks like.
+        let stranger = tokio::net::UdpSocket::bind(any_port()).await.expect("a socket");
+        stranger.send_to(&[0x40; 64], a.addr).await.expect("sent");
+        until("counted", || a.transport.counters().datagrams_garbage == 1).await;
     });
 }
 
