@@ -176,17 +176,20 @@ impl Store {
 
     /// The sources of some shards that have anything since an instant, which their shard says.
     fn of_shards(&self, shards: &ShardSet, since: &dyn Fn(ShardId) -> Timestamp) -> Vec<(SourceId, Timestamp)> {
-        let young = |shard: ShardId, sources: &BTreeMap<SourceId, Timestamp>| {
+        let young = |(shard, sources): (ShardId, &BTreeMap<SourceId, Timestamp>), found: &mut Vec<_>| {
             let since = since(shard);
             let young = sources.iter().filter(|(_, newest)| **newest >= since);
-            young.map(|(source, _)| (*source, since)).collect::<Vec<_>>()
+            found.extend(young.map(|(source, _)| (*source, since)));
         };
+        let mut found = Vec::new();
         if shards.len() < self.sources.len() {
             let wanted = shards.iter().filter_map(|shard| Some((shard, self.sources.get(&shard)?)));
-            return wanted.flat_map(|(shard, sources)| young(shard, sources)).collect();
+            wanted.for_each(|shard| young(shard, &mut found));
+        } else {
+            let wanted = self.sources.iter().filter(|(shard, _)| shards.contains(**shard));
+            wanted.for_each(|(shard, sources)| young((*shard, sources), &mut found));
         }
-        let wanted = self.sources.iter().filter(|(shard, _)| shards.contains(**shard));
-        wanted.flat_map(|(shard, sources)| young(*shard, sources)).collect()
+        found
     }
 }
 
