@@ -204,6 +204,18 @@ impl fmt::Debug for WatchedSocket {
     }
 }
 
+impl WatchedSocket {
+    fn count_stray(&self, datagram: &[u8], from: SocketAddr) {
+        if could_be_reset(datagram) && self.partners.knows(from) {
+            // A peer that was started again says that it knows nothing of its former life's connections.
+            bump(&self.counters.datagrams_reset);
+        } else {
+            bump(&self.counters.datagrams_garbage);
+            self.notices.say(Trouble::Garbage, from, "");
+        }
+    }
+}
+
 impl AsyncUdpSocket for WatchedSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         Arc::clone(&self.inner).create_io_poller()
@@ -224,13 +236,8 @@ impl AsyncUdpSocket for WatchedSocket {
             for (buffer, meta) in buffers.iter().zip(meta.iter()).take(count) {
                 let received = &buffer[..meta.len.min(buffer.len())];
                 for datagram in received.chunks(meta.stride.max(1)) {
-                    if !self.cids.could_be_quic(datagram) && could_be_reset(datagram) && self.partners.knows(meta.addr)
-                    {
-                        // A peer that was started again says that it knows nothing of its former life's connections.
-                        bump(&self.counters.datagrams_reset);
-                    } else if !self.cids.could_be_quic(datagram) {
-                        bump(&self.counters.datagrams_garbage);
-                        self.notices.say(Trouble::Garbage, meta.addr, "");
+                    if !self.cids.could_be_quic(datagram) {
+                        self.count_stray(datagram, meta.addr);
                     } else if self.lately.has_seen(datagram) {
                         bump(&self.counters.datagrams_repeated);
                         self.notices.say(Trouble::Repeated, meta.addr, "");
