@@ -37,7 +37,8 @@ use crate::ingest::{Ingest, Lanes, StoreError};
 use crate::joining::Joined;
 use crate::journal::Journal;
 use crate::live::Live;
-use crate::minds::{self, Addresses, Minds, Task};
+use crate::lone;
+use crate::minds::{Addresses, Minds, Reach};
 use crate::operate;
 use crate::options::{Options, WalSync};
 use crate::outgoing::Outgoing;
@@ -75,12 +76,10 @@ pub(crate) struct Assembly {
     pub web_address: SocketAddr,
 }
 
-/// The minds at work.
+/// The minds before they are started.
 struct Thinking {
-    minds: Minds,
-    tasks: mpsc::UnboundedReceiver<Task>,
-    threads: Vec<JoinHandle<()>>,
-    addresses: Addresses,
+    mesh: Mesh,
+    membership: Option<Membership>,
     /// The members known before.
     known: Vec<KnownMember>,
 }
@@ -139,8 +138,9 @@ impl Assembly {
     pub(crate) fn assemble(self, joined: Option<Joined>) -> Result<Peer, StartError> {
         let now = clock::now();
         let telemetry = Arc::new(Telemetry::default());
-        let thinking = self.think(joined.as_ref(), &telemetry, now)?;
-        let Thinking { minds, tasks, threads, addresses, known } = thinking;
+        let Thinking { mesh, membership, known } = self.think(joined.as_ref(), now)?;
+        let (minds, inboxes) = Minds::new();
+        let addresses: Addresses = Arc::new(ArcSwap::from_pointee(BTreeMap::new()));
         let where_known = known.iter().map(|member| member.address).collect();
         let linked = Linked::of(joined);
         let transport = linked.transport.clone();
@@ -180,7 +180,7 @@ impl Assembly {
             minds: minds.clone(),
             ingest: Arc::clone(&ingest),
             holder: asking.holder,
-            addresses,
+            addresses: Arc::clone(&addresses),
             live: live.clone(),
             scraping: Arc::clone(&scraping),
             ruling: Arc::clone(&alerting.ruling),
@@ -207,10 +207,23 @@ impl Assembly {
                 address: linked.own_address.unwrap_or(self.web_address),
             },
             refused: refused_sender,
+            runtime: tokio::runtime::Handle::current(),
+            listening: lone::runtime("listening").map_err(context("a thread for what others write"))?,
         });
+        let (task_sender, tasks) = mpsc::unbounded_channel();
+        let reach = match (membership, linked.own_address, &transport) {
+            (Some(membership), Some(own), Some(transport)) => {
+                Some(Reach { membership, transport: transport.clone(), own })
+            }
+            _ => None,
+        };
+        let speaker = Arc::clone(&hands);
+        let say = Box::new(move |output| speaker.say(output));
+        let thinking = inboxes.start(&minds, reach, mesh, addresses, Arc::clone(&telemetry), (say, task_sender));
+        let thread = thinking.map_err(context("a thread for the mesh"))?;
         tokio::spawn(Arc::clone(&hands).run(tasks));
-        if let Some(events) = linked.events {
-            tokio::spawn(Arc::clone(&hands).receive(events));
+        if let (Some(events), Some(transport)) = (linked.events, &transport) {
+            transport.spawn(Arc::clone(&hands).receive(events));
         }
         if let Some(own) = linked.own_address {
             tokio::spawn(crate::seeking::seek(Arc::clone(&hands), linked.seeds, where_known, own));
@@ -263,7 +276,7 @@ impl Assembly {
             stage: AtomicU8::new(STARTING),
             left,
             quit: tokio::sync::Notify::new(),
-            threads: Mutex::new(threads.into_iter().chain(alerting.threads).collect()),
+            threads: Mutex::new(std::iter::once(thread).chain(alerting.threads).collect()),
             reloading: tokio::sync::Mutex::new(()),
         };
         peer.publish(digests);
@@ -273,8 +286,8 @@ impl Assembly {
         Ok(peer)
     }
 
-    /// Starts the minds with what this peer knew in its life before.
-    fn think(&self, joined: Option<&Joined>, telemetry: &Arc<Telemetry>, now: Now) -> Result<Thinking, StartError> {
+    /// The minds, with what this peer knew in its life before.
+    fn think(&self, joined: Option<&Joined>, now: Now) -> Result<Thinking, StartError> {
         let known = self.folder.members().map_err(context("the members known before"))?;
         let cluster = self.options.cluster.as_ref();
         let record = PeerRecord {
@@ -307,9 +320,7 @@ impl Assembly {
         let seed = self.generation.0 ^ self.id.0 as u64;
         let membership = joined.map(|joined| Membership::new(record.clone(), joined.own, seed, now));
         let mesh = Mesh::new(config, record, now);
-        let addresses: Addresses = Arc::new(ArcSwap::from_pointee(BTreeMap::new()));
-        let (minds, tasks, threads) = minds::start(membership, mesh, Arc::clone(&addresses), Arc::clone(telemetry));
-        Ok(Thinking { minds, tasks, threads, addresses, known })
+        Ok(Thinking { mesh, membership, known })
     }
 
     fn ingest(&self, minds: &Minds) -> Arc<Ingest> {

@@ -122,7 +122,13 @@ impl Peer {
             ("started".to_owned(), self.started_at.to_string()),
         ];
         let who = (self.id, self.generation);
-        let (facts, inbox) = match Facts::start(transport.clone(), own, who, &cluster.label, constant).await {
+        // All that chitchat says and hears passes the thread of the connections: there it wakes no other.
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let (over, label) = (transport.clone(), cluster.label.clone());
+        transport.spawn(async move {
+            let _ = tell.send(Facts::start(over, own, who, &label, constant).await);
+        });
+        let (facts, inbox) = match told.await.unwrap_or_else(|_| Err("the transport is closed".to_owned())) {
             Ok(started) => started,
             Err(error) => {
                 tracing::warn!(error, "facts for people are not gossiped: chitchat did not start");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use promesh_cluster::{MembershipInput, MembershipOutput, Snapshot};
+use promesh_cluster::{MembershipInput, Snapshot};
 use promesh_discovery::Manager;
 use promesh_model::PeerId;
 use promesh_model::codec::{self, RPC_BYTES_MAX};
@@ -115,6 +115,10 @@ pub struct Hands {
     pub incoming: Mutex<BTreeMap<PeerId, (u64, bool)>>,
     /// Whose streams bring what was asked for.
     pub subscribed: Subscribed,
+    /// Where requests are answered.
+    pub runtime: Handle,
+    /// Where batches of others come in.
+    pub listening: Handle,
 }
 
 impl Hands {
@@ -122,26 +126,30 @@ impl Hands {
     pub async fn run(self: Arc<Self>, mut tasks: mpsc::UnboundedReceiver<Task>) {
         while let Some(task) = tasks.recv().await {
             match task {
-                Task::Membership(output) => self.membership(output),
+                Task::Exchange(to) => {
+                    let hands = Arc::clone(&self);
+                    tokio::spawn(async move { hands.exchange(to).await });
+                }
                 Task::Mesh(output) => self.mesh(output),
             }
         }
     }
 
-    fn membership(self: &Arc<Self>, output: MembershipOutput) {
+    /// Says what the mesh wants said to others, in order; gives back what is not to be said.
+    pub fn say(&self, output: Output) -> Option<Output> {
         match output {
-            // It may be told of this peer's former life, which had the same address.
-            MembershipOutput::Datagram { to, .. } | MembershipOutput::Exchange { to } if to == self.own.address => {}
-            MembershipOutput::Datagram { to, bytes } => {
-                if let Some(transport) = &self.transport {
-                    let _ = transport.send_datagram(to, bytes);
-                }
+            Output::Send { to, message } => {
+                let (kind, payload) = message.encode();
+                self.send(to, kind, payload);
+                None
             }
-            MembershipOutput::Exchange { to } => {
-                let hands = Arc::clone(self);
-                tokio::spawn(async move { hands.exchange(to).await });
+            Output::Subscribe { to, shards } => {
+                let request = codec::encode(&shards);
+                self.subscribed.asks(to, &request);
+                self.send(to, SUBSCRIBE, request);
+                None
             }
-            MembershipOutput::Members(_) => unreachable!("the membership thread tells the mesh itself"),
+            other => Some(other),
         }
     }
 
@@ -151,15 +159,6 @@ impl Hands {
                 if !self.ruling.start(&spec, slot, rank) {
                     self.scraping.start(spec, slot, rank);
                 }
-            }
-            Output::Send { to, message } => {
-                let (kind, payload) = message.encode();
-                self.send(to, kind, payload);
-            }
-            Output::Subscribe { to, shards } => {
-                let request = codec::encode(&shards);
-                self.subscribed.asks(to, &request);
-                self.send(to, SUBSCRIBE, request);
             }
             Output::Fetch { token, from, shards, since } => {
                 let hands = Arc::clone(self);
@@ -173,7 +172,9 @@ impl Hands {
             Output::Left => {
                 let _ = self.left.send(true);
             }
-            Output::Record(_) | Output::Inquire(_) => unreachable!("the mesh thread tells membership itself"),
+            Output::Record(_) | Output::Inquire(_) | Output::Send { .. } | Output::Subscribe { .. } => {
+                unreachable!("the mesh thread tells membership and others itself")
+            }
         }
     }
 
@@ -276,7 +277,7 @@ impl Hands {
         self.view.borrow().iter().flat_map(|view| view.peers.iter().map(|peer| peer.address)).collect()
     }
 
-    /// Takes what the transport brings until it is closed.
+    /// Takes what the transport brings until it is closed; on the thread of the connections, so that nothing is done here.
     pub async fn receive(self: Arc<Self>, mut events: mpsc::Receiver<TransportEvent>) {
         while let Some(event) = events.recv().await {
             match event {
@@ -294,11 +295,11 @@ impl Hands {
                 }
                 TransportEvent::Stream { peer, kind: LIVE, frames, .. } => {
                     let hands = Arc::clone(&self);
-                    tokio::spawn(async move { hands.listen(peer, frames).await });
+                    self.listening.spawn(async move { hands.listen(peer, frames).await });
                 }
                 TransportEvent::Stream { peer, kind: ALERTING, frames, .. } => {
                     let paging = Arc::clone(&self.paging);
-                    tokio::spawn(async move { paging.listen(peer, frames).await });
+                    self.runtime.spawn(async move { paging.listen(peer, frames).await });
                 }
                 TransportEvent::Stream { frames, .. } => frames.stop(),
                 TransportEvent::Connected { peer, addr, class } => tracing::debug!(%peer, %addr, ?class, "connected"),
@@ -313,29 +314,29 @@ impl Hands {
         let hands = Arc::clone(self);
         match kind {
             EXCHANGE => {
-                tokio::spawn(async move { hands.answer_exchange(asker, &bytes, responder).await });
+                self.runtime.spawn(async move { hands.answer_exchange(asker, &bytes, responder).await });
             }
             WHO => {
-                tokio::spawn(async move {
+                self.runtime.spawn(async move {
                     let own = (hands.own.id, hands.own.generation);
                     let _ = responder.respond(WHO, &codec::encode(&own)).await;
                 });
             }
             copy::FETCH | copy::FETCH_ORDERED => {
-                let runtime = Handle::current();
-                tokio::task::spawn_blocking(move || {
+                let runtime = self.runtime.clone();
+                self.runtime.spawn_blocking(move || {
                     let view = hands.view.borrow().clone();
                     copy::serve(&hands.ingest, view.as_deref(), kind, &bytes, responder, &runtime);
                 });
             }
             ASK => {
-                tokio::spawn(async move { hands.paging.answer(bytes, responder).await });
+                self.runtime.spawn(async move { hands.paging.answer(bytes, responder).await });
             }
             pushing::PUSH | pushing::PUSH_DENSE | pushing::COPY => {
-                tokio::spawn(async move { Arc::clone(&hands.pushing).answer(kind, bytes, responder).await });
+                self.runtime.spawn(async move { Arc::clone(&hands.pushing).answer(kind, bytes, responder).await });
             }
             OTLP => {
-                tokio::spawn(async move {
+                self.runtime.spawn(async move {
                     match hands.peer.get().and_then(Weak::upgrade) {
                         Some(peer) => peer.add_up(bytes, responder).await,
                         None => drop(responder.refuse("not started yet").await),
@@ -343,7 +344,7 @@ impl Hands {
                 });
             }
             asking::ASK => {
-                tokio::spawn(async move {
+                self.runtime.spawn(async move {
                     match hands.peer.get().and_then(Weak::upgrade) {
                         Some(peer) => peer.answer(bytes, responder).await,
                         None => drop(responder.refuse("not started yet").await),
@@ -351,25 +352,26 @@ impl Hands {
                 });
             }
             FOLLOW => {
-                tokio::spawn(crate::discovering::answer(Arc::clone(&self.discovery), responder.stream()));
+                self.runtime.spawn(crate::discovering::answer(Arc::clone(&self.discovery), responder.stream()));
             }
             RULES => {
-                tokio::spawn(async move { hands.ruling.answer(responder.stream()).await });
+                self.runtime.spawn(async move { hands.ruling.answer(responder.stream()).await });
             }
             kind if operate::KINDS.contains(&kind) => {
-                tokio::spawn(operate::relay(hands.orders.clone(), kind, bytes, responder));
+                self.runtime.spawn(operate::relay(hands.orders.clone(), kind, bytes, responder));
             }
             kind if history::KINDS.contains(&kind) => {
-                tokio::spawn(async move { Arc::clone(&hands.history).answer(asker, kind, bytes, responder).await });
+                self.runtime
+                    .spawn(async move { Arc::clone(&hands.history).answer(asker, kind, bytes, responder).await });
             }
             kind if promesh_query::KINDS.contains(&kind) => {
-                let runtime = Handle::current();
-                tokio::task::spawn_blocking(move || {
+                let runtime = self.runtime.clone();
+                self.runtime.spawn_blocking(move || {
                     promesh_query::serve(&hands.holder, kind, &bytes, responder, &runtime);
                 });
             }
             other => {
-                tokio::spawn(async move {
+                self.runtime.spawn(async move {
                     let _ = responder.refuse(&format!("requests of kind {other} are not known here")).await;
                 });
             }
@@ -483,7 +485,7 @@ impl Hands {
         if self.refuses_ahead(from, KIND_BATCH, &decoded) {
             return true;
         }
-        if let Err(error) = self.ingest.write_received(decoded) {
+        if let Err(error) = self.ingest.write_received(decoded, payload) {
             self.not_stored(&error);
         }
         true

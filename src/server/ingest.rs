@@ -1,8 +1,9 @@
 //! The way of a batch: scraped or received, judged by the ledger, framed, logged, appended, streamed.
 //!
 //! Sources are spread over lanes, each under a lock of its own; a lane keeps what it takes to frame its sources' batches
-//! and to judge their slots. Own batches are framed once, for the log and for all holders. Received ones are framed anew
-//! for our log, because a segment of the log must read from its own start and ours begins elsewhere than the writer's.
+//! and to judge their slots. Own batches are framed once, for the log and for all holders. Received ones go into our log as
+//! they came where they read there: a segment of the log must read from its own start, and ours may begin elsewhere than
+//! the writer's. Else they are framed anew, until the writer's next key frame.
 
 mod copied;
 mod pushed;
@@ -224,6 +225,9 @@ pub struct OwnBatch {
     pub failed: bool,
     /// What becomes of series that the batch before had and this one has not.
     pub vanishing: Vanishing,
+    /// Whether other holders may have it a moment later, with the next beat: nothing is missed if this peer dies before,
+    /// because who succeeds it starts the slot again.
+    pub patient: bool,
 }
 
 impl Ingest {
@@ -369,7 +373,7 @@ impl Ingest {
         {
             lane.relay.forget(order.origin, own.source, shard);
         }
-        self.stream(shard, KIND_BATCH, &payload, batch.series.len() + batch.histograms.len());
+        self.stream(shard, (KIND_BATCH, &payload), batch.series.len() + batch.histograms.len(), own.patient);
         if let Some(tap) = self.tap.get() {
             tap(shard, &batch);
         }
@@ -414,17 +418,13 @@ impl Ingest {
                     match how.book {
                         Book::Own => {
                             // Others may have room: the slot is not lost with this disk.
-                            self.stream(header.shard, how.kind, &payload, samples);
+                            self.stream(header.shard, (how.kind, &payload), samples, false);
                             lane.own.want_keys(|_| true);
                         }
                         Book::Relay => lane.relay.want_keys(|_| true),
                         Book::None => {}
                     }
-                    let error = StoreError::from(error);
-                    if !self.refuses.swap(true, Ordering::Relaxed) {
-                        (self.refused)(&error);
-                    }
-                    return Err(error);
+                    return Err(self.refused_by(error));
                 }
             }
         }
@@ -464,7 +464,7 @@ impl Ingest {
         self.lanes.pushed.note(shard, &batch, clock::wall());
         let streams = wants_copies && self.subscribers.load().iter().any(|one| one.shards.contains(shard));
         let confirmed = streams.then(|| self.acks.expect(sequence));
-        self.stream(shard, KIND_PUSH, &payload, batch.series.len() + batch.histograms.len());
+        self.stream(shard, (KIND_PUSH, &payload), batch.series.len() + batch.histograms.len(), false);
         if let Some(tap) = self.tap.get() {
             tap(shard, &batch);
         }
@@ -489,9 +489,11 @@ impl Ingest {
         Ok(written.outcome)
     }
 
-    fn stream(&self, shard: ShardId, kind: u8, payload: &[u8], samples: usize) {
+    fn stream(&self, shard: ShardId, (kind, payload): (u8, &[u8]), samples: usize, patient: bool) {
         for subscriber in self.subscribers.load().iter().filter(|subscriber| subscriber.shards.contains(shard)) {
-            if subscriber.stream.try_send(kind, payload).is_err() {
+            let stream = &subscriber.stream;
+            let sent = if patient { stream.try_send_later(kind, payload) } else { stream.try_send(kind, payload) };
+            if sent.is_err() {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             } else {
                 self.streamed_bytes.fetch_add((payload.len() + frame::HEADER_BYTES) as u64, Ordering::Relaxed);
@@ -500,22 +502,61 @@ impl Ingest {
         }
     }
 
-    /// Stores a batch that another peer wrote.
+    /// Stores a batch that another peer wrote; `payload` is what it was decoded from.
     ///
     /// # Errors
     /// As [`StoreError`] says.
-    pub fn write_received(&self, decoded: Decoded) -> Result<AppendOutcome, StoreError> {
+    pub fn write_received(&self, decoded: Decoded, payload: &[u8]) -> Result<AppendOutcome, StoreError> {
         let Decoded { header, mut batch, .. } = decoded;
         let mut lane = self.lanes.of(header.source).lock();
         let disposition = lane.ledger.admit(&header);
-        let how = Framed::plain(KIND_BATCH, Book::Relay);
-        let recorded =
-            self.record(&mut lane, how, &header, &mut batch, |lane, batch| intake(disposition, lane, &header, batch));
-        let (written, _) = recorded.inspect_err(|_| lane.ledger.withdraw(&header, disposition))?;
+        let recorded = self.record_received(&mut lane, &header, &mut batch, payload, disposition);
+        let written = recorded.inspect_err(|_| lane.ledger.withdraw(&header, disposition))?;
         drop(lane);
         self.lanes.pushed.note_scraped(header.shard, &batch, clock::wall());
         (self.appended)(header);
         Ok(written.outcome)
+    }
+
+    /// Writes a received batch as it came where that reads in the present segment, else framed anew.
+    fn record_received(
+        &self,
+        lane: &mut Lane,
+        header: &BatchHeader,
+        batch: &mut Batch,
+        payload: &[u8],
+        disposition: Disposition,
+    ) -> Result<Written, StoreError> {
+        let segment = self.db.log().segment();
+        lane.enter_segment(segment);
+        if lane.relay.can_pass(payload) {
+            let mut bytes = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
+            frame::write(&mut bytes, KIND_BATCH, payload);
+            let taken = intake(disposition, lane, header, batch);
+            match self.db.write_as(&bytes, taken.borrow(), Some(segment)) {
+                Ok(written) => {
+                    lane.relay.pass(header, batch);
+                    return Ok(written);
+                }
+                Err(WriteError::Log(LogError::SegmentCut { .. })) => {}
+                Err(error) => {
+                    lane.relay.want_keys(|_| true);
+                    return Err(self.refused_by(error));
+                }
+            }
+        }
+        let how = Framed::plain(KIND_BATCH, Book::Relay);
+        let recorded = self.record(lane, how, header, batch, |lane, batch| intake(disposition, lane, header, batch));
+        recorded.map(|(written, _)| written)
+    }
+
+    /// The disk refused: said once, until it takes something again.
+    fn refused_by(&self, error: WriteError) -> StoreError {
+        let error = StoreError::from(error);
+        if !self.refuses.swap(true, Ordering::Relaxed) {
+            (self.refused)(&error);
+        }
+        error
     }
 
     /// Forgets what is known of sources that have been quiet for long.

@@ -1,6 +1,6 @@
 //! The process: options, command line, log, clock, and the loops around the minds.
 //!
-//! [`run()`] is a peer's life; [`peer::Peer`] is what it consists of. The minds run on threads of their own ([`minds`]),
+//! [`run()`] is a peer's life; [`peer::Peer`] is what it consists of. The minds run beside it ([`minds`]),
 //! [`hands`] does what they want done, [`ingest`] is the way of every batch.
 
 mod acquaintances;
@@ -34,6 +34,7 @@ mod journal;
 mod lines;
 mod live;
 pub mod logging;
+mod lone;
 mod minds;
 mod operate;
 pub mod options;

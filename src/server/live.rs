@@ -12,6 +12,7 @@ use promesh_model::shard::ShardSet;
 use promesh_model::{PeerId, codec};
 use promesh_node::Input;
 use promesh_transport::{Class, FrameSender, Transport};
+use tokio::runtime::Handle;
 
 use crate::ingest::{Ingest, Subscriber};
 use crate::minds::{Addresses, Minds};
@@ -58,14 +59,16 @@ struct Shared {
     minds: Minds,
     ingest: Arc<Ingest>,
     hello: Vec<u8>,
+    /// Where streams are opened, whoever has something to say.
+    runtime: Handle,
     state: Mutex<State>,
 }
 
 impl Live {
-    /// No streams yet.
+    /// No streams yet. Must be called within a tokio runtime.
     pub fn new(transport: Transport, addresses: Addresses, minds: Minds, ingest: Arc<Ingest>) -> Live {
-        let state = Mutex::default();
-        Live(Arc::new(Shared { transport, addresses, minds, ingest, hello: Vec::new(), state }))
+        let (state, runtime) = (Mutex::default(), Handle::current());
+        Live(Arc::new(Shared { transport, addresses, minds, ingest, hello: Vec::new(), runtime, state }))
     }
 
     /// Says something to a peer, in order with everything else said to it.
@@ -96,7 +99,7 @@ impl Live {
 
     fn open(&self, to: PeerId) {
         let live = self.clone();
-        tokio::spawn(async move {
+        self.0.runtime.spawn(async move {
             let address = live.0.addresses.load().get(&to).copied();
             let opened = match address {
                 Some(address) => live.0.transport.open_stream(address, Class::Control, LIVE, &live.0.hello).await.ok(),
@@ -128,7 +131,7 @@ impl Live {
         confirm(&state, to, mark);
         drop(state);
         let live = self.clone();
-        tokio::spawn(async move {
+        self.0.runtime.spawn(async move {
             let why = stream.closed().await;
             tracing::debug!(peer = %to, %why, "stream to a peer ended");
             let mut state = live.0.state.lock();
@@ -180,6 +183,15 @@ impl Live {
             _ => None,
         });
         self.0.ingest.set_subscribers(subscribers.collect(), fresh);
+    }
+
+    /// Has everything go that waits for the next beat.
+    pub fn flush(&self) {
+        for outgoing in self.0.state.lock().outgoing.values() {
+            if let Outgoing::Open(stream) = outgoing {
+                stream.flush();
+            }
+        }
     }
 
     /// Bytes that wait to be sent, by peer.

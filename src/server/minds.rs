@@ -1,8 +1,11 @@
-//! The threads of the minds: each waits for input or its next deadline, whichever comes first.
+//! The minds at work: each waits for input or its next deadline, whichever comes first.
+//!
+//! The mesh has a thread of its own. Membership lives on the thread of the connections, as almost all that it hears and says
+//! are small packets: between the socket and the mind they wake nobody. What either wants said to other peers it says
+//! itself; all else is for the hands.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, OnceLock};
-
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,6 +15,7 @@ use promesh_cluster::{Membership, MembershipInput, MembershipOutput, Snapshot};
 use promesh_model::{Monotonic, PeerId, Timestamp};
 use promesh_node::{Input, Mesh, Output, SourceSpec};
 use promesh_replication::BatchHeader;
+use promesh_transport::Transport;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use tokio::sync::{mpsc, oneshot};
@@ -27,7 +31,7 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// Where peers are reached, by id.
 pub type Addresses = Arc<ArcSwap<BTreeMap<PeerId, SocketAddr>>>;
 
-/// What is said to the thread of membership.
+/// What is said to membership.
 pub enum ToMembership {
     /// Something happened.
     Input(MembershipInput),
@@ -47,7 +51,7 @@ pub enum ToMesh {
 #[derive(Clone)]
 pub struct Minds {
     /// To membership.
-    pub membership: Sender<ToMembership>,
+    pub membership: mpsc::UnboundedSender<ToMembership>,
     /// To the mesh.
     pub mesh: Sender<ToMesh>,
     /// Headers of batches that were stored, until the mesh next wakes for something: it takes note of them before anything
@@ -91,77 +95,104 @@ impl Minds {
 
 /// What the hands have to do.
 pub enum Task {
-    /// For membership.
-    Membership(MembershipOutput),
-    /// For the mesh.
+    /// Exchange what is known of members with whoever is there.
+    Exchange(SocketAddr),
+    /// What the mesh wants, and what could not be said at once.
     Mesh(Output),
 }
 
-/// Starts both threads. Without a membership (the cluster is off) there is only the mesh.
-pub fn start(
-    membership: Option<Membership>,
-    mesh: Mesh,
+/// What the minds are told by, until they are started.
+pub struct Inboxes {
+    membership: mpsc::UnboundedReceiver<ToMembership>,
+    mesh: Receiver<ToMesh>,
+}
+
+/// Membership and where its packets go; `own` is this peer's address.
+pub struct Reach {
+    /// Who is there.
+    pub membership: Membership,
+    /// The way to them.
+    pub transport: Transport,
+    /// Where this peer is itself.
+    pub own: SocketAddr,
+}
+
+/// Says what the mesh wants said; gives back what is not to be said. It must not block.
+pub type Speaker = Box<dyn Fn(Output) -> Option<Output> + Send>;
+
+impl Minds {
+    /// Ways to minds that are not started yet: what they are told waits.
+    pub fn new() -> (Minds, Inboxes) {
+        let (membership, membership_inbox) = mpsc::unbounded_channel();
+        let (mesh, mesh_inbox) = channel();
+        let minds = Minds { membership, mesh, appended: Arc::default(), starter: Arc::default() };
+        (minds, Inboxes { membership: membership_inbox, mesh: mesh_inbox })
+    }
+}
+
+impl Inboxes {
+    /// Starts both minds. Without a way to others (the cluster is off) there is only the mesh.
+    pub fn start(
+        self,
+        minds: &Minds,
+        reach: Option<Reach>,
+        mesh: Mesh,
+        addresses: Addresses,
+        telemetry: Arc<Telemetry>,
+        (say, tasks): (Speaker, mpsc::UnboundedSender<Task>),
+    ) -> std::io::Result<JoinHandle<()>> {
+        if let Some(reach) = reach {
+            let transport = reach.transport.clone();
+            transport.spawn(run_membership(reach, self.membership, minds.clone(), tasks.clone(), addresses));
+        }
+        let (own, inbox) = (minds.clone(), self.mesh);
+        let body = move || run_mesh(mesh, &inbox, &own, (&say, &tasks), &telemetry);
+        std::thread::Builder::new().name("mesh".to_owned()).spawn(body)
+    }
+}
+
+/// How long to wait at most.
+fn patience(until: Option<Monotonic>) -> Duration {
+    until.map_or(SLEEP_MAX, |at| at.since(clock::monotonic()).min(SLEEP_MAX))
+}
+
+async fn run_membership(
+    reach: Reach,
+    mut inbox: mpsc::UnboundedReceiver<ToMembership>,
+    minds: Minds,
+    tasks: mpsc::UnboundedSender<Task>,
     addresses: Addresses,
-    telemetry: Arc<Telemetry>,
-) -> (Minds, mpsc::UnboundedReceiver<Task>, Vec<JoinHandle<()>>) {
-    let (to_membership, membership_inbox) = channel();
-    let (to_mesh, mesh_inbox) = channel();
-    let (tasks, hands) = mpsc::unbounded_channel();
-    let minds = Minds { membership: to_membership, mesh: to_mesh, appended: Arc::default(), starter: Arc::default() };
-    let mut threads = Vec::new();
-    if let Some(machine) = membership {
-        let (minds, tasks) = (minds.clone(), tasks.clone());
-        let body = move || run_membership(machine, &membership_inbox, &minds, &tasks, &addresses);
-        threads.push(spawn("membership", body));
-    }
-    let own = minds.clone();
-    threads.push(spawn("mesh", move || run_mesh(mesh, &mesh_inbox, &own, &tasks, &telemetry)));
-    (minds, hands, threads)
-}
-
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(body).expect("the system gives a peer its two threads")
-}
-
-fn wait<T>(inbox: &Receiver<T>, until: Option<Monotonic>) -> Result<Option<T>, ()> {
-    let sleep = until.map_or(SLEEP_MAX, |at| at.since(clock::monotonic()).min(SLEEP_MAX));
-    match inbox.recv_timeout(sleep) {
-        Ok(message) => Ok(Some(message)),
-        Err(RecvTimeoutError::Timeout) => Ok(None),
-        Err(RecvTimeoutError::Disconnected) => Err(()),
-    }
-}
-
-fn run_membership(
-    mut machine: Membership,
-    inbox: &Receiver<ToMembership>,
-    minds: &Minds,
-    tasks: &mpsc::UnboundedSender<Task>,
-    addresses: &Addresses,
 ) {
+    let Reach { membership: mut machine, transport, own } = reach;
     loop {
         while let Some(output) = machine.poll_output() {
             match output {
+                // It may be told of this peer's former life, which had the same address.
+                MembershipOutput::Datagram { to, .. } | MembershipOutput::Exchange { to } if to == own => {}
+                MembershipOutput::Datagram { to, bytes } => {
+                    // What can happen to a datagram is counted.
+                    let _ = transport.send_datagram(to, bytes);
+                }
                 MembershipOutput::Members(members) => {
                     let known = members.iter().map(|member| (member.id, member.address)).collect();
                     addresses.store(Arc::new(known));
                     minds.tell(Input::Members(members));
                 }
-                other => {
-                    if tasks.send(Task::Membership(other)).is_err() {
+                MembershipOutput::Exchange { to } => {
+                    if tasks.send(Task::Exchange(to)).is_err() {
                         return;
                     }
                 }
             }
         }
-        let input = match wait(inbox, machine.poll_timeout()) {
+        let input = match tokio::time::timeout(patience(machine.poll_timeout()), inbox.recv()).await {
             Ok(Some(ToMembership::Input(input))) => input,
             Ok(Some(ToMembership::Snapshot(answer))) => {
                 let _ = answer.send(machine.snapshot());
                 continue;
             }
-            Ok(None) => MembershipInput::Timeout,
-            Err(()) => return,
+            Ok(None) => return,
+            Err(_) => MembershipInput::Timeout,
         };
         machine.handle(input, clock::now());
     }
@@ -171,7 +202,7 @@ fn run_mesh(
     mut machine: Mesh,
     inbox: &Receiver<ToMesh>,
     minds: &Minds,
-    tasks: &mpsc::UnboundedSender<Task>,
+    (say, tasks): (&Speaker, &mpsc::UnboundedSender<Task>),
     telemetry: &Telemetry,
 ) {
     let mut noted = Vec::new();
@@ -187,16 +218,16 @@ fn run_mesh(
                 Output::Start { spec, slot, rank }
                     if minds.starter.get().is_some_and(|start| start(spec, slot, rank)) => {}
                 other => {
-                    if tasks.send(Task::Mesh(other)).is_err() {
+                    if say(other).is_some_and(|rest| tasks.send(Task::Mesh(rest)).is_err()) {
                         return;
                     }
                 }
             }
         }
-        let input = match wait(inbox, machine.poll_timeout(clock::now())) {
-            Ok(Some(ToMesh::Input(input))) => input,
-            Ok(Some(ToMesh::Stop)) | Err(()) => return,
-            Ok(None) => Input::Timeout,
+        let input = match inbox.recv_timeout(patience(machine.poll_timeout(clock::now()))) {
+            Ok(ToMesh::Input(input)) => input,
+            Ok(ToMesh::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => Input::Timeout,
         };
         let now = clock::now();
         std::mem::swap(&mut noted, &mut *minds.appended.lock());

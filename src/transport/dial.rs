@@ -66,7 +66,7 @@ impl Shared {
                     LinkState::Dialing => {}
                     LinkState::Up(_) | LinkState::Down => {
                         slot.state.send_replace(LinkState::Dialing);
-                        tokio::spawn(Arc::clone(self).dial(to, class));
+                        self.runtime.spawn(Arc::clone(self).dial(to, class));
                     }
                 }
                 slot.state.subscribe()

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use promesh_model::PeerId;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    AsyncUdpSocket, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, Runtime as _, ServerConfig, TokioRuntime,
-    TransportConfig, VarInt,
+    AckFrequencyConfig, AsyncUdpSocket, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, Runtime as _,
+    ServerConfig, TransportConfig, VarInt,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
@@ -23,6 +23,7 @@ use crate::hello::{Hello, PROTOCOL_RANGE};
 use crate::identity::TlsIdentity;
 use crate::link::{CODE_CLOSED, DialFailure, Link, LinkState, Links};
 use crate::notices::{Notices, Trouble};
+use crate::runtime::Runtime;
 use crate::socket::{self, KeyedCids, Lately, Partners, ResetKey, WatchedSocket};
 use crate::stream::{self, Context, FrameReceiver, FrameSender, KIND_REFUSED, UNI_MESSAGE, UNI_STREAM};
 use crate::{DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, accept};
@@ -30,6 +31,10 @@ use crate::{DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, accept};
 const MESSAGES_UNDER_WAY_MAX: usize = 256;
 /// A message that is not through by then is dropped: the next gossip round says it anew.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Packets that may come before one is acknowledged. An acknowledgement that waits for another packet, 25 ms at most, costs
+/// a wake-up of its own; one that goes at once goes with the wake-up that the packet was.
+const UNACKED_MAX: VarInt = VarInt::from_u32(0);
 
 /// Limits and spans of the transport.
 #[derive(Clone, Debug)]
@@ -109,6 +114,7 @@ pub(crate) struct Shared {
     messages_under_way: Arc<Semaphore>,
     pub notices: Arc<Notices>,
     pub partners: Arc<Partners>,
+    pub runtime: Runtime,
 }
 
 /// A handle on the transport; clones share it. Lives until [`Transport::close`].
@@ -122,10 +128,10 @@ impl std::fmt::Debug for Transport {
 }
 
 impl Transport {
-    /// Takes the UDP port and listens. Opens no connection. Must be called within a tokio runtime.
+    /// Takes the UDP port and listens, on a thread of its own. Opens no connection.
     ///
     /// # Errors
-    /// `Socket` when the port cannot be taken, `Tls` when QUIC refuses the identity.
+    /// `Socket` when the port cannot be taken or there is no thread to be had, `Tls` when QUIC refuses the identity.
     pub fn bind(
         listen: SocketAddr,
         identity: &TlsIdentity,
@@ -138,7 +144,7 @@ impl Transport {
         config.cid_generator(move || Box::new(cids)).grease_quic_bit(false);
         let socket_error = |source| BindError::Socket { address: listen, source };
         let socket = socket::bind(listen).map_err(socket_error)?;
-        let runtime = Arc::new(TokioRuntime);
+        let runtime = Runtime::start().map_err(socket_error)?;
         let inner = runtime.wrap_udp_socket(socket).map_err(socket_error)?;
         let watched: Arc<dyn AsyncUdpSocket> = Arc::new(WatchedSocket {
             inner,
@@ -149,8 +155,8 @@ impl Transport {
             partners: Arc::clone(&partners),
         });
         let server = server_config(identity, &options)?;
-        let endpoint =
-            Endpoint::new_with_abstract_socket(config, Some(server), watched, runtime).map_err(socket_error)?;
+        let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), watched, Arc::new(runtime.clone()))
+            .map_err(socket_error)?;
         let (events, receiver) = mpsc::channel(options.events_max);
         let (protocol_min, protocol_max) = PROTOCOL_RANGE;
         let shared = Arc::new(Shared {
@@ -164,8 +170,9 @@ impl Transport {
             notices,
             partners,
             options,
+            runtime,
         });
-        tokio::spawn(accept::run(Arc::clone(&shared)));
+        shared.runtime.spawn(accept::run(Arc::clone(&shared)));
         Ok((Transport(shared), receiver))
     }
 
@@ -205,7 +212,7 @@ impl Transport {
         let dropped = matches!(state, LinkState::Cooling(_)) || slot.keep(bytes);
         if matches!(state, LinkState::Down | LinkState::Up(_)) {
             slot.state.send_replace(LinkState::Dialing);
-            tokio::spawn(Arc::clone(&self.0).dial(to, Class::Control));
+            self.0.runtime.spawn(Arc::clone(&self.0).dial(to, Class::Control));
         }
         if dropped {
             bump(&self.0.counters.datagrams_dropped);
@@ -227,7 +234,7 @@ impl Transport {
         };
         let bytes = tagged(UNI_MESSAGE, kind, payload);
         let shared = Arc::clone(&self.0);
-        tokio::spawn(async move {
+        self.0.runtime.spawn(async move {
             let sent = timeout(MESSAGE_TIMEOUT, shared.write_message(to, &bytes)).await;
             if !matches!(sent, Ok(Some(()))) {
                 bump(&shared.counters.messages_dropped);
@@ -320,10 +327,18 @@ impl Transport {
         self.0.counters.snapshot()
     }
 
-    /// Closes every connection and the port; waits at most a second for the others to learn of it.
+    /// Runs a task on the thread that the connections live on: what comes from them reaches it without waking another
+    /// thread. It must not block.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.runtime.spawn(task);
+    }
+
+    /// Closes every connection and the port; waits at most a second for the others to learn of it. Ends what was given to
+    /// [`Transport::spawn`].
     pub async fn close(&self) {
         self.0.endpoint.close(CODE_CLOSED, b"leaving");
         let _ = timeout(Duration::from_secs(1), self.0.endpoint.wait_idle()).await;
+        self.0.runtime.end().await;
     }
 
     async fn ask(&self, to: SocketAddr, class: Class, kind: u8, payload: &[u8]) -> Result<FrameReceiver, RequestError> {
@@ -378,7 +393,8 @@ impl From<StreamError> for RequestError {
 
 impl Shared {
     pub fn context(&self, remote: SocketAddr) -> Context {
-        Context { counters: Arc::clone(&self.counters), notices: Arc::clone(&self.notices), remote }
+        let runtime = self.runtime.clone();
+        Context { counters: Arc::clone(&self.counters), notices: Arc::clone(&self.notices), remote, runtime }
     }
 
     pub fn send_now(&self, link: &Link, datagram: Bytes) {
@@ -446,8 +462,11 @@ fn transport_config(class: Class, options: &TransportOptions) -> TransportConfig
         Class::Control => (options.idle_timeout, Some(options.keep_alive), 2 << 20, 16 << 20),
         Class::Bulk => (options.bulk_idle_timeout, None, 8 << 20, 32 << 20),
     };
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(UNACKED_MAX);
     let mut config = TransportConfig::default();
     config
+        .ack_frequency_config(Some(acks))
         .max_concurrent_uni_streams(VarInt::from_u32(512))
         .max_concurrent_bidi_streams(VarInt::from_u32(256))
         .stream_receive_window(VarInt::from_u32(stream_window))

@@ -30,6 +30,7 @@ mod identity;
 mod link;
 mod notices;
 mod pki;
+mod runtime;
 mod socket;
 mod stream;
 #[cfg(test)]

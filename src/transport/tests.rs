@@ -186,6 +186,36 @@ async fn a_stream_keeps_its_order_and_shows_back_pressure() {
 }
 
 #[tokio::test]
+async fn what_can_wait_goes_with_the_next_frame_where_there_is_a_rhythm() {
+    let (a, mut b) = (peer(1), peer(2));
+    let sender = a.transport.open_stream(b.addr, Class::Control, 5, b"").await.expect("opens");
+    let TransportEvent::Stream { mut frames, .. } = b.next().await else { panic!("not a stream") };
+    let mut next =
+        async || timeout(Duration::from_millis(150), frames.recv()).await.ok().map(|frame| frame.unwrap().unwrap().0);
+    sender.try_send_later(1, b"").expect("sent");
+    assert_eq!(next().await, Some(1), "nothing is known to come");
+    sender.try_send(2, b"").expect("sent");
+    sender.try_send(3, b"").expect("sent");
+    assert_eq!((next().await, next().await), (Some(2), Some(3)));
+    let clone = sender.clone();
+    clone.try_send_later(4, b"").expect("kept");
+    sender.try_send_later(5, b"").expect("kept");
+    assert!(sender.queued_bytes() > 0);
+    assert_eq!(next().await, None);
+    clone.try_send(6, b"").expect("sent");
+    assert_eq!((next().await, next().await, next().await), (Some(4), Some(5), Some(6)), "in order");
+    sender.try_send_later(7, b"").expect("kept");
+    sender.try_send_later(8, &[0; 100 << 10]).expect("sent");
+    assert_eq!((next().await, next().await), (Some(7), Some(8)), "much does not wait");
+    sender.try_send_later(9, b"").expect("kept");
+    sender.flush();
+    assert_eq!(next().await, Some(9));
+    sleep(Duration::from_millis(350)).await;
+    sender.try_send_later(10, b"").expect("sent");
+    assert_eq!(next().await, Some(10), "the rhythm is over");
+}
+
+#[tokio::test]
 async fn a_stopped_stream_is_seen_by_its_sender() {
     let (a, mut b) = (peer(1), peer(2));
     let sender = a.transport.open_stream(b.addr, Class::Bulk, 5, b"").await.expect("opens");
@@ -408,31 +438,28 @@ async fn a_restart_on_the_same_port_is_noticed_and_connected_anew() {
     assert_eq!(answer, Ok((2, "x".into())));
 }
 
-#[test]
-fn a_peer_that_died_without_a_word_resets_its_old_connections() {
+#[tokio::test]
+async fn a_peer_that_died_without_a_word_resets_its_old_connections() {
     let secret = ClusterSecret::development();
     let key = PeerKey::generate().expect("a key");
     let identity = TlsIdentity::from_secret(&secret, "default", PeerId(2), &key, now()).expect("an identity");
-    let alive = tokio::runtime::Runtime::new().expect("a runtime");
-    let first_life = tokio::runtime::Runtime::new().expect("a runtime");
-    let mut a = alive.block_on(async { peer(1) });
-    let b_addr = first_life.block_on(async { bind(&identity, any_port(), 10).echo() });
-    alive.block_on(a.transport.request(b_addr, Class::Control, 1, b"x", PATIENCE)).expect("an answer");
-    first_life.shutdown_timeout(PATIENCE);
-    let second_life = tokio::runtime::Runtime::new().expect("a runtime");
-    second_life.block_on(async { bind(&identity, b_addr, 11).echo() });
-    alive.block_on(async {
-        // Within a keep-alive, not within the idle time-out: the second life answers the first one's packets.
-        let lost = timeout(Duration::from_secs(5), a.next_disconnect()).await.expect("noticed by a reset");
-        assert_eq!(lost, (b_addr, PeerId(2)));
-        a.transport.request(b_addr, Class::Control, 1, b"x", PATIENCE).await.expect("an answer");
-        let counters = a.transport.counters();
-        assert!(counters.datagrams_reset >= 1 && counters.datagrams_garbage == 0, "{counters:?}");
-        // From where no peer was ever connected it is garbage, whatever it looks like.
-        let stranger = tokio::net::UdpSocket::bind(any_port()).await.expect("a socket");
-        stranger.send_to(&[0x40; 64], a.addr).await.expect("sent");
-        until("counted", || a.transport.counters().datagrams_garbage == 1).await;
-    });
+    let mut a = peer(1);
+    let first_life = bind(&identity, any_port(), 10);
+    let thread = first_life.transport.0.runtime.clone();
+    let b_addr = first_life.echo();
+    a.transport.request(b_addr, Class::Control, 1, b"x", PATIENCE).await.expect("an answer");
+    thread.end().await;
+    bind(&identity, b_addr, 11).echo();
+    // Within a keep-alive, not within the idle time-out: the second life answers the first one's packets.
+    let lost = timeout(Duration::from_secs(5), a.next_disconnect()).await.expect("noticed by a reset");
+    assert_eq!(lost, (b_addr, PeerId(2)));
+    a.transport.request(b_addr, Class::Control, 1, b"x", PATIENCE).await.expect("an answer");
+    let counters = a.transport.counters();
+    assert!(counters.datagrams_reset >= 1 && counters.datagrams_garbage == 0, "{counters:?}");
+    // From where no peer was ever connected it is garbage, whatever it looks like.
+    let stranger = tokio::net::UdpSocket::bind(any_port()).await.expect("a socket");
+    stranger.send_to(&[0x40; 64], a.addr).await.expect("sent");
+    until("counted", || a.transport.counters().datagrams_garbage == 1).await;
 }
 
 #[tokio::test]

@@ -97,6 +97,7 @@ impl Stream {
     fn wants_key(&self, header: &BatchHeader, samples: usize) -> bool {
         self.sequence == 0
             || self.key_wanted
+            || self.passed
             || self.epoch != header.epoch()
             // Churn has filled the dictionary with series that are gone.
             || self.dictionary.len() > 2 * samples + 4096
@@ -104,7 +105,7 @@ impl Stream {
 
     fn restart(&mut self, epoch: i64) {
         self.epoch = epoch;
-        self.key_wanted = false;
+        (self.key_wanted, self.passed) = (false, false);
         self.dictionary.clear();
         self.values.clear();
         self.current = None;

@@ -15,6 +15,7 @@
 mod bits;
 mod decode;
 mod encode;
+mod pass;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -144,6 +145,8 @@ pub(crate) struct Stream {
     epoch: i64,
     /// The next batch must be a key frame.
     key_wanted: bool,
+    /// The newest batch went on as its writer framed it: what is framed here cannot build on it.
+    passed: bool,
     /// Series named since the key frame, and the last value of each.
     dictionary: Vec<SeriesRef>,
     values: Vec<f64>,

@@ -61,7 +61,7 @@ struct Pair {
     there: Index,
     here: Index,
     sequence: u64,
-    bytes: usize,
+    payload: Vec<u8>,
 }
 
 impl Pair {
@@ -71,11 +71,11 @@ impl Pair {
         let header = header(self.sequence, slot);
         let mut payload = Vec::new();
         self.writer.encode(&header, &mut batch, None, Vanishing::Marked, &self.there, &mut payload).unwrap();
-        self.bytes = payload.len();
         let decoded = self.reader.decode(&payload, &self.here).unwrap();
         assert_eq!(decoded.header, header);
         assert_eq!(peek(&payload).unwrap(), (header, decoded.key));
         assert_eq!(seen(&self.there, &batch), seen(&self.here, &decoded.batch));
+        self.payload = payload;
         decoded
     }
 }
@@ -86,7 +86,7 @@ fn unchanged_values_cost_a_bit() {
     let samples: Vec<_> = (0..8000).map(|number| (number, f64::from(number) * 1.5)).collect();
     assert!(pair.send(0, &samples).key);
     assert!(!pair.send(15_000, &samples).key);
-    assert!(pair.bytes < 8000 / 8 + 80, "{} bytes", pair.bytes);
+    assert!(pair.payload.len() < 8000 / 8 + 80, "{} bytes", pair.payload.len());
 }
 
 #[test]
@@ -285,6 +285,49 @@ proptest! {
         for (number, scrape) in scrapes.iter().enumerate() {
             let samples: Vec<_> = scrape.iter().map(|(series, value)| (*series, *value)).collect();
             pair.send(number as i64 * 15_000, &samples);
+        }
+    }
+
+    /// Segments are cut anywhere, and the writer gives key frames anywhere.
+    #[test]
+    fn every_segment_of_a_holder_reads_from_its_own_start(
+        scrapes in scrapes(),
+        events in prop::collection::vec((any::<bool>(), 0u8..4), 12),
+    ) {
+        let (mut pair, mut log) = (Pair::default(), Framing::new());
+        let mut segments = vec![Vec::new()];
+        for (number, (scrape, (cut, key))) in scrapes.iter().zip(events).enumerate() {
+            if cut {
+                segments.push(Vec::new());
+                log.want_keys(|_| true);
+            }
+            if key == 0 {
+                pair.writer.want_keys(|_| true);
+            }
+            let samples: Vec<_> = scrape.iter().map(|(series, value)| (*series, *value)).collect();
+            let mut decoded = pair.send(number as i64 * 15_000, &samples);
+            let passes = log.can_pass(&pair.payload);
+            prop_assert!(passes || !decoded.key);
+            let framed = if passes {
+                log.pass(&decoded.header, &decoded.batch);
+                pair.payload.clone()
+            } else {
+                let mut framed = Vec::new();
+                let batch = &mut decoded.batch;
+                log.encode(&decoded.header, batch, None, Vanishing::Unmarked, &pair.here, &mut framed).unwrap();
+                framed
+            };
+            let BatchHeader { source, shard, order, .. } = decoded.header;
+            let newest = |framing: &Framing| framing.newest_series(order.origin, source, shard);
+            prop_assert_eq!(newest(&log), newest(&pair.reader));
+            segments.last_mut().unwrap().push((framed, decoded.batch));
+        }
+        for segment in segments {
+            let mut reader = Framing::new();
+            for (framed, batch) in segment {
+                let read = reader.decode(&framed, &pair.here).unwrap().batch;
+                prop_assert_eq!(seen(&pair.here, &read), seen(&pair.here, &batch));
+            }
         }
     }
 

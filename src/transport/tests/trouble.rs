@@ -9,7 +9,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::*;
 use crate::CounterSnapshot;
 
-/// What is logged on this thread, which is the only one of a test's runtime.
+/// What is logged on the thread of a peer's connections.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -37,17 +37,25 @@ const TIMES: u64 = 3;
 /// Has a stranger make trouble for a peer again and again.
 async fn check(what: &str, trouble: impl AsyncFn(SocketAddr), counted: fn(&CounterSnapshot) -> u64, line: &str) {
     let log = Log::default();
+    // While there is but one subscriber, tracing asks the thread of whatever test comes first whether anybody listens.
+    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
     let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
     let victim = peer(2);
     let transport = victim.transport.clone();
+    let (logs, begun) = tokio::sync::oneshot::channel();
+    transport.spawn(async move {
+        // For as long as the thread lives.
+        std::mem::forget(tracing::subscriber::set_default(subscriber));
+        let _ = logs.send(());
+    });
+    begun.await.expect("the thread runs it");
     let at = victim.echo();
     for time in 1..=TIMES {
         trouble(at).await;
         until(what, || counted(&transport.counters()) >= time).await;
     }
     let text = String::from_utf8_lossy(&log.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned();
-    // The other side, in this process too, says what became of its own dialling.
+    // A peer says what became of its own dialling, too.
     let own = text.lines().filter(|text| text.contains("WARN") && !text.contains(&format!("remote={at}")));
     let own: Vec<&str> = own.collect();
     assert!(own.len() == 1 && own[0].contains(line), "{what}: {own:#?}");
