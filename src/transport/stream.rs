@@ -35,7 +35,7 @@ const WRITE_BATCH: usize = 32;
 /// Frames wait for the next one only where the last two came within such a span of each other, and of now.
 const RHYTHM: Duration = Duration::from_millis(300);
 /// More than this does not wait.
-const HELD_BYTES_MAX: usize = 64 << 10;
+const HELD_COST_MAX: usize = 64 << 10;
 
 /// What streams share with the transport.
 #[derive(Clone, Debug)]
@@ -170,7 +170,8 @@ pub struct FrameSender {
 #[derive(Debug, Default)]
 struct Held {
     frames: Vec<Bytes>,
-    bytes: usize,
+    /// What they cost in the queue.
+    cost: usize,
     /// When the last frame went that did not wait, and how long after the one before.
     last: Option<(Instant, Duration)>,
 }
@@ -188,7 +189,7 @@ impl Held {
     }
 
     fn take(&mut self) -> Vec<Bytes> {
-        self.bytes = 0;
+        self.cost = 0;
         std::mem::take(&mut self.frames)
     }
 }
@@ -236,9 +237,10 @@ impl FrameSender {
     pub fn try_send_later(&self, kind: u8, payload: &[u8]) -> Result<(), StreamError> {
         self.try_reserve(payload)?;
         let frame = encode(kind, payload);
+        let cost = frame_cost(payload.len()) as usize;
         let mut held = self.held.lock();
-        if held.has_rhythm(Instant::now()) && held.bytes + frame.len() <= HELD_BYTES_MAX {
-            held.bytes += frame.len();
+        if held.has_rhythm(Instant::now()) && held.cost + cost <= HELD_COST_MAX {
+            held.cost += cost;
             held.frames.push(frame.into());
             return Ok(());
         }
@@ -278,9 +280,10 @@ impl FrameSender {
         Ok(())
     }
 
-    /// Bytes queued and not yet handed to QUIC, about.
+    /// Bytes queued and not yet handed to QUIC, about; without those that wait for the next frame.
     pub fn queued_bytes(&self) -> usize {
-        queue_bytes_max(self.class).saturating_sub(self.room.available_permits())
+        let held = self.held.lock().cost;
+        queue_bytes_max(self.class).saturating_sub(self.room.available_permits() + held)
     }
 
     /// Whether the stream is over.

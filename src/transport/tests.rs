@@ -200,8 +200,7 @@ async fn what_can_wait_goes_with_the_next_frame_where_there_is_a_rhythm() {
     let clone = sender.clone();
     clone.try_send_later(4, b"").expect("kept");
     sender.try_send_later(5, b"").expect("kept");
-    assert!(sender.queued_bytes() > 0);
-    assert_eq!(next().await, None);
+    assert_eq!((sender.queued_bytes(), next().await), (0, None));
     clone.try_send(6, b"").expect("sent");
     assert_eq!((next().await, next().await, next().await), (Some(4), Some(5), Some(6)), "in order");
     sender.try_send_later(7, b"").expect("kept");
