@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Peer, crash_all, exchange, get, mesh_with, one_mesh_at_a_time, pause, wall};
+use crate::support::{Peer, crash_all, exchange, get, mesh_with, one_mesh_at_a_time, pause, wait_for_one_owner, wall};
 
 const CONFIG: &str = "global: {scrape_interval: 1s, scrape_timeout: 1s}\n";
 const FLAGS: [&str; 2] = ["--web.enable-pushgateway", "--web.enable-admin-api"];
@@ -87,6 +87,9 @@ fn pushed_groups_are_scraped_once_and_outlive_the_peer_that_took_them() {
         (heard && exposed.contains("done_total")).then_some(())
     });
     wait_for(&peers[0], "took_seconds", &[r#"{"__name__":"took_seconds","job":"nightly"} 9"#]);
+    // As above: who scrapes the gateway from now on has written its series once.
+    wait_for_one_owner(&peers);
+    pause(2_500);
     assert_eq!(push(&peers[0], "PUT", "/metrics/job/nightly", "# TYPE took_seconds gauge\ntook_seconds 10\n").0, 200);
     wait_for(
         &peers[1],

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::support::{
-    Exporter, Peer, escaped, free_port, get, mesh, mesh_with, one_mesh_at_a_time, pause, program, wall,
+    Exporter, Peer, escaped, free_port, get, mesh, mesh_with, one_mesh_at_a_time, pause, program, wait_for_one_owner,
+    wall,
 };
 
 /// A real Prometheus.
@@ -339,11 +340,7 @@ fn differences_sent_to_any_peer_become_one_sum_and_none_is_lost_though_its_owner
     };
     let ports: Vec<u16> = peers.iter().map(|peer| peer.web).collect();
     // Peers that began alone hand over what each of them held: until then two may add up in a shard.
-    peers[0].wait("each shard has one owner", 30_000, || {
-        let views: Vec<_> = peers.iter().map(Peer::cluster).collect();
-        let owned: Option<u64> = views.iter().map(|view| view["members"][0]["shardsOwned"].as_u64()).sum();
-        (owned == views[0]["shards"]["total"].as_u64()).then_some(())
-    });
+    wait_for_one_owner(&peers);
     for number in 0..30 {
         send(&ports, number);
         pause(20);

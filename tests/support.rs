@@ -461,6 +461,15 @@ pub fn mesh_of(root: &Path, config: &str, flags: &[&[&str]]) -> Vec<Peer> {
     peers
 }
 
+/// Waits until each shard has one owner: nothing is being handed over.
+pub fn wait_for_one_owner(peers: &[Peer]) {
+    peers[0].wait("each shard has one owner", 30_000, || {
+        let views: Vec<_> = peers.iter().map(Peer::cluster).collect();
+        let owned: Option<u64> = views.iter().map(|view| view["members"][0]["shardsOwned"].as_u64()).sum();
+        (owned == views[0]["shards"]["total"].as_u64()).then_some(())
+    });
+}
+
 /// Where a program to compare with is; the test says that it did not run when there is none.
 pub fn program(name: &str) -> Option<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/tools/peers.sh");
