@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use promesh_model::PeerId;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    AckFrequencyConfig, AsyncUdpSocket, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, Runtime as _,
-    ServerConfig, TransportConfig, VarInt,
+    AsyncUdpSocket, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, Runtime as _, ServerConfig, TransportConfig,
+    VarInt,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
@@ -31,10 +31,6 @@ use crate::{DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, accept};
 const MESSAGES_UNDER_WAY_MAX: usize = 256;
 /// A message that is not through by then is dropped: the next gossip round says it anew.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Packets that may come before one is acknowledged. An acknowledgement that waits for another packet, 25 ms at most, costs
-/// a wake-up of its own; one that goes at once goes with the wake-up that the packet was.
-const UNACKED_MAX: VarInt = VarInt::from_u32(0);
 
 /// Limits and spans of the transport.
 #[derive(Clone, Debug)]
@@ -462,11 +458,8 @@ fn transport_config(class: Class, options: &TransportOptions) -> TransportConfig
         Class::Control => (options.idle_timeout, Some(options.keep_alive), 2 << 20, 16 << 20),
         Class::Bulk => (options.bulk_idle_timeout, None, 8 << 20, 32 << 20),
     };
-    let mut acks = AckFrequencyConfig::default();
-    acks.ack_eliciting_threshold(UNACKED_MAX);
     let mut config = TransportConfig::default();
     config
-        .ack_frequency_config(Some(acks))
         .max_concurrent_uni_streams(VarInt::from_u32(512))
         .max_concurrent_bidi_streams(VarInt::from_u32(256))
         .stream_receive_window(VarInt::from_u32(stream_window))
