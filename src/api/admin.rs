@@ -50,7 +50,8 @@ pub(crate) async fn snapshot(State(api): State<Api>, form: Form) -> Result<Respo
     Ok(success(&json!({"name": api.backend.snapshot(skip_head).await?})))
 }
 
-/// Upstream never built it either.
+/// `DELETE /api/v1/series` of Prometheus 2 and later: its answer, status and words (`tests/table.txt` has it recorded). What
+/// deletes series is `POST /api/v1/admin/tsdb/delete_series`.
 pub(crate) async fn drop_series() -> ApiError {
     ApiError::new(ErrorType::Internal, "not implemented")
 }

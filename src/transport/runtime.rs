@@ -18,7 +18,12 @@ use tokio::sync::watch;
 #[derive(Clone, Debug)]
 pub(crate) struct Runtime {
     handle: Handle,
-    ends: Arc<watch::Sender<bool>>,
+    life: Arc<Life>,
+}
+
+#[derive(Debug)]
+struct Life {
+    ends: watch::Sender<bool>,
     /// Closed once the thread has dropped everything it ran.
     ended: watch::Receiver<()>,
 }
@@ -37,7 +42,7 @@ impl Runtime {
             runtime.shutdown_background();
             drop(alive);
         })?;
-        Ok(Runtime { handle, ends: Arc::new(ends), ended })
+        Ok(Runtime { handle, life: Arc::new(Life { ends, ended }) })
     }
 
     /// Runs a task on the thread. It must not block: every connection would wait.
@@ -47,8 +52,8 @@ impl Runtime {
 
     /// Drops all that the thread runs, and waits until that is done.
     pub async fn end(&self) {
-        self.ends.send_replace(true);
-        let mut ended = self.ended.clone();
+        self.life.ends.send_replace(true);
+        let mut ended = self.life.ended.clone();
         while ended.changed().await.is_ok() {}
     }
 }
