@@ -85,31 +85,49 @@ fn config(address: SocketAddr) -> String {
 
 /// One number; `None` where the answer is an error, empty, or warned about.
 fn number(port: u16, query: &str) -> Option<f64> {
-    let (_, body) = get(port, &format!("/api/v1/query?query={}", escaped(query)));
-    let answer: Value = serde_json::from_str(&body).ok()?;
-    if answer.get("warnings").is_some() {
-        return None;
-    }
-    answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+    told(port, query).ok()
 }
 
-/// Asked again and again for so many seconds: the last moment at which an answer that lacked something was asked for, and
-/// the longest that an answer took, in seconds since `began`.
-fn asked(port: u16, began: f64, seconds: f64, expected: f64, at: f64) -> (f64, f64, usize) {
+/// One number, or what was answered instead.
+fn told(port: u16, query: &str) -> Result<f64, String> {
+    let (_, body) = get(port, &format!("/api/v1/query?query={}", escaped(query)));
+    let read = |answer: &Value| {
+        let warned = answer.get("warnings").is_some();
+        answer["data"]["result"][0]["value"][1].as_str()?.parse().ok().filter(|_| !warned)
+    };
+    serde_json::from_str(&body).ok().as_ref().and_then(read).ok_or(body)
+}
+
+/// What one peer answered while others were dead, in seconds since `began`.
+#[derive(Default)]
+struct Answers {
+    /// The last that lacked something was asked for then.
+    incomplete: f64,
+    /// How many did, and what the last was.
+    lacking: (usize, String),
+    /// The longest that one took.
+    slowest: f64,
+    count: usize,
+}
+
+/// Asked again and again for so many seconds.
+fn asked(port: u16, began: f64, seconds: f64, expected: f64, at: f64) -> Answers {
     let history = format!("sum(count_over_time(load[30s] @ {at:.3}))");
-    let (mut incomplete, mut slowest, mut count) = (0.0, 0.0f64, 0);
+    let mut answers = Answers::default();
     while wall() - began < seconds {
         for (query, wanted) in [("count(load)", expected), (history.as_str(), 6.0 * expected)] {
             let asked = wall() - began;
-            if number(port, query) != Some(wanted) {
-                incomplete = asked;
+            let told = told(port, query);
+            if told != Ok(wanted) {
+                answers.incomplete = asked;
+                answers.lacking = (answers.lacking.0 + 1, format!(" ({query}: {told:?})"));
             }
-            slowest = slowest.max(wall() - began - asked);
-            count += 1;
+            answers.slowest = answers.slowest.max(wall() - began - asked);
+            answers.count += 1;
         }
         pause(50);
     }
-    (incomplete, slowest, count)
+    answers
 }
 
 fn wait_whole(peers: &[Peer], count: usize) {
@@ -141,12 +159,12 @@ fn kill(peers: &mut [Peer], victims: &[usize], verdicts: &mut Verdicts) {
         let asking: Vec<_> = survivors.iter().map(ask).collect();
         asking.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
-    for (peer, (incomplete, slowest, count)) in answers.iter().enumerate() {
+    for (peer, Answers { incomplete, lacking: (lacking, last), slowest, count }) in answers.iter().enumerate() {
         verdicts.line(
             *incomplete < 1.0,
             format!(
-                "{name} survivor {peer} answered {count} queries, the last that lacked something was asked after \
-                 {incomplete:.2} s, the slowest took {slowest:.2} s"
+                "{name} survivor {peer} answered {count} queries, {lacking} lacked something, the last was asked after \
+                 {incomplete:.2} s{last}, the slowest took {slowest:.2} s"
             ),
         );
     }

@@ -2,7 +2,7 @@
 
 use promesh_model::shard::ShardSet;
 use promesh_model::{PeerId, Timestamp};
-use promesh_node::{MeshView, PeerInfo, Possession};
+use promesh_node::{Extent, MeshView, PeerInfo, Possession};
 
 /// Who answers for which shards over one span.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,6 +89,30 @@ pub fn plan(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp
     plan
 }
 
+/// Of some shards, those of which a peer in `excluded` claims something of `[start, end]` that nobody else claims who can be
+/// asked: what is read without it may have holes, though every shard has somebody with a part of the span.
+pub fn left_out(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp, excluded: &[PeerId]) -> ShardSet {
+    let mine = (!excluded.contains(&view.me)).then_some(&*view.own);
+    let usable = view.peers.iter().filter(|peer| is_usable(peer, excluded));
+    let others: Vec<&Possession> =
+        mine.into_iter().chain(usable.filter_map(|peer| view.possession.get(&peer.id).map(|held| &**held))).collect();
+    let mut left = ShardSet::default();
+    for possession in excluded.iter().filter_map(|peer| view.possession.get(peer)) {
+        for claim in possession.extents().iter().filter(|claim| claim.from <= end && claim.to > start) {
+            // What is pushed late for that time goes to those whose claim is open.
+            let goes_on = |other: &Extent| other.to >= claim.to || (claim.to != Timestamp::MAX && other.to > end);
+            let mut alone = claim.shards.intersection(shards);
+            for other in others.iter().flat_map(|other| other.extents().iter()) {
+                if other.from <= claim.from.max(start) && goes_on(other) {
+                    alone.remove_all(&other.shards);
+                }
+            }
+            left.insert_all(&alone);
+        }
+    }
+    left
+}
+
 impl Plan {
     /// Asks a peer, or this one, for these shards too.
     fn add(&mut self, peer: Option<PeerId>, shards: ShardSet) {
@@ -104,7 +128,8 @@ impl Plan {
     }
 }
 
-fn is_usable(peer: &PeerInfo, excluded: &[PeerId]) -> bool {
+/// Whether a peer can be asked.
+pub(crate) fn is_usable(peer: &PeerInfo, excluded: &[PeerId]) -> bool {
     peer.alive && !peer.silent && !excluded.contains(&peer.id)
 }
 
@@ -115,7 +140,6 @@ mod tests {
 
     use promesh_cluster::{PeerState, Placement};
     use promesh_model::{Generation, ShardId};
-    use promesh_node::Extent;
 
     use super::*;
 
@@ -194,6 +218,27 @@ mod tests {
         assert_eq!(first.remote, [(PeerId(3), set(&[3]))]);
         let second = plan(&view, &set(&[3]), Timestamp(0), Timestamp(9), &[PeerId(3)]);
         assert_eq!(second.unanswered, set(&[3]));
+    }
+
+    #[test]
+    fn what_only_the_excluded_has_is_left_out() {
+        let left = |others: &[&[(i64, i64, &[u16])]], start: i64| {
+            let others = (2..).zip(others).map(|(id, extents)| (id, false, held(extents))).collect();
+            left_out(
+                &view(held(&[(EVER, 20, &[3])]), others),
+                &set(&[3, 4]),
+                Timestamp(start),
+                Timestamp(49),
+                &[PeerId(2)],
+            )
+        };
+        // Peer 1 held shard 3 until a while ago and is about to hold it again: what it has has a hole.
+        assert_eq!(left(&[&[(EVER, OPEN, &[3, 5])], &[(30, OPEN, &[3])]], 10), set(&[3]));
+        assert_eq!(left(&[&[(EVER, OPEN, &[3, 5])], &[(30, OPEN, &[3])]], 30), set(&[]));
+        assert_eq!(left(&[&[(30, OPEN, &[3, 4])], &[(30, OPEN, &[3]), (30, 50, &[4])]], 10), set(&[4]), "ended");
+        assert_eq!(left(&[&[(5, 15, &[3]), (20, 60, &[4])], &[(20, 50, &[4])]], 10), set(&[]));
+        assert_eq!(left(&[&[(5, 25, &[3])], &[(20, 50, &[3])]], 10), set(&[3]), "nobody alone");
+        assert_eq!(left(&[&[(50, OPEN, &[3]), (0, 10, &[3])]], 10), set(&[]), "not of the span");
     }
 
     #[test]

@@ -69,15 +69,17 @@ fn copies(peer: &Peer, view: &MeshView) -> Value {
     })
 }
 
-/// What the mesh can lose without losing samples: so many peers, whichever they are, and which whole zones.
+/// What the mesh can lose without losing samples: so many peers, whichever they are, and which whole zones. Who is on its
+/// way out takes its copies along, and is counted no more.
 fn capacity(view: &MeshView, own_zone: &str) -> Value {
+    let own = (view.state != PeerState::Leaving).then(|| (own_zone, view.state.as_str(), view.own.open_shards()));
     let living: Vec<(&str, &str, ShardSet)> = view
         .peers
         .iter()
-        .filter(|peer| peer.alive && !peer.silent)
+        .filter(|peer| peer.alive && !peer.silent && peer.state != Some(PeerState::Leaving))
         .filter_map(|peer| Some((peer, view.possession.get(&peer.id)?)))
         .map(|(peer, held)| (peer.zone.as_str(), peer.state.map_or("joining", PeerState::as_str), held.open_shards()))
-        .chain([(own_zone, view.state.as_str(), view.own.open_shards())])
+        .chain(own)
         .collect();
     let mut copies = vec![0usize; SHARD_COUNT];
     for (_, _, held) in &living {

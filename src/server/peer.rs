@@ -215,6 +215,8 @@ impl Peer {
         };
         let _ = tokio::time::timeout(Duration::from_secs(2), drained).await;
         self.minds.tell_membership(MembershipInput::Leave);
+        // Who answers after it has said goodbye; then that is on its way.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.minds.snapshot()).await;
         tokio::time::sleep(Duration::from_millis(150)).await;
         let _ = self.minds.mesh.send(ToMesh::Stop);
         self.paging.stop();
