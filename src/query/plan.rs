@@ -55,8 +55,9 @@ pub fn plan(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp
     if rest.is_empty() {
         return plan;
     }
-    // What those who cannot be asked may have; they may have anything if they never said what.
-    let mut away = ShardSet::default();
+    // What those who cannot be asked may have, and of it what they have up to the end; they may have anything if they never
+    // said what.
+    let (mut away, mut away_to_the_end) = (ShardSet::default(), ShardSet::default());
     let mut asked: Vec<(Option<PeerId>, &Possession)> = Vec::new();
     if !excluded.contains(&view.me) {
         asked.push((None, &view.own));
@@ -64,17 +65,21 @@ pub fn plan(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp
     for peer in &view.peers {
         match view.possession.get(&peer.id) {
             Some(possession) if is_usable(peer, excluded) => asked.push((Some(peer.id), possession)),
-            Some(possession) => away.insert_all(&possession.touching(start, end)),
+            Some(possession) => {
+                away.insert_all(&possession.touching(start, end));
+                away_to_the_end.insert_all(&possession.covering(end, end));
+            }
             None if is_usable(peer, excluded) => {}
             None => away.insert_all(&ShardSet::all()),
         }
     }
     // Nobody alone has the whole span: everybody who has some of it.
-    let (mut claimed, mut live) = (ShardSet::default(), ShardSet::default());
+    let (mut claimed, mut live, mut here_to_the_end) = <(ShardSet, ShardSet, ShardSet)>::default();
     for (peer, possession) in &asked {
         let some = possession.touching(start, end).intersection(&rest);
         live.insert_all(&some.intersection(&possession.open_shards()));
         claimed.insert_all(&some);
+        here_to_the_end.insert_all(&possession.covering(end, end));
         plan.add(*peer, some);
     }
     // And one of those who hold the shard now: what is pushed late for that time goes to them.
@@ -86,6 +91,8 @@ pub fn plan(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp
     // Of a time before anybody claims anything nothing is missed once they were asked.
     let unclaimed = rest.difference(&claimed);
     plan.unanswered = unclaimed.intersection(&away).union(&unclaimed.difference(&live));
+    // Who held a shard until a while ago has a part; the end is missed if only somebody away has it.
+    plan.unanswered.insert_all(&claimed.intersection(&away_to_the_end).difference(&here_to_the_end));
     plan
 }
 
@@ -258,6 +265,19 @@ mod tests {
         let plan = plan(&view, &set(&[3]), Timestamp(0), Timestamp(9), &[]);
         assert_eq!(plan.remote, [(PeerId(2), set(&[3])), (PeerId(3), set(&[3]))]);
         assert!(plan.unanswered.is_empty());
+    }
+
+    #[test]
+    fn an_end_that_only_somebody_away_has_is_missed() {
+        let missed = |away: &[(i64, i64, &[u16])], end: i64| {
+            let view = view(held(&[(EVER, 20, &[3])]), vec![(2, true, held(away))]);
+            let plan = plan(&view, &set(&[3]), Timestamp(0), Timestamp(end), &[]);
+            assert_eq!(plan.local, set(&[3]));
+            !plan.unanswered.is_empty()
+        };
+        assert!(missed(&[(EVER, OPEN, &[3])], 49));
+        assert!(!missed(&[(EVER, 30, &[3])], 49), "nobody has had it since");
+        assert!(!missed(&[(EVER, OPEN, &[3])], 19), "it was here then");
     }
 
     #[test]
