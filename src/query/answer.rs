@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::plan::{is_usable, left_out, plan};
+use crate::plan::{left_out, plan};
 use crate::serve::{in_shards, restricted};
 use crate::wire::{
     DONE, FAILED, LABEL_SETS, LIST, Listed, SELECT, SERIES, TEXTS, WireList, WireRequest, WireSelect, WireSeries,
@@ -271,8 +271,7 @@ impl Asking {
     }
 
     /// Asks one peer; when it fails, or has not answered after [`HEDGE`], the others that hold the same. An answer with holes
-    /// must not win while the first is merely slow: if nobody else has all that it has, it is waited for as long as it is
-    /// heard.
+    /// must not win while the first is merely slow: if the others have not all that it has, it is waited for until it is down.
     async fn read_remote(
         self,
         peer: PeerId,
@@ -301,8 +300,8 @@ impl Asking {
             if others_asked {
                 continue;
             }
-            let gone =
-                self.newest.borrow().clone().filter(|view| !view.peer(peer).is_some_and(|peer| is_usable(peer, &[])));
+            let newest = self.newest.borrow().clone();
+            let gone = newest.filter(|view| !view.peer(peer).is_some_and(|peer| peer.alive));
             if racing.is_empty() || *others_have_all.get_or_insert_with(|| self.others_have_all(&shards, &excluded)) {
                 others_asked = true;
                 racing.spawn(self.clone().read(shards.clone(), excluded.clone()));
