@@ -39,8 +39,6 @@ pub(crate) const EPOCH_MS: i64 = 1_767_225_600_000;
 const SYNC_PERIOD: u64 = SECOND;
 /// A scrape that ends so much later than it should is not written.
 const SCRAPE_LATE_MAX: u64 = SECOND;
-/// In a mesh of more peers beats are further apart than what streams take for a rhythm: no batch waits for the next.
-const BEATING_FAST_MAX: usize = 75;
 /// How long an answer to a copy or an exchange is waited for.
 const REQUEST_TIMEOUT: u64 = 3 * SECOND;
 
@@ -82,8 +80,6 @@ pub(crate) struct SimPeer {
     /// What was pushed late and is in no claim.
     pub(crate) late: LateParts,
     subscribers: BTreeMap<usize, ShardSet>,
-    /// Batches that go with the next message, by whom they are for.
-    held: BTreeMap<usize, Vec<BatchHeader>>,
     /// What it last asked anybody for.
     asked: ShardSet,
     fetches: BTreeMap<u64, usize>,
@@ -193,7 +189,6 @@ impl World {
             view: None,
             late: LateParts::default(),
             subscribers: BTreeMap::new(),
-            held: BTreeMap::new(),
             asked: ShardSet::default(),
             fetches: BTreeMap::new(),
             zone: String::new(),
@@ -505,11 +500,6 @@ impl World {
     }
 
     pub(crate) fn send(&mut self, from: usize, to: usize, wire: Wire) {
-        if matches!(wire, Wire::Mind(_) | Wire::Subscribe(_)) {
-            for header in self.peers[from].held.remove(&to).unwrap_or_default() {
-                self.send(from, to, Wire::Batch(header));
-            }
-        }
         if self.measuring {
             self.sent_bytes += wire.bytes();
         }
@@ -614,13 +604,8 @@ impl World {
             BatchHeader { source: spec.source, shard: spec.shard, slot, order, sequence: writer.store.sequence };
         self.append(peer, header);
         self.evaluated(peer, spec.source, slot);
-        let waits = spec.can_wait() && self.peers.len() <= BEATING_FAST_MAX;
         for to in self.route(peer, spec.shard) {
-            if waits {
-                self.peers[peer].held.entry(to).or_default().push(header);
-            } else {
-                self.send(peer, to, Wire::Batch(header));
-            }
+            self.send(peer, to, Wire::Batch(header));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Remote write between the mesh and a real Prometheus, in both directions, while peers are killed.
 
 use std::collections::BTreeMap;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -57,14 +58,17 @@ impl Prometheus {
             .stderr(std::fs::File::create(root.join("real.log")).expect("a log"))
             .spawn()
             .expect("it starts");
-        let started = Prometheus { port, child };
+        Prometheus { port, child }.once_ready()
+    }
+
+    fn once_ready(self) -> Prometheus {
         for _ in 0..600 {
-            if get(port, "/-/ready").0 == 200 {
-                return started;
+            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() && get(self.port, "/-/ready").0 == 200 {
+                return self;
             }
             pause(50);
         }
-        panic!("Prometheus does not start");
+        panic!("it does not start");
     }
 }
 
@@ -451,7 +455,8 @@ fn alerts_reach_an_alertmanager_outside_and_it_is_shown() {
         .stderr(std::fs::File::create(root.path().join("am.log")).expect("a log"))
         .spawn()
         .expect("it starts");
-    let _running = Prometheus { port, child };
+    // An alert that is refused is sent again after a minute.
+    let _running = Prometheus { port, child }.once_ready();
     let rules = "groups:\n- name: g\n  rules:\n  - {alert: Always, expr: vector(1), labels: {severity: page}}\n";
     std::fs::write(root.path().join("rules.yml"), rules).expect("written");
     let config = format!(

@@ -58,7 +58,6 @@ impl World {
         let simulated = &mut self.peers[peer];
         simulated.store = Store::open(disk);
         simulated.subscribers.clear();
-        simulated.held.clear();
         simulated.fetches.clear();
         simulated.next_wake = u64::MAX;
         simulated.paused_until = 0;
@@ -106,7 +105,6 @@ impl World {
         self.peers[peer].boot += 1;
         for other in &mut self.peers {
             other.subscribers.remove(&peer);
-            other.held.remove(&peer);
         }
         self.forget_copies(peer);
         self.shown.retain(|(who, _), _| *who != peer);
@@ -184,7 +182,6 @@ impl World {
         self.network.disconnect(from, to);
         for (one, other) in [(from, to), (to, from)] {
             self.peers[one].subscribers.remove(&other);
-            self.peers[one].held.remove(&other);
             let boot = self.peers[one].boot;
             let lost = Event::StreamLost { peer: one, boot, from: self.peers[other].id };
             // A process that stands still hears of it when it goes on.

@@ -15,8 +15,6 @@ use promesh_replication::SourceId;
 
 /// A scrape begun later than this after its slot is not stamped with it.
 const STAMP_MS_MAX: i64 = 7_500;
-/// After so long somebody else acts for a dead owner: after 0.8 s with three peers, 1.7 s with a hundred.
-const TAKEN_OVER_MS: i64 = 2_500;
 
 /// What the schedule needs to know of a target or a rule group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +49,6 @@ impl SourceSpec {
     /// How long after its slot a scrape may begin, in ms.
     pub fn stamp_ms(&self) -> i64 {
         (self.interval_ms / 2).min(STAMP_MS_MAX)
-    }
-
-    /// Whether a batch may reach the other holders a moment after it was written, with the next beat: if its writer dies
-    /// before, who takes over comes in time to start the slot again.
-    pub fn can_wait(&self) -> bool {
-        self.stamp_ms() >= TAKEN_OVER_MS
     }
 }
 

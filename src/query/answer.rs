@@ -244,7 +244,7 @@ impl Asking {
                 parts.push(Box::pin(self.clone().read_remote(peer, theirs, excluded.clone())));
             }
             let mut joined: Part = self.requests.iter().map(|_| Selection::default()).collect();
-            let missing = plan.unanswered.union(&self.left_out(&shards, &excluded)).len();
+            let missing = plan.unanswered.union(&self.left_out(&shards, &excluded, true)).len();
             if missing > 0 {
                 let warning = format!("{missing} of 16384 shards have no peer that answers: series may be missing");
                 joined.iter_mut().take(1).for_each(|selection| selection.warnings.push(warning.clone()));
@@ -314,14 +314,21 @@ impl Asking {
     }
 
     /// Of some shards, those of which some peers have what nobody else has.
-    fn left_out(&self, shards: &ShardSet, excluded: &[PeerId]) -> ShardSet {
-        left_out(&self.view, shards, self.start, self.end, excluded)
+    fn left_out(&self, shards: &ShardSet, excluded: &[PeerId], silent: bool) -> ShardSet {
+        left_out(&self.view, shards, (self.start, self.end), excluded, silent)
     }
 
-    /// Whether some shards can be read as whole without some peers as with them.
+    /// Whether some shards can be read as whole without some peers, the last of which is slow, as with them. Who is silent
+    /// counts where the slow one was asked as a silent one: a dead peer must not stand for one that is busy.
     fn others_have_all(&self, shards: &ShardSet, excluded: &[PeerId]) -> bool {
-        plan(&self.view, shards, self.start, self.end, excluded).unanswered.is_empty()
-            && self.left_out(shards, excluded).is_empty()
+        let is_silent = |peer: &PeerId| self.view.peer(*peer).is_some_and(|peer| peer.silent);
+        let silent = excluded.last().is_some_and(is_silent);
+        let mut unasked = excluded.to_vec();
+        if !silent {
+            unasked.extend(self.view.peers.iter().filter(|peer| peer.silent).map(|peer| peer.id));
+        }
+        plan(&self.view, shards, self.start, self.end, &unasked).unanswered.is_empty()
+            && self.left_out(shards, excluded, silent).is_empty()
     }
 
     async fn ask(self, peer: PeerId, shards: ShardSet) -> Result<Part, StorageError> {

@@ -106,13 +106,20 @@ pub fn plan(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp
     plan
 }
 
-/// Of some shards, those of which a peer in `excluded` claims something of `[start, end]` that all others who are alive do not
-/// claim together: what is read without it may have holes, though every shard has somebody with a part of the span.
-pub fn left_out(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp, excluded: &[PeerId]) -> ShardSet {
+/// Of some shards, those of which a peer in `excluded` claims something of `[start, end]` that others do not claim together,
+/// all who are alive or, without `silent`, all who are heard: what is read of them may have holes, though every shard has
+/// somebody with a part of the span.
+pub fn left_out(
+    view: &MeshView,
+    shards: &ShardSet,
+    (start, end): (Timestamp, Timestamp),
+    excluded: &[PeerId],
+    silent: bool,
+) -> ShardSet {
     let mine = (!excluded.contains(&view.me)).then_some(&*view.own);
-    let alive = view.peers.iter().filter(|peer| peer.alive && !excluded.contains(&peer.id));
+    let asked = view.peers.iter().filter(|peer| peer.alive && (silent || !peer.silent) && !excluded.contains(&peer.id));
     let others: Vec<&Possession> =
-        mine.into_iter().chain(alive.filter_map(|peer| view.possession.get(&peer.id).map(|held| &**held))).collect();
+        mine.into_iter().chain(asked.filter_map(|peer| view.possession.get(&peer.id).map(|held| &**held))).collect();
     let mut left = ShardSet::default();
     for possession in excluded.iter().filter_map(|peer| view.possession.get(peer)) {
         for claim in possession.extents().iter().filter(|claim| claim.from <= end && claim.to > start) {
@@ -270,13 +277,8 @@ mod tests {
     fn what_only_the_excluded_has_is_left_out() {
         let left = |others: &[&[(i64, i64, &[u16])]], start: i64| {
             let others = (2..).zip(others).map(|(id, extents)| (id, false, held(extents))).collect();
-            left_out(
-                &view(held(&[(EVER, 20, &[3])]), others),
-                &set(&[3, 4]),
-                Timestamp(start),
-                Timestamp(49),
-                &[PeerId(2)],
-            )
+            let view = view(held(&[(EVER, 20, &[3])]), others);
+            left_out(&view, &set(&[3, 4]), (Timestamp(start), Timestamp(49)), &[PeerId(2)], false)
         };
         // Peer 1 held shard 3 until a while ago and is about to hold it again: what it has has a hole.
         assert_eq!(left(&[&[(EVER, OPEN, &[3, 5])], &[(30, OPEN, &[3])]], 10), set(&[3]));
@@ -286,6 +288,10 @@ mod tests {
         assert_eq!(left(&[&[(5, 25, &[3])], &[(20, 50, &[3])]], 10), set(&[]), "two together");
         assert_eq!(left(&[&[(5, 25, &[3])], &[(21, 50, &[3])]], 10), set(&[3]), "but for an instant");
         assert_eq!(left(&[&[(50, OPEN, &[3]), (0, 10, &[3])]], 10), set(&[]), "not of the span");
+        let others = vec![(2, false, held(&[(EVER, OPEN, &[3])])), (3, true, held(&[(EVER, OPEN, &[3])]))];
+        let view = view(Possession::default(), others);
+        let left = |silent| left_out(&view, &set(&[3]), (Timestamp(0), Timestamp(9)), &[PeerId(2)], silent);
+        assert_eq!((left(false), left(true)), (set(&[3]), set(&[])));
     }
 
     #[test]

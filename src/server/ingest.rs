@@ -226,9 +226,6 @@ pub struct OwnBatch {
     pub failed: bool,
     /// What becomes of series that the batch before had and this one has not.
     pub vanishing: Vanishing,
-    /// Whether other holders may have it a moment later, with the next beat: nothing is missed if this peer dies before,
-    /// because who succeeds it starts the slot again.
-    pub patient: bool,
 }
 
 impl Ingest {
@@ -374,7 +371,7 @@ impl Ingest {
         {
             lane.relay.forget(order.origin, own.source, shard);
         }
-        self.stream(shard, (KIND_BATCH, &payload), batch.series.len() + batch.histograms.len(), own.patient);
+        self.stream(shard, KIND_BATCH, &payload, batch.series.len() + batch.histograms.len());
         if let Some(tap) = self.tap.get() {
             tap(shard, &batch);
         }
@@ -419,7 +416,7 @@ impl Ingest {
                     match how.book {
                         Book::Own => {
                             // Others may have room: the slot is not lost with this disk.
-                            self.stream(header.shard, (how.kind, &payload), samples, false);
+                            self.stream(header.shard, how.kind, &payload, samples);
                             lane.own.want_keys(|_| true);
                         }
                         Book::Relay => lane.relay.want_keys(|_| true),
@@ -465,7 +462,7 @@ impl Ingest {
         self.lanes.pushed.note(shard, &batch, clock::wall());
         let streams = wants_copies && self.subscribers.load().iter().any(|one| one.shards.contains(shard));
         let confirmed = streams.then(|| self.acks.expect(sequence));
-        self.stream(shard, (KIND_PUSH, &payload), batch.series.len() + batch.histograms.len(), false);
+        self.stream(shard, KIND_PUSH, &payload, batch.series.len() + batch.histograms.len());
         if let Some(tap) = self.tap.get() {
             tap(shard, &batch);
         }
@@ -477,11 +474,9 @@ impl Ingest {
         self.lanes.pushed.reaches(shards, since)
     }
 
-    fn stream(&self, shard: ShardId, (kind, payload): (u8, &[u8]), samples: usize, patient: bool) {
+    fn stream(&self, shard: ShardId, kind: u8, payload: &[u8], samples: usize) {
         for subscriber in self.subscribers.load().iter().filter(|subscriber| subscriber.shards.contains(shard)) {
-            let stream = &subscriber.stream;
-            let sent = if patient { stream.try_send_later(kind, payload) } else { stream.try_send(kind, payload) };
-            if sent.is_err() {
+            if subscriber.stream.try_send(kind, payload).is_err() {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             } else {
                 self.streamed_bytes.fetch_add((payload.len() + frame::HEADER_BYTES) as u64, Ordering::Relaxed);

@@ -185,15 +185,6 @@ impl Live {
         self.0.ingest.set_subscribers(subscribers.collect(), fresh);
     }
 
-    /// Has everything go that waits for the next beat.
-    pub fn flush(&self) {
-        for outgoing in self.0.state.lock().outgoing.values() {
-            if let Outgoing::Open(stream) = outgoing {
-                stream.flush();
-            }
-        }
-    }
-
     /// Bytes that wait to be sent, by peer.
     pub fn backlog(&self) -> BTreeMap<PeerId, usize> {
         let state = self.0.state.lock();

@@ -208,9 +208,6 @@ impl Peer {
         self.sending.flush(self.options.remote.flush_deadline).await;
         self.tracing.stop().await;
         // What was streamed last has to reach the holders before the connections end.
-        if let Some(live) = &self.live {
-            live.flush();
-        }
         let drained = async {
             while self.live.as_ref().is_some_and(|live| live.backlog().values().any(|bytes| *bytes > 0)) {
                 tokio::time::sleep(Duration::from_millis(20)).await;

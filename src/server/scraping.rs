@@ -221,7 +221,7 @@ impl Scraping {
     /// A target is gone from the configuration: its series end now.
     fn end_series(&self, source: SourceId, entry: &Entry) {
         let vanishing = vanishing(entry.target.job.track_timestamps_staleness);
-        let own = OwnBatch { source, shard: entry.target.shard, rank: 0, failed: false, vanishing, patient: false };
+        let own = OwnBatch { source, shard: entry.target.shard, rank: 0, failed: false, vanishing };
         let batch = Batch { slot: clock::wall(), ..Batch::default() };
         if let Err(error) = self.ingest.write_own(own, batch) {
             tracing::error!(%error, "staleness markers of a removed target could not be stored");
@@ -318,7 +318,6 @@ impl Scraping {
             rank,
             failed: result.failed.is_some(),
             vanishing: vanishing(result.track_timestamps_staleness),
-            patient: spec.can_wait(),
         };
         let series: Vec<SeriesRef> = result.batch.series.clone();
         let samples = series.len() as u64;

@@ -2,15 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use parking_lot::Mutex;
 use promesh_model::frame::{self, FrameError, HEADER_BYTES};
 use quinn::VarInt;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::Instant;
 
 use crate::counters::{Counters, bump};
 use crate::error::StreamError;
@@ -32,10 +29,6 @@ const READ_BYTES: usize = 16 << 10;
 /// What a frame costs in the queue beside its bytes, so that empty frames are bounded too.
 const FRAME_COST: usize = 64;
 const WRITE_BATCH: usize = 32;
-/// Frames wait for the next one only where the last two came within such a span of each other, and of now.
-const RHYTHM: Duration = Duration::from_millis(300);
-/// More than this does not wait.
-const HELD_COST_MAX: usize = 64 << 10;
 
 /// What streams share with the transport.
 #[derive(Clone, Debug)]
@@ -154,44 +147,12 @@ enum Ended {
 ///
 /// Frames wait in a queue of about twice the class' largest frame; beyond it [`FrameSender::send`] waits and
 /// [`FrameSender::try_send`] says `Full`. The stream finishes, everything queued first, when the last clone is dropped.
-///
-/// A frame that goes wakes a thread here and two at the other side, and its acknowledgement one here: more than a small
-/// frame costs otherwise. Where frames go in a rhythm, as beats do, others can go with them ([`FrameSender::try_send_later`]).
 #[derive(Clone, Debug)]
 pub struct FrameSender {
     queue: mpsc::UnboundedSender<Bytes>,
     room: Arc<Semaphore>,
     ended: watch::Receiver<Ended>,
     class: Class,
-    held: Arc<Mutex<Held>>,
-}
-
-/// Frames that wait for the next one.
-#[derive(Debug, Default)]
-struct Held {
-    frames: Vec<Bytes>,
-    /// What they cost in the queue.
-    cost: usize,
-    /// When the last frame went that did not wait, and how long after the one before.
-    last: Option<(Instant, Duration)>,
-}
-
-impl Held {
-    /// A frame goes that does not wait.
-    fn note(&mut self, now: Instant) {
-        let gap = self.last.map_or(Duration::MAX, |(before, _)| now.duration_since(before));
-        self.last = Some((now, gap));
-    }
-
-    /// Whether the next frame can be waited for.
-    fn has_rhythm(&self, now: Instant) -> bool {
-        self.last.is_some_and(|(last, gap)| gap <= RHYTHM && now.duration_since(last) <= RHYTHM)
-    }
-
-    fn take(&mut self) -> Vec<Bytes> {
-        self.cost = 0;
-        std::mem::take(&mut self.frames)
-    }
 }
 
 impl FrameSender {
@@ -206,7 +167,7 @@ impl FrameSender {
         }
         let runtime = context.runtime.clone();
         runtime.spawn(write_frames(send, frames, Arc::clone(&room), end, class, context));
-        FrameSender { queue, room, ended, class, held: Arc::default() }
+        FrameSender { queue, room, ended, class }
     }
 
     /// Queues one frame, waiting for room.
@@ -217,7 +178,7 @@ impl FrameSender {
         check_length(payload.len(), self.class.frame_bytes_max())?;
         let room = self.room.acquire_many(frame_cost(payload.len())).await.map_err(|_| self.why())?;
         room.forget();
-        self.queue(encode(kind, payload))
+        self.queue.send(encode(kind, payload).into()).map_err(|_| self.why())
     }
 
     /// Queues one frame if there is room for it now.
@@ -225,65 +186,18 @@ impl FrameSender {
     /// # Errors
     /// `Full` when there is none, else as [`FrameSender::send`].
     pub fn try_send(&self, kind: u8, payload: &[u8]) -> Result<(), StreamError> {
-        self.try_reserve(payload)?;
-        self.queue(encode(kind, payload))
-    }
-
-    /// The same for a frame that can wait: where frames go in a rhythm it goes, in order, with the next one, so within
-    /// 0.3 s; else at once. It is lost when the last clone is dropped without [`FrameSender::flush`].
-    ///
-    /// # Errors
-    /// As [`FrameSender::try_send`].
-    pub fn try_send_later(&self, kind: u8, payload: &[u8]) -> Result<(), StreamError> {
-        self.try_reserve(payload)?;
-        let frame = encode(kind, payload);
-        let cost = frame_cost(payload.len()) as usize;
-        let mut held = self.held.lock();
-        if held.has_rhythm(Instant::now()) && held.cost + cost <= HELD_COST_MAX {
-            held.cost += cost;
-            held.frames.push(frame.into());
-            return Ok(());
-        }
-        self.queue_after(held.take(), frame)
-    }
-
-    /// Has everything go that waits for the next frame.
-    pub fn flush(&self) {
-        let mut held = self.held.lock();
-        for frame in held.take() {
-            // Who speaks next notices that the stream is over.
-            let _ = self.queue.send(frame);
-        }
-    }
-
-    fn queue(&self, frame: Vec<u8>) -> Result<(), StreamError> {
-        // Held until the frame is in the queue: clones do not come in between.
-        let mut held = self.held.lock();
-        held.note(Instant::now());
-        self.queue_after(held.take(), frame)
-    }
-
-    fn queue_after(&self, held: Vec<Bytes>, frame: Vec<u8>) -> Result<(), StreamError> {
-        for frame in held.into_iter().chain([frame.into()]) {
-            self.queue.send(frame).map_err(|_| self.why())?;
-        }
-        Ok(())
-    }
-
-    fn try_reserve(&self, payload: &[u8]) -> Result<(), StreamError> {
         check_length(payload.len(), self.class.frame_bytes_max())?;
         match self.room.try_acquire_many(frame_cost(payload.len())) {
             Ok(room) => room.forget(),
             Err(tokio::sync::TryAcquireError::NoPermits) => return Err(StreamError::Full),
             Err(tokio::sync::TryAcquireError::Closed) => return Err(self.why()),
         }
-        Ok(())
+        self.queue.send(encode(kind, payload).into()).map_err(|_| self.why())
     }
 
-    /// Bytes queued and not yet handed to QUIC, about; without those that wait for the next frame.
+    /// Bytes queued and not yet handed to QUIC, about.
     pub fn queued_bytes(&self) -> usize {
-        let held = self.held.lock().cost;
-        queue_bytes_max(self.class).saturating_sub(self.room.available_permits() + held)
+        queue_bytes_max(self.class).saturating_sub(self.room.available_permits())
     }
 
     /// Whether the stream is over.
@@ -304,7 +218,6 @@ impl FrameSender {
     /// # Errors
     /// `Closed` when the stream broke before. With other clones alive it waits until they are dropped.
     pub async fn finish(self) -> Result<(), StreamError> {
-        self.flush();
         let FrameSender { queue, mut ended, .. } = self;
         drop(queue);
         let last = ended.wait_for(|ended| *ended != Ended::Open).await.map(|ended| ended.clone());

@@ -186,41 +186,6 @@ async fn a_stream_keeps_its_order_and_shows_back_pressure() {
 }
 
 #[tokio::test]
-async fn what_can_wait_goes_with_the_next_frame_where_there_is_a_rhythm() {
-    let (a, mut b) = (peer(1), peer(2));
-    let sender = a.transport.open_stream(b.addr, Class::Control, 5, b"").await.expect("opens");
-    let TransportEvent::Stream { mut frames, .. } = b.next().await else { panic!("not a stream") };
-    let mut wait = async |span| timeout(span, frames.recv()).await.ok().map(|frame| frame.unwrap().unwrap().0);
-    let (at_once, never) = (PATIENCE, Duration::from_millis(150));
-    sender.try_send_later(1, b"").expect("sent");
-    assert_eq!(wait(at_once).await, Some(1), "nothing is known to come");
-    let clone = sender.clone();
-    sender.try_send(2, b"").expect("sent");
-    sender.try_send(3, b"").expect("sent");
-    clone.try_send_later(4, b"").expect("kept");
-    sender.try_send_later(5, b"").expect("kept");
-    assert_eq!((wait(at_once).await, wait(at_once).await, wait(never).await), (Some(2), Some(3), None));
-    assert_eq!(sender.queued_bytes(), 0);
-    clone.try_send(6, b"").expect("sent");
-    clone.try_send(7, b"").expect("sent");
-    sender.try_send_later(8, b"").expect("kept");
-    sender.try_send_later(9, &[0; 100 << 10]).expect("much does not wait");
-    for expected in 4..=9 {
-        assert_eq!(wait(at_once).await, Some(expected), "in order");
-    }
-    sender.try_send(10, b"").expect("sent");
-    sender.try_send(11, b"").expect("sent");
-    sender.try_send_later(12, b"").expect("kept");
-    sender.flush();
-    for expected in 10..=12 {
-        assert_eq!(wait(at_once).await, Some(expected));
-    }
-    sleep(Duration::from_millis(350)).await;
-    sender.try_send_later(13, b"").expect("sent");
-    assert_eq!(wait(at_once).await, Some(13), "the rhythm is over");
-}
-
-#[tokio::test]
 async fn a_stopped_stream_is_seen_by_its_sender() {
     let (a, mut b) = (peer(1), peer(2));
     let sender = a.transport.open_stream(b.addr, Class::Bulk, 5, b"").await.expect("opens");

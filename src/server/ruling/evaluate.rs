@@ -256,7 +256,6 @@ impl Ruling {
             rank: slot.rank,
             failed: false,
             vanishing: if is_whole { Vanishing::Marked } else { Vanishing::Unmarked },
-            patient: false,
         };
         let outcome = self.means.ingest.write_own(own, batch).map_err(|error| error.to_string())?;
         match outcome.rejected.first() {
