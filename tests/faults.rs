@@ -210,6 +210,7 @@ fn an_operator_drains_removes_and_sends_away() {
     assert!(code == Some(0) && text.lines().count() == 1, "{text}");
     let (code, text) = cluster(&peers[0], &["capacity"]);
     assert!(code == Some(0) && text.contains("of 1 peers none may be lost"), "{text}");
+    peers[0].wait("the goodbye is heard", 10_000, || (cluster(&peers[0], &["status"]).0 == Some(0)).then_some(()));
     // The same for programs, and nothing beside it.
     let json = |arguments: &[&str]| -> serde_json::Value {
         let (code, text) = cluster(&peers[0], &[arguments, &["--output=json"]].concat());

@@ -87,8 +87,6 @@ fn span(requests: &[SelectRequest]) -> (Timestamp, Timestamp) {
 pub(crate) struct Asking {
     pub(crate) local: Arc<dyn Queryable>,
     pub(crate) view: Arc<MeshView>,
-    /// Who is there by now.
-    pub(crate) newest: watch::Receiver<Option<Arc<MeshView>>>,
     pub(crate) transport: Transport,
     pub(crate) requests: Arc<Vec<SelectRequest>>,
     pub(crate) budget: Budget,
@@ -103,10 +101,6 @@ impl MeshQueryable {
 
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
-    }
-
-    pub(crate) fn newest(&self) -> watch::Receiver<Option<Arc<MeshView>>> {
-        self.view.clone()
     }
 
     /// Reads some shards without some peers.
@@ -144,7 +138,6 @@ impl Queryable for MeshQueryable {
         let asking = Asking {
             local: Arc::clone(&self.local),
             view,
-            newest: self.newest(),
             transport,
             requests: Arc::new(requests.to_vec()),
             budget: budget.clone(),
@@ -244,7 +237,8 @@ impl Asking {
                 parts.push(Box::pin(self.clone().read_remote(peer, theirs, excluded.clone())));
             }
             let mut joined: Part = self.requests.iter().map(|_| Selection::default()).collect();
-            let missing = plan.unanswered.union(&self.left_out(&shards, &excluded, true)).len();
+            let alone = left_out(&self.view, &shards, self.start, self.end, &excluded);
+            let missing = plan.unanswered.union(&alone).len();
             if missing > 0 {
                 let warning = format!("{missing} of 16384 shards have no peer that answers: series may be missing");
                 joined.iter_mut().take(1).for_each(|selection| selection.warnings.push(warning.clone()));
@@ -270,24 +264,21 @@ impl Asking {
         tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(StorageError::Failed(error.to_string())))
     }
 
-    /// Asks one peer; when it fails, or has not answered after [`HEDGE`], the others that hold the same. An answer with holes
-    /// must not win while the first is merely slow: if the others have not all that it has, it is waited for until it is down.
+    /// Asks one peer; when it fails, or has not answered after [`HEDGE`], the others that hold the same.
     async fn read_remote(
         self,
         peer: PeerId,
         shards: ShardSet,
         mut excluded: Vec<PeerId>,
     ) -> Result<Part, StorageError> {
+        excluded.push(peer);
         let mut racing: JoinSet<Result<Part, StorageError>> = JoinSet::new();
         racing.spawn(self.clone().ask(peer, shards.clone()));
-        let before = excluded.clone();
-        excluded.push(peer);
-        let mut others_have_all = None;
-        let mut others_asked = false;
+        let mut hedged = false;
         let mut failure = None;
         loop {
-            let patience = if others_asked { Duration::MAX } else { HEDGE };
-            match tokio::time::timeout(patience, racing.join_next()).await {
+            let hedge_after = if hedged { Duration::MAX } else { HEDGE };
+            match tokio::time::timeout(hedge_after, racing.join_next()).await {
                 Ok(Some(Ok(Ok(part)))) => return Ok(part),
                 Ok(Some(Ok(Err(error @ (StorageError::Cancelled | StorageError::TooManySamples))))) => {
                     return Err(error);
@@ -297,38 +288,17 @@ impl Asking {
                 Ok(None) => return Err(failure.unwrap_or(StorageError::Failed("no peer answered".to_owned()))),
                 Err(_) => {}
             }
-            if others_asked {
-                continue;
-            }
-            let newest = self.newest.borrow().clone();
-            let gone = newest.filter(|view| !view.peer(peer).is_some_and(|peer| peer.alive));
-            if racing.is_empty() || *others_have_all.get_or_insert_with(|| self.others_have_all(&shards, &excluded)) {
-                others_asked = true;
-                racing.spawn(self.clone().read(shards.clone(), excluded.clone()));
-            } else if let Some(view) = gone {
-                // As it is for who asks now.
-                others_asked = true;
-                racing.spawn(Asking { view, ..self.clone() }.read(shards.clone(), before.clone()));
+            if !hedged {
+                hedged = true;
+                let (view, start, end) = (&self.view, self.start, self.end);
+                let whole = plan(view, &shards, start, end, &excluded).unanswered.is_empty()
+                    && left_out(view, &shards, start, end, &excluded).is_empty();
+                // While the first is merely slow, an answer with holes must not win the race.
+                if whole || racing.is_empty() {
+                    racing.spawn(self.clone().read(shards.clone(), excluded.clone()));
+                }
             }
         }
-    }
-
-    /// Of some shards, those of which some peers have what nobody else has.
-    fn left_out(&self, shards: &ShardSet, excluded: &[PeerId], silent: bool) -> ShardSet {
-        left_out(&self.view, shards, (self.start, self.end), excluded, silent)
-    }
-
-    /// Whether some shards can be read as whole without some peers, the last of which is slow, as with them. Who is silent
-    /// counts where the slow one was asked as a silent one: a dead peer must not stand for one that is busy.
-    fn others_have_all(&self, shards: &ShardSet, excluded: &[PeerId]) -> bool {
-        let is_silent = |peer: &PeerId| self.view.peer(*peer).is_some_and(|peer| peer.silent);
-        let silent = excluded.last().is_some_and(is_silent);
-        let mut unasked = excluded.to_vec();
-        if !silent {
-            unasked.extend(self.view.peers.iter().filter(|peer| peer.silent).map(|peer| peer.id));
-        }
-        plan(&self.view, shards, self.start, self.end, &unasked).unanswered.is_empty()
-            && self.left_out(shards, excluded, silent).is_empty()
     }
 
     async fn ask(self, peer: PeerId, shards: ShardSet) -> Result<Part, StorageError> {

@@ -57,7 +57,6 @@ pub fn plan(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp
     }
     // What those who cannot be asked may have; they may have anything if they never said what.
     let mut away = ShardSet::default();
-    let mut away_claims: Vec<&Extent> = Vec::new();
     let mut asked: Vec<(Option<PeerId>, &Possession)> = Vec::new();
     if !excluded.contains(&view.me) {
         asked.push((None, &view.own));
@@ -65,10 +64,7 @@ pub fn plan(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp
     for peer in &view.peers {
         match view.possession.get(&peer.id) {
             Some(possession) if is_usable(peer, excluded) => asked.push((Some(peer.id), possession)),
-            Some(possession) => {
-                away.insert_all(&possession.touching(start, end));
-                away_claims.extend(possession.extents().iter().filter(|claim| claim.from <= end && claim.to > start));
-            }
+            Some(possession) => away.insert_all(&possession.touching(start, end)),
             None if is_usable(peer, excluded) => {}
             None => away.insert_all(&ShardSet::all()),
         }
@@ -90,73 +86,31 @@ pub fn plan(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp
     // Of a time before anybody claims anything nothing is missed once they were asked.
     let unclaimed = rest.difference(&claimed);
     plan.unanswered = unclaimed.intersection(&away).union(&unclaimed.difference(&live));
-    // Who held a shard until a while ago, or since a moment ago, has a part of the span; the rest is missed if only somebody
-    // away has it. Before the first claim there may have been nothing: who was first claims all there ever was.
-    let here: Vec<&Possession> = asked.iter().map(|(_, possession)| *possession).collect();
-    for claim in away_claims.into_iter().filter(|claim| !claim.shards.is_disjoint(&rest)) {
-        plan.unanswered.insert_all(&holes(&here, claim, start, end, ShardSet::default()).intersection(&rest));
-    }
-    // A silent peer may be busy, not dead. What nobody else has is asked of it.
-    for peer in view.peers.iter().filter(|peer| peer.alive && peer.silent && !excluded.contains(&peer.id)) {
-        let theirs = view.possession.get(&peer.id).map(|possession| possession.touching(start, end));
-        let theirs = theirs.unwrap_or_default().intersection(&plan.unanswered);
-        plan.unanswered.remove_all(&theirs);
-        plan.add(Some(peer.id), theirs);
-    }
     plan
 }
 
-/// Of some shards, those of which a peer in `excluded` claims something of `[start, end]` that others do not claim together,
-/// all who are alive or, without `silent`, all who are heard: what is read of them may have holes, though every shard has
-/// somebody with a part of the span.
-pub fn left_out(
-    view: &MeshView,
-    shards: &ShardSet,
-    (start, end): (Timestamp, Timestamp),
-    excluded: &[PeerId],
-    silent: bool,
-) -> ShardSet {
+/// Of some shards, those of which a peer in `excluded` claims something of `[start, end]` that nobody else claims who can be
+/// asked: what is read without it may have holes, though every shard has somebody with a part of the span.
+pub fn left_out(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp, excluded: &[PeerId]) -> ShardSet {
     let mine = (!excluded.contains(&view.me)).then_some(&*view.own);
-    let asked = view.peers.iter().filter(|peer| peer.alive && (silent || !peer.silent) && !excluded.contains(&peer.id));
+    let usable = view.peers.iter().filter(|peer| is_usable(peer, excluded));
     let others: Vec<&Possession> =
-        mine.into_iter().chain(asked.filter_map(|peer| view.possession.get(&peer.id).map(|held| &**held))).collect();
+        mine.into_iter().chain(usable.filter_map(|peer| view.possession.get(&peer.id).map(|held| &**held))).collect();
     let mut left = ShardSet::default();
     for possession in excluded.iter().filter_map(|peer| view.possession.get(peer)) {
         for claim in possession.extents().iter().filter(|claim| claim.from <= end && claim.to > start) {
-            left.insert_all(&holes(&others, claim, start, end, shards.clone()).intersection(shards));
+            // What is pushed late for that time goes to those whose claim is open.
+            let goes_on = |other: &Extent| other.to >= claim.to || (claim.to != Timestamp::MAX && other.to > end);
+            let mut alone = claim.shards.intersection(shards);
+            for other in others.iter().flat_map(|other| other.extents().iter()) {
+                if other.from <= claim.from.max(start) && goes_on(other) {
+                    alone.remove_all(&other.shards);
+                }
+            }
+            left.insert_all(&alone);
         }
     }
     left
-}
-
-/// Of a claim, the shards that some peers together do not claim over all of it that lies within `[start, end]`. Of those not in
-/// `all`, a time before their first claim counts for nothing. An open claim has to be met by open ones too: what is pushed
-/// late for that time goes to them.
-fn holes(peers: &[&Possession], claim: &Extent, start: Timestamp, end: Timestamp, all: ShardSet) -> ShardSet {
-    let (from, to) = (claim.from.max(start), claim.to.min(Timestamp(end.ms().saturating_add(1))));
-    let touches = |other: &&Extent| other.from < to && other.to > from && !other.shards.is_disjoint(&claim.shards);
-    let near: Vec<&Extent> = peers.iter().flat_map(|peer| peer.extents().iter()).filter(touches).collect();
-    let bounds = near.iter().flat_map(|other| [other.from, other.to]).filter(|at| (from..to).contains(at));
-    let mut cuts: Vec<Timestamp> = bounds.chain([from]).collect();
-    cuts.sort();
-    cuts.dedup();
-    let (mut begun, mut holes) = (all, ShardSet::default());
-    let mut miss = |begun: &ShardSet, here: &ShardSet| {
-        holes.insert_all(&begun.intersection(&claim.shards).difference(here));
-    };
-    for cut in cuts {
-        let mut here = ShardSet::default();
-        near.iter()
-            .filter(|other| other.from <= cut && other.to > cut)
-            .for_each(|other| here.insert_all(&other.shards));
-        miss(&begun, &here);
-        begun.insert_all(&here);
-    }
-    if claim.to == Timestamp::MAX {
-        let open = peers.iter().fold(ShardSet::default(), |open, peer| open.union(&peer.open_shards()));
-        miss(&begun, &open);
-    }
-    holes
 }
 
 impl Plan {
@@ -241,12 +195,6 @@ mod tests {
         }
     }
 
-    /// The silent are down.
-    fn buried(mut view: MeshView) -> MeshView {
-        view.peers.iter_mut().filter(|peer| peer.silent).for_each(|peer| peer.alive = false);
-        view
-    }
-
     const EVER: i64 = i64::MIN;
     const OPEN: i64 = i64::MAX;
 
@@ -262,15 +210,13 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_holder_is_asked_for_what_nobody_else_has_and_an_excluded_one_is_not() {
+    fn a_silent_or_excluded_holder_is_not_asked() {
         let others = vec![(2, true, held(&[(EVER, OPEN, &[3])])), (3, false, held(&[(EVER, OPEN, &[3])]))];
         let view = view(Possession::default(), others);
         let first = plan(&view, &set(&[3]), Timestamp(0), Timestamp(9), &[]);
         assert_eq!(first.remote, [(PeerId(3), set(&[3]))]);
         let second = plan(&view, &set(&[3]), Timestamp(0), Timestamp(9), &[PeerId(3)]);
-        assert_eq!((second.remote, second.unanswered), (vec![(PeerId(2), set(&[3]))], set(&[])));
-        let third = plan(&view, &set(&[3]), Timestamp(0), Timestamp(9), &[PeerId(2), PeerId(3)]);
-        assert_eq!((third.remote, third.unanswered), (vec![], set(&[3])));
+        assert_eq!(second.unanswered, set(&[3]));
     }
 
     #[test]
@@ -278,20 +224,15 @@ mod tests {
         let left = |others: &[&[(i64, i64, &[u16])]], start: i64| {
             let others = (2..).zip(others).map(|(id, extents)| (id, false, held(extents))).collect();
             let view = view(held(&[(EVER, 20, &[3])]), others);
-            left_out(&view, &set(&[3, 4]), (Timestamp(start), Timestamp(49)), &[PeerId(2)], false)
+            left_out(&view, &set(&[3, 4]), Timestamp(start), Timestamp(49), &[PeerId(2)])
         };
         // Peer 1 held shard 3 until a while ago and is about to hold it again: what it has has a hole.
         assert_eq!(left(&[&[(EVER, OPEN, &[3, 5])], &[(30, OPEN, &[3])]], 10), set(&[3]));
         assert_eq!(left(&[&[(EVER, OPEN, &[3, 5])], &[(30, OPEN, &[3])]], 30), set(&[]));
         assert_eq!(left(&[&[(30, OPEN, &[3, 4])], &[(30, OPEN, &[3]), (30, 50, &[4])]], 10), set(&[4]), "ended");
         assert_eq!(left(&[&[(5, 15, &[3]), (20, 60, &[4])], &[(20, 50, &[4])]], 10), set(&[]));
-        assert_eq!(left(&[&[(5, 25, &[3])], &[(20, 50, &[3])]], 10), set(&[]), "two together");
-        assert_eq!(left(&[&[(5, 25, &[3])], &[(21, 50, &[3])]], 10), set(&[3]), "but for an instant");
+        assert_eq!(left(&[&[(5, 25, &[3])], &[(20, 50, &[3])]], 10), set(&[3]), "nobody alone");
         assert_eq!(left(&[&[(50, OPEN, &[3]), (0, 10, &[3])]], 10), set(&[]), "not of the span");
-        let others = vec![(2, false, held(&[(EVER, OPEN, &[3])])), (3, true, held(&[(EVER, OPEN, &[3])]))];
-        let view = view(Possession::default(), others);
-        let left = |silent| left_out(&view, &set(&[3]), (Timestamp(0), Timestamp(9)), &[PeerId(2)], silent);
-        assert_eq!((left(false), left(true)), (set(&[3]), set(&[])));
     }
 
     #[test]
@@ -314,26 +255,11 @@ mod tests {
     }
 
     #[test]
-    fn a_time_between_claims_that_only_somebody_away_has_is_missed() {
-        let missed = |away: &[(i64, i64, &[u16])], end: i64| {
-            let view = buried(view(held(&[(5, 20, &[3]), (40, OPEN, &[3])]), vec![(2, true, held(away))]));
-            let plan = plan(&view, &set(&[3]), Timestamp(0), Timestamp(end), &[]);
-            assert_eq!(plan.local, set(&[3]));
-            !plan.unanswered.is_empty()
-        };
-        assert!(missed(&[(EVER, OPEN, &[3])], 49));
-        assert!(missed(&[(EVER, OPEN, &[3])], 30));
-        assert!(!missed(&[(40, OPEN, &[3])], 49), "nobody had it then");
-        assert!(!missed(&[(0, 20, &[3])], 49), "it was first there");
-        assert!(!missed(&[(EVER, OPEN, &[3])], 19), "it was here then");
-    }
-
-    #[test]
     fn a_time_before_all_claims_is_missed_by_nobody_unless_somebody_is_away() {
         let check = |away: Option<Possession>, unanswered: &[u16]| {
             let mut others = vec![(2, false, held(&[(40, OPEN, &[3])]))];
             others.extend(away.map(|possession| (3, true, possession)));
-            let view = buried(view(held(&[(40, OPEN, &[5])]), others));
+            let view = view(held(&[(40, OPEN, &[5])]), others);
             let plan = plan(&view, &set(&[3, 5]), Timestamp(0), Timestamp(9), &[]);
             assert_eq!((plan.local, plan.remote), (set(&[5]), vec![(PeerId(2), set(&[3]))]));
             assert_eq!(plan.unanswered, set(unanswered));

@@ -10,7 +10,7 @@ use promesh_model::ingest::{Batch, HistogramSample, HistogramValue, SeriesIndex}
 use promesh_model::shard::ShardSet;
 use promesh_model::storage::{Budget, SelectHints, SelectRequest};
 use promesh_model::value::{is_stale, stale_nan};
-use promesh_model::{Labels, Monotonic, PeerId, ShardId, Timestamp};
+use promesh_model::{Labels, Monotonic, ShardId, Timestamp};
 use promesh_promql::{QueryOptions, Value, VectorSample};
 use promesh_replication::{SourceId, Vanishing};
 use promesh_rules::{
@@ -101,12 +101,11 @@ impl Ruling {
         }
     }
 
-    /// Shards that no peer answers for now. A reader waits for one that is silent; a rule takes what it has for missing.
+    /// Shards that no peer answers for now.
     fn coverage(&self) -> Coverage {
         let Some(view) = self.means.view.borrow().clone() else { return Coverage::Whole };
         let now = clock::wall();
-        let silent: Vec<PeerId> = view.peers.iter().filter(|peer| peer.silent).map(|peer| peer.id).collect();
-        let missing = promesh_query::plan::plan(&view, &ShardSet::all(), now, now, &silent).unanswered;
+        let missing = promesh_query::plan::plan(&view, &ShardSet::all(), now, now, &[]).unanswered;
         if missing.is_empty() { Coverage::Whole } else { Coverage::Missing(missing.iter().collect::<Vec<ShardId>>()) }
     }
 
