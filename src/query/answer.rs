@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::plan::{left_out, plan};
+use crate::plan::{is_usable, left_out, plan};
 use crate::serve::{in_shards, restricted};
 use crate::wire::{
     DONE, FAILED, LABEL_SETS, LIST, Listed, SELECT, SERIES, TEXTS, WireList, WireRequest, WireSelect, WireSeries,
@@ -87,6 +87,8 @@ fn span(requests: &[SelectRequest]) -> (Timestamp, Timestamp) {
 pub(crate) struct Asking {
     pub(crate) local: Arc<dyn Queryable>,
     pub(crate) view: Arc<MeshView>,
+    /// Who is there by now.
+    pub(crate) newest: watch::Receiver<Option<Arc<MeshView>>>,
     pub(crate) transport: Transport,
     pub(crate) requests: Arc<Vec<SelectRequest>>,
     pub(crate) budget: Budget,
@@ -101,6 +103,10 @@ impl MeshQueryable {
 
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
+    }
+
+    pub(crate) fn newest(&self) -> watch::Receiver<Option<Arc<MeshView>>> {
+        self.view.clone()
     }
 
     /// Reads some shards without some peers.
@@ -138,6 +144,7 @@ impl Queryable for MeshQueryable {
         let asking = Asking {
             local: Arc::clone(&self.local),
             view,
+            newest: self.newest(),
             transport,
             requests: Arc::new(requests.to_vec()),
             budget: budget.clone(),
@@ -237,8 +244,7 @@ impl Asking {
                 parts.push(Box::pin(self.clone().read_remote(peer, theirs, excluded.clone())));
             }
             let mut joined: Part = self.requests.iter().map(|_| Selection::default()).collect();
-            let alone = left_out(&self.view, &shards, self.start, self.end, &excluded);
-            let missing = plan.unanswered.union(&alone).len();
+            let missing = plan.unanswered.union(&self.left_out(&shards, &excluded)).len();
             if missing > 0 {
                 let warning = format!("{missing} of 16384 shards have no peer that answers: series may be missing");
                 joined.iter_mut().take(1).for_each(|selection| selection.warnings.push(warning.clone()));
@@ -264,21 +270,25 @@ impl Asking {
         tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(StorageError::Failed(error.to_string())))
     }
 
-    /// Asks one peer; when it fails, or has not answered after [`HEDGE`], the others that hold the same.
+    /// Asks one peer; when it fails, or has not answered after [`HEDGE`], the others that hold the same. An answer with holes
+    /// must not win while the first is merely slow: if nobody else has all that it has, it is waited for as long as it is
+    /// heard.
     async fn read_remote(
         self,
         peer: PeerId,
         shards: ShardSet,
         mut excluded: Vec<PeerId>,
     ) -> Result<Part, StorageError> {
-        excluded.push(peer);
         let mut racing: JoinSet<Result<Part, StorageError>> = JoinSet::new();
         racing.spawn(self.clone().ask(peer, shards.clone()));
-        let mut hedged = false;
+        let before = excluded.clone();
+        excluded.push(peer);
+        let mut others_have_all = None;
+        let mut others_asked = false;
         let mut failure = None;
         loop {
-            let hedge_after = if hedged { Duration::MAX } else { HEDGE };
-            match tokio::time::timeout(hedge_after, racing.join_next()).await {
+            let patience = if others_asked { Duration::MAX } else { HEDGE };
+            match tokio::time::timeout(patience, racing.join_next()).await {
                 Ok(Some(Ok(Ok(part)))) => return Ok(part),
                 Ok(Some(Ok(Err(error @ (StorageError::Cancelled | StorageError::TooManySamples))))) => {
                     return Err(error);
@@ -288,17 +298,31 @@ impl Asking {
                 Ok(None) => return Err(failure.unwrap_or(StorageError::Failed("no peer answered".to_owned()))),
                 Err(_) => {}
             }
-            if !hedged {
-                hedged = true;
-                let (view, start, end) = (&self.view, self.start, self.end);
-                let whole = plan(view, &shards, start, end, &excluded).unanswered.is_empty()
-                    && left_out(view, &shards, start, end, &excluded).is_empty();
-                // While the first is merely slow, an answer with holes must not win the race.
-                if whole || racing.is_empty() {
-                    racing.spawn(self.clone().read(shards.clone(), excluded.clone()));
-                }
+            if others_asked {
+                continue;
+            }
+            let gone =
+                self.newest.borrow().clone().filter(|view| !view.peer(peer).is_some_and(|peer| is_usable(peer, &[])));
+            if racing.is_empty() || *others_have_all.get_or_insert_with(|| self.others_have_all(&shards, &excluded)) {
+                others_asked = true;
+                racing.spawn(self.clone().read(shards.clone(), excluded.clone()));
+            } else if let Some(view) = gone {
+                // As it is for who asks now.
+                others_asked = true;
+                racing.spawn(Asking { view, ..self.clone() }.read(shards.clone(), before.clone()));
             }
         }
+    }
+
+    /// Of some shards, those of which some peers have what nobody else has.
+    fn left_out(&self, shards: &ShardSet, excluded: &[PeerId]) -> ShardSet {
+        left_out(&self.view, shards, self.start, self.end, excluded)
+    }
+
+    /// Whether some shards can be read as whole without some peers as with them.
+    fn others_have_all(&self, shards: &ShardSet, excluded: &[PeerId]) -> bool {
+        plan(&self.view, shards, self.start, self.end, excluded).unanswered.is_empty()
+            && self.left_out(shards, excluded).is_empty()
     }
 
     async fn ask(self, peer: PeerId, shards: ShardSet) -> Result<Part, StorageError> {

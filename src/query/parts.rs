@@ -79,6 +79,7 @@ impl Parts for MeshParts {
         let asking = Asking {
             local: self.mesh.local(),
             view: Arc::clone(&view),
+            newest: self.mesh.newest(),
             transport,
             requests: Arc::default(),
             budget: budget.clone(),

@@ -128,7 +128,8 @@ impl Plan {
     }
 }
 
-fn is_usable(peer: &PeerInfo, excluded: &[PeerId]) -> bool {
+/// Whether a peer can be asked.
+pub(crate) fn is_usable(peer: &PeerInfo, excluded: &[PeerId]) -> bool {
     peer.alive && !peer.silent && !excluded.contains(&peer.id)
 }
 
@@ -223,8 +224,13 @@ mod tests {
     fn what_only_the_excluded_has_is_left_out() {
         let left = |others: &[&[(i64, i64, &[u16])]], start: i64| {
             let others = (2..).zip(others).map(|(id, extents)| (id, false, held(extents))).collect();
-            let view = view(held(&[(EVER, 20, &[3])]), others);
-            left_out(&view, &set(&[3, 4]), Timestamp(start), Timestamp(49), &[PeerId(2)])
+            left_out(
+                &view(held(&[(EVER, 20, &[3])]), others),
+                &set(&[3, 4]),
+                Timestamp(start),
+                Timestamp(49),
+                &[PeerId(2)],
+            )
         };
         // Peer 1 held shard 3 until a while ago and is about to hold it again: what it has has a hole.
         assert_eq!(left(&[&[(EVER, OPEN, &[3, 5])], &[(30, OPEN, &[3])]], 10), set(&[3]));
