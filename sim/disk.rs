@@ -147,6 +147,17 @@ impl Store {
         sources.iter().flat_map(|(source, _)| of(source)).map(|(_, header)| *header).collect()
     }
 
+    /// Which slots of some shards are kept of a span.
+    pub(crate) fn between(
+        &self,
+        shards: &ShardSet,
+        (first, last): (Timestamp, Timestamp),
+    ) -> Vec<(SourceId, Timestamp)> {
+        let of = |source: &SourceId| self.kept.range((*source, first)..=(*source, last));
+        let sources = self.of_shards(shards, &|_| first);
+        sources.iter().flat_map(|(source, _)| of(source)).map(|(key, _)| *key).collect()
+    }
+
     /// What is kept of some shards from an instant on, and what came since then of before, without what another store has
     /// alike: a repeat changes nothing.
     pub(crate) fn export_to(

@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 
+const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000_000_000;
 
 /// One thing that happens to the world.
@@ -49,6 +51,35 @@ pub(crate) fn kills_in_turn(peers: usize, rng: &mut StdRng) -> Vec<(u64, Fault)>
         at += rng.random_range(8..15) * SECOND;
         plan.push((at, Fault::Start(peer)));
         at += 30 * SECOND;
+    }
+    plan
+}
+
+/// How many of so many peers may die at once while all is read.
+pub(crate) fn deaths_at_once(peers: usize) -> usize {
+    if peers >= 5 { 2 } else { 1 }
+}
+
+/// Peers killed, as many at once as copies allow, while one of the others stands still for moments that are no deaths.
+pub(crate) fn while_reading(peers: usize, rng: &mut StdRng) -> Vec<(u64, Fault)> {
+    let mut plan = Vec::new();
+    let mut at = 40 * SECOND;
+    for _ in 0..4 {
+        let mut order: Vec<usize> = (0..peers).collect();
+        order.shuffle(rng);
+        let (dead, others) = order.split_at(deaths_at_once(peers));
+        for peer in dead {
+            // Together, or one while the others are not over the first.
+            plan.push((at + rng.random_range(0..4) * SECOND, Fault::Kill(*peer)));
+        }
+        for moment in 0..rng.random_range(0..3) {
+            let still = rng.random_range(300..2500) * MS;
+            let from = at + moment * 5 * SECOND + rng.random_range(0..2000) * MS;
+            plan.push((from, Fault::Pause(others[0], still)));
+        }
+        at += rng.random_range(9..15) * SECOND;
+        plan.extend(dead.iter().map(|peer| (at, Fault::Start(*peer))));
+        at += 35 * SECOND;
     }
     plan
 }

@@ -73,10 +73,17 @@ impl Total {
         let (simulated, spent) = (sum(|report| report.seconds), self.seconds());
         let mut slowest: Vec<(f64, u64)> = self.0.iter().map(|(seed, took, _)| (*took, *seed)).collect();
         slowest.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let reads = match sum(|report| report.reads as u64) {
+            0 => String::new(),
+            count => {
+                let slowest = self.0.iter().map(|run| run.2.slowest_read).fold(0.0, f64::max);
+                format!(", {count} reads, the slowest of {slowest:.2} s")
+            }
+        };
         let named: Vec<String> = slowest.iter().take(5).map(|(took, seed)| format!("{seed} ({took:.1} s)")).collect();
         format!(
             "{} seeds of {name}, {:.1} simulated hours in {spent:.0} CPU s ({:.0} times as fast as time): {} seeds failed, \
-             {} slots missed, {} started twice, {} left with two batches; slowest: {}",
+             {} slots missed, {} started twice, {} left with two batches{reads}; slowest: {}",
             self.0.len(),
             simulated as f64 / 3600.0,
             simulated as f64 / spent.max(0.001),

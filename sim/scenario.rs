@@ -55,6 +55,9 @@ pub enum Scenario {
         /// How long, before everything heals.
         seconds: u64,
     },
+    /// Up to R - 1 peers die at once, others stand still for moments, and every peer reads all the while. Promise: each read has
+    /// all that living peers have, and warns of nothing.
+    Reads,
     /// Chaos among seven peers for as long as wanted: by the hour, then everything heals, is looked at, and begins again.
     Soak {
         /// How long, peace aside.
@@ -77,6 +80,7 @@ impl Scenario {
     pub fn by_name(name: &str, seconds: u64) -> Option<Scenario> {
         Some(match name {
             "kills" => Scenario::KillsInTurn,
+            "reads" => Scenario::Reads,
             "rolling" => Scenario::RollingRestart,
             "pauses" => Scenario::Pauses,
             "reload" => Scenario::RollingReload,
@@ -96,8 +100,9 @@ impl Scenario {
     }
 
     /// The names that [`Scenario::by_name`] knows.
-    pub const NAMES: [&'static str; 15] = [
+    pub const NAMES: [&'static str; 16] = [
         "kills",
+        "reads",
         "rolling",
         "pauses",
         "reload",
@@ -119,7 +124,7 @@ impl Scenario {
         let most = match self {
             Scenario::Soak { .. } => return 7,
             Scenario::Joins => 31,
-            Scenario::History { .. } | Scenario::Late { .. } | Scenario::Belated { .. } => 6,
+            Scenario::History { .. } | Scenario::Late { .. } | Scenario::Belated { .. } | Scenario::Reads => 6,
             // Most bugs need few peers; now and then there are many.
             _ if rng.random_bool(0.1) => 16,
             Scenario::Chaos { .. } => 8,
@@ -147,6 +152,7 @@ impl Scenario {
     fn plan(self, peers: usize, rng: &mut StdRng) -> Vec<(u64, faults::Fault)> {
         match self {
             Scenario::KillsInTurn => faults::kills_in_turn(peers, rng),
+            Scenario::Reads => faults::while_reading(peers, rng),
             Scenario::Pauses => faults::pauses(peers, rng),
             Scenario::RollingReload => faults::rolling_reload(peers, rng),
             Scenario::RollingRestart => faults::rolling_restart(peers, rng),
@@ -190,6 +196,10 @@ pub struct Report {
     pub twice: usize,
     /// Slots that differ between holders.
     pub split: usize,
+    /// Reads that ended.
+    pub reads: usize,
+    /// How long the slowest of them took, in seconds.
+    pub slowest_read: f64,
     /// Notifications that receivers took.
     pub notifications: usize,
     /// Of them, repeats that the design allows.
@@ -215,7 +225,11 @@ pub fn run(scenario: Scenario, seed: u64, verbose: bool) -> Report {
     }
     let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
     let peers = scenario.peers(&mut rng);
-    let replication_factor = if peers >= 5 && rng.random_bool(0.3) { 3 } else { 2 };
+    let replication_factor = match scenario {
+        Scenario::Reads => 1 + faults::deaths_at_once(peers),
+        _ if peers >= 5 && rng.random_bool(0.3) => 3,
+        _ => 2,
+    };
     // A promise to miss no slot is one about intervals of five seconds and more; a peer that leaves misses none at all.
     let slow = scenario.is_strict() && scenario != Scenario::RollingRestart;
     let intervals: &[i64] = if slow { &[5000, 15_000] } else { &[1000, 5000, 15_000] };
@@ -234,6 +248,7 @@ pub fn run(scenario: Scenario, seed: u64, verbose: bool) -> Report {
     world.pushes_anywhere = matches!(scenario, Scenario::Late { .. } | Scenario::Belated { .. });
     world.seals = matches!(scenario, Scenario::History { .. } | Scenario::Late { .. });
     world.started = scenario.is_strict().then(Default::default);
+    world.reads.on = scenario == Scenario::Reads;
     if rng.random_bool(0.3) {
         world.set_zones(rng.random_range(2..4));
     }
@@ -259,6 +274,7 @@ pub fn run(scenario: Scenario, seed: u64, verbose: bool) -> Report {
         world.forget_before(Timestamp(world.wall().ms() - KEPT_MS));
     }
     report.seconds = world.now / SECOND;
+    (report.reads, report.slowest_read) = (world.reads.count, world.reads.slowest as f64 / 1e9);
     report
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod history;
 mod late;
 mod lives;
+mod reads;
 mod wire;
 
 use std::cmp::Reverse;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 
 use self::history::History;
 use self::late::Shown;
+use self::reads::Reads;
 pub(crate) use self::wire::Wire;
 use crate::disk::Store;
 use crate::faults::Fault;
@@ -55,17 +57,72 @@ pub(crate) struct Envelope {
 
 #[derive(Debug)]
 pub(crate) enum Event {
-    Wake { peer: usize, boot: u64 },
-    Datagram { to: usize, bytes: Bytes },
+    Wake {
+        peer: usize,
+        boot: u64,
+    },
+    Datagram {
+        to: usize,
+        bytes: Bytes,
+    },
     Stream(Box<Envelope>),
-    Scraped { peer: usize, boot: u64, due: u64, spec: SourceSpec, slot: Timestamp, rank: u8 },
-    Sync { peer: usize, boot: u64 },
-    Seek { peer: usize, boot: u64 },
-    FetchTimeout { peer: usize, boot: u64, token: u64 },
-    Stop { peer: usize, boot: u64 },
-    StreamLost { peer: usize, boot: u64, from: PeerId },
-    History { peer: usize, boot: u64 },
-    HistoryTimeout { peer: usize, boot: u64, token: u64 },
+    Scraped {
+        peer: usize,
+        boot: u64,
+        due: u64,
+        spec: SourceSpec,
+        slot: Timestamp,
+        rank: u8,
+    },
+    Sync {
+        peer: usize,
+        boot: u64,
+    },
+    Seek {
+        peer: usize,
+        boot: u64,
+    },
+    FetchTimeout {
+        peer: usize,
+        boot: u64,
+        token: u64,
+    },
+    Stop {
+        peer: usize,
+        boot: u64,
+    },
+    StreamLost {
+        peer: usize,
+        boot: u64,
+        from: PeerId,
+    },
+    History {
+        peer: usize,
+        boot: u64,
+    },
+    HistoryTimeout {
+        peer: usize,
+        boot: u64,
+        token: u64,
+    },
+    Read {
+        peer: usize,
+        boot: u64,
+    },
+    ReadWake {
+        peer: usize,
+        boot: u64,
+        token: u64,
+    },
+    ReadAnswer {
+        peer: usize,
+        boot: u64,
+        to: usize,
+        token: u64,
+        ask: usize,
+        shards: Box<ShardSet>,
+        span: (Timestamp, Timestamp),
+    },
     Fault(Fault),
     Resumed(usize),
     Paging(PagingEvent),
@@ -140,6 +197,8 @@ pub(crate) struct World {
     shown: BTreeMap<(usize, u64), Shown>,
     /// The alerting side, if there is one.
     pub(crate) paging: Option<Paging>,
+    /// Queries.
+    pub(crate) reads: Reads,
 }
 
 /// The job that all sources are of.
@@ -160,6 +219,7 @@ impl Event {
             Event::Stop { .. } | Event::StreamLost { .. } | Event::Resumed(_) | Event::Fault(_) => "fault",
             Event::History { .. } => "look at history",
             Event::Paging(_) => "paging",
+            Event::Read { .. } | Event::ReadWake { .. } | Event::ReadAnswer { .. } => "read",
         }
     }
 }
@@ -233,6 +293,7 @@ impl World {
             pushes_anywhere: false,
             shown: BTreeMap::new(),
             paging: None,
+            reads: Reads::default(),
         }
     }
 
@@ -353,6 +414,11 @@ impl World {
             Event::History { peer, boot } if self.is_up(peer, boot) => self.look_at_history(peer, boot),
             Event::HistoryTimeout { peer, boot, token } if self.is_up(peer, boot) => {
                 self.give_up_window(peer, boot, token);
+            }
+            Event::Read { peer, boot } if self.is_up(peer, boot) => self.read(peer, boot),
+            Event::ReadWake { peer, boot, token } if self.is_up(peer, boot) => self.go_on_reading(peer, token),
+            Event::ReadAnswer { peer, boot, to, token, ask, shards, span } if self.is_up(peer, boot) => {
+                self.answer_read((peer, to), (token, ask), &shards, span);
             }
             Event::Fault(fault) => self.strike(fault),
             Event::Paging(event) => self.paging_event(event),
@@ -480,6 +546,7 @@ impl World {
                     }
                 }
                 self.peers[peer].view = Some(view);
+                self.go_on_with_reads(peer);
             }
             Output::Change(change) => {
                 if self.verbose {
@@ -559,6 +626,9 @@ impl World {
             Wire::WindowIs { token, batches } => self.take_window(to, token, batches),
             Wire::Late { token, span, shards, batches } => self.take_late((to, from), token, span, &shards, batches),
             Wire::LateTaken { token, has } => self.late_taken(to, id, token, has),
+            Wire::Read { token, ask, shards, span } => self.take_read((to, from), (token, ask), shards, span),
+            Wire::ReadHeard { token, ask } => self.take_answer(to, token, ask, None),
+            Wire::ReadIs { token, ask, keys } => self.take_answer(to, token, ask, Some(keys)),
             Wire::Fetched { token, .. } if self.refuses(to) => {
                 if self.peers[to].fetches.remove(&token).is_some() {
                     self.feed(to, PeerInput::Mesh(Input::Fetched { token, whole_from: None }));
@@ -654,6 +724,9 @@ fn touched(event: &Event) -> Option<usize> {
         | Event::FetchTimeout { peer, .. }
         | Event::History { peer, .. }
         | Event::HistoryTimeout { peer, .. }
+        | Event::Read { peer, .. }
+        | Event::ReadWake { peer, .. }
+        | Event::ReadAnswer { peer, .. }
         | Event::Resumed(peer) => Some(*peer),
         Event::Paging(event) => event.peer(),
         Event::Datagram { to, .. } => Some(*to),

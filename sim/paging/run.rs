@@ -60,11 +60,9 @@ pub(crate) fn run(seconds: u64, evaluators_pause_ms: i64, seed: u64, verbose: bo
         peers,
         sources: world.sources.len(),
         seconds: world.now / SECOND,
-        missed: 0,
-        split: 0,
-        twice: 0,
         notifications: told.notifications,
         excused: told.excused,
         violations,
+        ..Report::default()
     }
 }

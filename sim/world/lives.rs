@@ -70,6 +70,9 @@ impl World {
         self.feed(peer, PeerInput::Mesh(Input::Sources(sources)));
         self.schedule(self.now + SYNC_PERIOD, Event::Sync { peer, boot });
         self.schedule(self.now + MS, Event::Seek { peer, boot });
+        if self.reads.on {
+            self.schedule(self.now + SECOND, Event::Read { peer, boot });
+        }
         if self.seals {
             self.schedule(self.now + 5 * SECOND, Event::History { peer, boot });
         }
@@ -108,6 +111,7 @@ impl World {
         }
         self.forget_copies(peer);
         self.shown.retain(|(who, _), _| *who != peer);
+        self.stop_reading(peer);
         self.note_standing(peer);
         self.paging_killed(peer);
     }

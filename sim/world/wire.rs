@@ -6,7 +6,7 @@ use promesh_model::Timestamp;
 use promesh_model::codec;
 use promesh_model::shard::ShardSet;
 use promesh_node::{MeshMessage, Span};
-use promesh_replication::BatchHeader;
+use promesh_replication::{BatchHeader, SourceId};
 
 /// What travels on streams.
 #[derive(Clone, Debug)]
@@ -43,6 +43,23 @@ pub(crate) enum Wire {
         shards: ShardSet,
         batches: Vec<BatchHeader>,
     },
+    /// "What have you of these shards in this span?"
+    Read {
+        token: u64,
+        ask: usize,
+        shards: ShardSet,
+        span: Span,
+    },
+    /// "I have your question", by the transport of who may be long in answering it.
+    ReadHeard {
+        token: u64,
+        ask: usize,
+    },
+    ReadIs {
+        token: u64,
+        ask: usize,
+        keys: Vec<(SourceId, Timestamp)>,
+    },
     /// "Of these I have everything now."
     LateTaken {
         token: u64,
@@ -66,6 +83,7 @@ impl Wire {
             Wire::Fetch { .. } | Wire::Fetched { .. } => "copy",
             Wire::Window { .. } | Wire::WindowIs { .. } => "window",
             Wire::Late { .. } | Wire::LateTaken { .. } => "late",
+            Wire::Read { .. } | Wire::ReadHeard { .. } | Wire::ReadIs { .. } => "read",
         }
     }
 
@@ -79,6 +97,7 @@ impl Wire {
             Wire::Fetch { shards, .. } | Wire::Window { shards, .. } => codec::encode(shards).len() as u64,
             Wire::Late { shards, .. } | Wire::LateTaken { has: shards, .. } => codec::encode(shards).len() as u64,
             Wire::Batch(_) | Wire::Fetched { .. } | Wire::WindowIs { .. } => 0,
+            Wire::Read { .. } | Wire::ReadHeard { .. } | Wire::ReadIs { .. } => 0,
         }
     }
 }

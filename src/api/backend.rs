@@ -15,6 +15,7 @@ use promesh_promql::Engine;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
+use tokio::runtime::Handle;
 
 use crate::gateway::Gateway;
 use crate::metered::HttpMeter;
@@ -371,6 +372,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The data, of all peers.
     fn storage(&self) -> Arc<dyn Queryable>;
+
+    /// Where reads run, on threads that may block.
+    fn reading(&self) -> Handle {
+        Handle::current()
+    }
 
     /// Who takes note of queries; `None`: nobody.
     fn query_watch(&self) -> Option<Arc<dyn QueryWatch>> {

@@ -33,7 +33,7 @@ pub(crate) async fn federate(State(api): State<Api>, form: Form) -> Response {
     let external = api.backend.external_labels();
     let budget = Budget::unlimited();
     let _guard = CancelOnDrop(budget.clone());
-    let running = tokio::task::spawn_blocking(move || render(storage.as_ref(), &requests, &budget, &external));
+    let running = api.backend.reading().spawn_blocking(move || render(storage.as_ref(), &requests, &budget, &external));
     match running.await {
         Ok(Ok(exposition)) => text_format(exposition),
         Ok(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, error),

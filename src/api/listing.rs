@@ -74,7 +74,7 @@ pub(crate) async fn list<T: Send + 'static>(
     let storage: Arc<dyn Queryable> = api.backend.storage();
     let budget = Budget::unlimited();
     let _guard = CancelOnDrop(budget.clone());
-    let running = tokio::task::spawn_blocking(move || run(storage.as_ref(), &budget));
+    let running = api.backend.reading().spawn_blocking(move || run(storage.as_ref(), &budget));
     let listing = tokio::time::timeout(api.options.query_timeout, running).await;
     let listing = listing.map_err(|_| ApiError::new(ErrorType::Timeout, "listing timed out"))?;
     Ok(listing.map_err(|_| ApiError::new(ErrorType::Internal, "the listing panicked: this is a bug"))??)

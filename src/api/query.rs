@@ -227,7 +227,7 @@ async fn evaluate_in_turn(
     }
     options.parts = api.backend.parts();
     let backend = Arc::clone(&api.backend);
-    let mut running = tokio::task::spawn_blocking(move || {
+    let mut running = api.backend.reading().spawn_blocking(move || {
         let mut watched = backend.query_watch().map(|watch| {
             let slot = watch.begin(&asked.query, backend.now().wall);
             Watched { watch, slot, line: Some(json!({"error": "the query panicked"})) }

@@ -68,7 +68,7 @@ pub(crate) async fn read(State(api): State<Api>, request: Request) -> Response {
     let is_streamed = asked.accepted.iter().find(|kind| **kind <= STREAMED) == Some(&STREAMED);
     if is_streamed {
         let (frames, receiver) = mpsc::channel::<Result<Bytes, std::io::Error>>(FRAMES_WAITING);
-        tokio::task::spawn_blocking(move || {
+        api.backend.reading().spawn_blocking(move || {
             let _permit = permit;
             if let Err(error) = stream(&*storage, &asked.queries, &budget, &external, frame_bytes, &frames) {
                 // The reader sees the stream break off.
@@ -81,7 +81,7 @@ pub(crate) async fn read(State(api): State<Api>, request: Request) -> Response {
         response.headers_mut().insert(CONTENT_TYPE, kind);
         return response;
     }
-    let running = tokio::task::spawn_blocking(move || {
+    let running = api.backend.reading().spawn_blocking(move || {
         let _permit = permit;
         whole(&*storage, &asked.queries, &budget, &external)
     });

@@ -15,6 +15,7 @@ mod messages;
 mod ownership;
 mod peer;
 mod possession;
+pub mod reading;
 mod schedule;
 mod sync;
 mod view;

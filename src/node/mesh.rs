@@ -537,7 +537,7 @@ impl Mesh {
     }
 
     fn note_fetched(&mut self, token: u64, whole_from: Option<Timestamp>, now: Now) {
-        if let Some(restored) = self.holdings.fetched(token, whole_from, now.monotonic) {
+        if let Some(restored) = self.holdings.fetched(token, whole_from, &self.possession, now.monotonic) {
             let me = self.me();
             self.change(now, "copied", me, restored.shards.len(), "held again");
             self.dirty = true;

@@ -93,6 +93,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) donors: BTreeMap<PeerId, Arc<Possession>>,
     /// Those of them that have not said what they hold.
     pub(crate) unknown: BTreeSet<PeerId>,
+    /// Those that are not heard, with what they said they hold, and whether they are alive.
+    pub(crate) away: Vec<(Arc<Possession>, bool)>,
     /// Every peer known to exist or to have existed, heard or not.
     pub(crate) known: BTreeSet<PeerId>,
     /// Whether nobody else is alive: then this peer has the most there is. With somebody merely silent it waits.
@@ -338,10 +340,15 @@ impl Holdings {
             // What nobody has had since is not put together out of the logs of all: those who are away have it.
             reach = reach.max(now.before(PUT_TOGETHER));
         }
+        let (awaited, lost) = self.elsewhere(&missing, reach, around);
+        missing.remove_all(&awaited);
         let (recent, since) = self.recently_held(&missing, reach, now);
         if !recent.is_empty() {
             missing.remove_all(&recent);
-            planned.extend(self.copy(vec![Part::of(None, recent, Claim::Resume(since))], Vec::new(), since, around));
+            let resumed = Part::of(None, recent.difference(&lost), Claim::Resume(since));
+            let begun = Part::of(None, recent.intersection(&lost), Claim::Begin(now));
+            let held = [resumed, begun].into_iter().filter(|part| !part.shards.is_empty()).collect();
+            planned.extend(self.copy(held, Vec::new(), since, around));
         }
         for (donor, possession) in &around.donors {
             let theirs = possession.open_shards().intersection(&missing);
@@ -361,6 +368,32 @@ impl Holdings {
             planned.extend(self.copy(parts, asked, now, around));
         }
         planned
+    }
+
+    /// Of missing shards, those that nobody who is heard has had since they were held here, and somebody else has: by one that is
+    /// alive and silent they are waited for; of what only the dead have had since, the time in between is not claimed.
+    fn elsewhere(&self, missing: &ShardSet, reach: Timestamp, around: &Surroundings<'_>) -> (ShardSet, ShardSet) {
+        let (mut awaited, mut lost, mut rest) = (ShardSet::default(), ShardSet::default(), missing.clone());
+        if around.away.is_empty() {
+            return (awaited, lost);
+        }
+        let is_recent = |extent: &&Extent| extent.to != Timestamp::MAX && extent.to > reach;
+        let mut ended: Vec<(Timestamp, &ShardSet)> =
+            self.own.extents().iter().filter(is_recent).map(|extent| (extent.to, &extent.shards)).collect();
+        ended.sort_by_key(|(to, _)| Reverse(*to));
+        let all = ShardSet::all();
+        // What was not held here of late is anybody's who takes it in now.
+        for (since, shards) in ended.into_iter().chain([(Timestamp::MAX, &all)]) {
+            let mut open = shards.intersection(&rest);
+            rest.remove_all(&open);
+            around.donors.values().for_each(|held| open.remove_all(&held.whole_since(&open, since)));
+            for (held, is_alive) in &around.away {
+                let theirs = held.whole_since(&open, since);
+                if *is_alive { awaited.insert_all(&theirs) } else { lost.insert_all(&theirs) }
+            }
+        }
+        lost.remove_all(&awaited);
+        (awaited, lost)
     }
 
     /// Of shards held until a while ago, those of which somebody has had all since then: in a large mesh its log is enough,
@@ -483,15 +516,21 @@ impl Holdings {
         (self.token, fetch)
     }
 
-    /// A copy ended. `whole_from`: since when what came is all there is; `None` if it failed.
-    pub(crate) fn fetched(&mut self, token: u64, whole_from: Option<Timestamp>, now: Monotonic) -> Option<Restored> {
+    /// A copy ended. `whole_from`: since when what came is all there is; `None` if it failed. `held`: what the others hold.
+    pub(crate) fn fetched(
+        &mut self,
+        token: u64,
+        whole_from: Option<Timestamp>,
+        held: &BTreeMap<PeerId, Arc<Possession>>,
+        now: Monotonic,
+    ) -> Option<Restored> {
         let fetch = self.fetches.remove(&token)?;
         if whole_from.is_none() {
             self.resting.insert(fetch.from, now + REST);
         }
         let number = match fetch.purpose {
             Purpose::Group(number) => number,
-            Purpose::Debt => return self.paid(&fetch, whole_from.is_some()),
+            Purpose::Debt => return self.paid(&fetch, whole_from.is_some(), held.get(&fetch.from).map(|held| &**held)),
         };
         if let (None, Some(since)) = (whole_from, fetch.since) {
             // A log is fetched from several; what this one has alone is fetched when it answers.
@@ -524,8 +563,11 @@ impl Holdings {
         (!shards.is_empty()).then_some(Restored { shards })
     }
 
-    fn paid(&mut self, fetch: &Fetch, whole: bool) -> Option<Restored> {
+    fn paid(&mut self, fetch: &Fetch, whole: bool, theirs: Option<&Possession>) -> Option<Restored> {
         let more = self.paying.remove(&fetch.from)?;
+        if let (true, Some(theirs), Some(since)) = (whole, theirs, fetch.since) {
+            self.fill(&fetch.shards, since, theirs);
+        }
         if whole && !more {
             self.own.acquit(fetch.from);
         }
@@ -535,12 +577,26 @@ impl Holdings {
         whole.then(|| Restored { shards: fetch.shards.clone() })
     }
 
+    /// All of a log since an instant is here. Where its owner has had all since a claim here ended, what came after the hole
+    /// goes on from there.
+    fn fill(&mut self, shards: &ShardSet, since: Timestamp, theirs: &Possession) {
+        let open = self.own.open_shards();
+        let ended = self.own.extents().iter().filter(|extent| extent.to != Timestamp::MAX && extent.to >= since);
+        let filled: Vec<(Timestamp, ShardSet)> = ended
+            .map(|extent| {
+                (extent.to, theirs.whole_since(&extent.shards.intersection(shards).intersection(&open), extent.to))
+            })
+            .filter(|(_, filled)| !filled.is_empty())
+            .collect();
+        filled.into_iter().for_each(|(to, filled)| self.own.hold(&filled, to, Timestamp::MAX));
+    }
+
     /// Copies from peers that are gone have failed.
     pub(crate) fn fail_from(&mut self, gone: &BTreeSet<PeerId>, now: Monotonic) {
         let failed: Vec<u64> =
             self.fetches.iter().filter(|(_, fetch)| gone.contains(&fetch.from)).map(|(token, _)| *token).collect();
         for token in failed {
-            self.fetched(token, None, now);
+            self.fetched(token, None, &BTreeMap::new(), now);
         }
     }
 }

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::pin::Pin;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use promesh_model::PeerId;
-use promesh_model::Timestamp;
 use promesh_model::codec::{self, BULK_BYTES_MAX};
 use promesh_model::labels::Labels;
 use promesh_model::shard::ShardSet;
@@ -16,20 +15,20 @@ use promesh_model::storage::{
     Budget, ListRequest, Listing, Queryable, SelectRequest, Selection, SelectionCursor, SeriesColumns, SeriesCursor,
     StorageError,
 };
+use promesh_model::{Monotonic, Timestamp};
 use promesh_node::MeshView;
+use promesh_node::reading::{Reading, is_heard};
 use promesh_transport::{Class, FrameReceiver, Transport};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use crate::plan::{is_usable, left_out, plan};
 use crate::serve::{in_shards, restricted};
 use crate::wire::{
     DONE, FAILED, LABEL_SETS, LIST, Listed, SELECT, SERIES, TEXTS, WireList, WireRequest, WireSelect, WireSeries,
 };
 
-/// A part unanswered for so long is asked of the next holder too.
-pub const HEDGE: Duration = Duration::from_millis(200);
 /// A part from which nothing comes for so long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -47,7 +46,6 @@ const LIST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a part gave, a selection a request.
 type Part = Vec<Selection>;
-type PartFuture = Pin<Box<dyn Future<Output = Result<Part, StorageError>> + Send>>;
 
 impl MeshQueryable {
     /// Reads `local` and, through `transport`, the peers of the newest view.
@@ -109,15 +107,15 @@ impl MeshQueryable {
         self.view.clone()
     }
 
-    /// Reads some shards without some peers.
+    /// Reads some shards; of some peers only what nobody else has.
     pub(crate) fn read(
         &self,
         asking: Asking,
         shards: ShardSet,
-        excluded: Vec<PeerId>,
+        avoided: Vec<PeerId>,
     ) -> Result<Vec<Selection>, StorageError> {
         let requests = Arc::clone(&asking.requests);
-        let mut joined = self.runtime.block_on(asking.read(shards, excluded))?;
+        let mut joined = self.runtime.block_on(asking.read(shards, avoided))?;
         for (selection, request) in joined.iter_mut().zip(&*requests) {
             tidy(selection, request.hints.limit);
         }
@@ -194,27 +192,41 @@ impl MeshQueryable {
     /// Asks every reachable peer; one that does not answer has a replica that does.
     fn list<T>(&self, asked: &[u8], read: impl Fn(u8, &[u8]) -> Option<Vec<T>> + Sync) -> Vec<T> {
         let Some((view, transport)) = self.others() else { return Vec::new() };
-        let living = view.peers.iter().filter(|peer| peer.alive && !peer.silent);
+        let living = view.peers.iter().filter(|peer| is_heard(peer));
         let parts = living.map(|peer| {
-            let (transport, read) = (transport.clone(), &read);
+            let (transport, read, mut newest) = (transport.clone(), &read, self.view.clone());
             async move {
                 let mut items = Vec::new();
-                let asking = transport.request_stream(peer.address, Class::Bulk, LIST, asked, PATIENCE);
-                let Ok(mut frames) = asking.await else { return items };
-                while let Ok(Some((kind, payload))) = frames.recv().await {
-                    match read(kind, &payload) {
-                        Some(piece) => items.extend(piece),
-                        None => break,
+                let asked = async {
+                    let asking = transport.request_stream(peer.address, Class::Bulk, LIST, asked, PATIENCE);
+                    let Ok(mut frames) = asking.await else { return };
+                    while let Ok(Some((kind, payload))) = frames.recv().await {
+                        match read(kind, &payload) {
+                            Some(piece) => items.extend(piece),
+                            None => break,
+                        }
                     }
+                };
+                // Each of the others has a part of what it has; together they have all.
+                tokio::select! {
+                    () = asked => {}
+                    () = not_heard(&mut newest, peer.id) => {}
+                    () = tokio::time::sleep(LIST_PATIENCE) => {}
                 }
                 items
             }
         });
-        // The timer has to be made within the runtime.
-        let answers = self
-            .runtime
-            .block_on(async move { tokio::time::timeout(LIST_PATIENCE, join_all(parts)).await.unwrap_or_default() });
+        // Timers have to be made within the runtime.
+        let answers = self.runtime.block_on(async move { join_all(parts).await });
         answers.into_iter().flatten().collect()
+    }
+}
+
+/// Waits until a peer is not heard any more.
+pub(crate) async fn not_heard(newest: &mut watch::Receiver<Option<Arc<MeshView>>>, peer: PeerId) {
+    let gone = |view: &Option<Arc<MeshView>>| view.as_ref().is_some_and(|view| !view.peer(peer).is_some_and(is_heard));
+    if newest.wait_for(gone).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -231,32 +243,101 @@ fn join_lists<T: Ord>(own: Listing<T>, theirs: Vec<T>, limit: usize) -> Listing<
     Listing { items, warnings }
 }
 
+/// What became of a question to one peer.
+enum News {
+    Arrived,
+    Ended(Result<Part, StorageError>),
+}
+
+/// How a warning of what an answer may lack goes on, after the number of shards.
+const MISSING: &str = " of 16384 shards have no peer that answers: series may be missing";
+
+/// Whether a warning says that series may be missing.
+pub fn says_missing(warning: &str) -> bool {
+    warning.contains(MISSING)
+}
+
 impl Asking {
-    /// Reads some shards without some peers.
-    fn read(self, shards: ShardSet, excluded: Vec<PeerId>) -> PartFuture {
-        Box::pin(async move {
-            let plan = plan(&self.view, &shards, self.start, self.end, &excluded);
-            let mut parts: Vec<PartFuture> = Vec::new();
-            if !plan.local.is_empty() {
-                parts.push(Box::pin(self.clone().read_local(plan.local)));
+    /// Reads some shards; of peers that did not do before what was asked of them, only what nobody else has.
+    async fn read(self, shards: ShardSet, avoided: Vec<PeerId>) -> Result<Part, StorageError> {
+        let began = Instant::now();
+        let now = || Monotonic(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        let mut reading = Reading::new(&self.view, &shards, self.start, self.end, avoided);
+        let (mut view, mut newest, mut is_told) = (Arc::clone(&self.view), self.newest.clone(), true);
+        let (news, mut told) = mpsc::unbounded_channel();
+        let mut asks = JoinSet::new();
+        let mut joined: Part = self.requests.iter().map(|_| Selection::default()).collect();
+        let mut failures = Vec::new();
+        loop {
+            for (ask, peer, shards) in reading.ask(&view, now()) {
+                let asked = self.clone().ask_noted(&view, (ask, peer), shards, &news);
+                asks.spawn(asked);
             }
-            for (peer, theirs) in plan.remote {
-                parts.push(Box::pin(self.clone().read_remote(peer, theirs, excluded.clone())));
+            if reading.is_done() {
+                break;
             }
-            let mut joined: Part = self.requests.iter().map(|_| Selection::default()).collect();
-            let missing = plan.unanswered.union(&self.left_out(&shards, &excluded)).len();
-            if missing > 0 {
-                let warning = format!("{missing} of 16384 shards have no peer that answers: series may be missing");
-                joined.iter_mut().take(1).for_each(|selection| selection.warnings.push(warning.clone()));
-            }
-            for part in join_all(parts).await {
-                for (selection, piece) in joined.iter_mut().zip(part?) {
-                    selection.series.extend(piece.series);
-                    selection.warnings.extend(piece.warnings);
+            let wake = async {
+                match reading.wakes_at(now()) {
+                    Some(at) => tokio::time::sleep(at.since(now())).await,
+                    None => std::future::pending().await,
                 }
+            };
+            tokio::select! {
+                Some((ask, became)) = told.recv() => match became {
+                    News::Arrived => reading.arrived(ask),
+                    News::Ended(Ok(part)) => {
+                        reading.answered(ask);
+                        join_parts(&mut joined, part);
+                    }
+                    News::Ended(Err(error @ (StorageError::Cancelled | StorageError::TooManySamples))) => return Err(error),
+                    News::Ended(Err(error)) => {
+                        reading.failed(ask);
+                        failures.push(error);
+                    }
+                },
+                changed = newest.changed(), if is_told => match changed {
+                    Ok(()) => view = newest.borrow_and_update().clone().unwrap_or(view),
+                    Err(_) => is_told = false,
+                },
+                () = wake => {}
             }
-            Ok(joined)
-        })
+        }
+        let missing = reading.missing().len();
+        if missing > 0 {
+            let failed = failures.iter().map(ToString::to_string);
+            let warnings = std::iter::once(format!("{missing}{MISSING}")).chain(failed);
+            joined.iter_mut().take(1).for_each(|selection| selection.warnings.extend(warnings.clone()));
+        }
+        Ok(joined)
+    }
+
+    /// Asks one peer, or reads here, and says what comes of it.
+    fn ask_noted(
+        self,
+        view: &MeshView,
+        (ask, peer): (usize, PeerId),
+        shards: ShardSet,
+        news: &mpsc::UnboundedSender<(usize, News)>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let (news, address) = (news.clone(), view.peer(peer).map(|peer| peer.address));
+        async move {
+            let ended = match address {
+                None => self.read_local(shards).await,
+                Some(address) => {
+                    let (arrived, arrival) = oneshot::channel();
+                    let mut asked = std::pin::pin!(self.ask((peer, address), shards, arrived));
+                    tokio::select! {
+                        ended = &mut asked => ended,
+                        Ok(()) = arrival => {
+                            let _ = news.send((ask, News::Arrived));
+                            asked.await
+                        }
+                    }
+                }
+            };
+            // Nobody listens once the answer is whole.
+            let _ = news.send((ask, News::Ended(ended)));
+        }
     }
 
     async fn read_local(self, shards: ShardSet) -> Result<Part, StorageError> {
@@ -270,67 +351,16 @@ impl Asking {
         tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(StorageError::Failed(error.to_string())))
     }
 
-    /// Asks one peer; when it fails, or has not answered after [`HEDGE`], the others that hold the same. An answer with holes
-    /// must not win while the first is merely slow: if nobody else has all that it has, it is waited for as long as it is
-    /// heard.
-    async fn read_remote(
+    async fn ask(
         self,
-        peer: PeerId,
+        (peer, address): (PeerId, SocketAddr),
         shards: ShardSet,
-        mut excluded: Vec<PeerId>,
+        arrived: oneshot::Sender<()>,
     ) -> Result<Part, StorageError> {
-        let mut racing: JoinSet<Result<Part, StorageError>> = JoinSet::new();
-        racing.spawn(self.clone().ask(peer, shards.clone()));
-        let before = excluded.clone();
-        excluded.push(peer);
-        let mut others_have_all = None;
-        let mut others_asked = false;
-        let mut failure = None;
-        loop {
-            let patience = if others_asked { Duration::MAX } else { HEDGE };
-            match tokio::time::timeout(patience, racing.join_next()).await {
-                Ok(Some(Ok(Ok(part)))) => return Ok(part),
-                Ok(Some(Ok(Err(error @ (StorageError::Cancelled | StorageError::TooManySamples))))) => {
-                    return Err(error);
-                }
-                Ok(Some(Ok(Err(error)))) => failure = Some(error),
-                Ok(Some(Err(_))) => failure = Some(StorageError::Failed("a part of the query panicked".to_owned())),
-                Ok(None) => return Err(failure.unwrap_or(StorageError::Failed("no peer answered".to_owned()))),
-                Err(_) => {}
-            }
-            if others_asked {
-                continue;
-            }
-            let gone =
-                self.newest.borrow().clone().filter(|view| !view.peer(peer).is_some_and(|peer| is_usable(peer, &[])));
-            if racing.is_empty() || *others_have_all.get_or_insert_with(|| self.others_have_all(&shards, &excluded)) {
-                others_asked = true;
-                racing.spawn(self.clone().read(shards.clone(), excluded.clone()));
-            } else if let Some(view) = gone {
-                // As it is for who asks now.
-                others_asked = true;
-                racing.spawn(Asking { view, ..self.clone() }.read(shards.clone(), before.clone()));
-            }
-        }
-    }
-
-    /// Of some shards, those of which some peers have what nobody else has.
-    fn left_out(&self, shards: &ShardSet, excluded: &[PeerId]) -> ShardSet {
-        left_out(&self.view, shards, self.start, self.end, excluded)
-    }
-
-    /// Whether some shards can be read as whole without some peers as with them.
-    fn others_have_all(&self, shards: &ShardSet, excluded: &[PeerId]) -> bool {
-        plan(&self.view, shards, self.start, self.end, excluded).unanswered.is_empty()
-            && self.left_out(shards, excluded).is_empty()
-    }
-
-    async fn ask(self, peer: PeerId, shards: ShardSet) -> Result<Part, StorageError> {
         let failed = |error: String| StorageError::Failed(format!("peer {peer}: {error}"));
-        let address = self.view.peer(peer).ok_or_else(|| failed("unknown".to_owned()))?.address;
         let requests = self.requests.iter().map(WireRequest::of).collect();
         let asked = codec::encode(&WireSelect { requests, shards, samples_max: u64::from(u32::MAX) });
-        let asking = self.transport.request_stream(address, Class::Bulk, SELECT, &asked, PATIENCE);
+        let asking = self.transport.request_stream_noted(address, Class::Bulk, SELECT, &asked, PATIENCE, arrived);
         let mut frames = asking.await.map_err(|error| failed(error.to_string()))?;
         let mut part: Part = self.requests.iter().map(|_| Selection::default()).collect();
         loop {
@@ -366,6 +396,13 @@ pub(crate) async fn next(frames: &mut FrameReceiver) -> Result<(u8, bytes::Bytes
         Ok(Ok(None)) => Err("the answer ends early".to_owned()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
+fn join_parts(joined: &mut Part, part: Part) {
+    for (selection, piece) in joined.iter_mut().zip(part) {
+        selection.series.extend(piece.series);
+        selection.warnings.extend(piece.warnings);
     }
 }
 

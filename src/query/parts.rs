@@ -1,7 +1,7 @@
 //! Aggregations computed where their samples are: each shard by one holder that has the whole span, the rest from samples.
 //!
-//! A holder that fails, has not all of it, or has not answered after [`HEDGE`](crate::HEDGE) is dropped: the samples of
-//! its shards are read from the others, and its part is computed here.
+//! A holder that fails, has not all of it, or is late is dropped: the samples of its shards are read from others that have
+//! them, and its part is computed here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,12 +16,12 @@ use promesh_model::storage::{
 };
 use promesh_model::{PeerId, Timestamp};
 use promesh_node::MeshView;
+use promesh_node::reading::{HEDGE, LATE, plan_alone};
 use promesh_promql::{Engine, Part, PartAnswer, Parts, QueryError};
 use promesh_transport::Class;
+use tokio::sync::oneshot;
 
-use crate::HEDGE;
-use crate::answer::{Asking, MeshQueryable, PATIENCE, next};
-use crate::plan::plan_alone;
+use crate::answer::{Asking, MeshQueryable, PATIENCE, next, not_heard};
 use crate::serve::{in_shards, restricted};
 use crate::wire::{PART, PART_STATE, WirePart};
 
@@ -71,7 +71,7 @@ impl Parts for MeshParts {
     fn compute(&self, part: &Part, budget: &Budget) -> Result<Option<PartAnswer>, QueryError> {
         let Some((view, transport)) = self.mesh.others() else { return Ok(None) };
         let (from, to) = (Timestamp(part.from), Timestamp(part.to));
-        let plan = plan_alone(&view, &ShardSet::all(), from, to, &[]);
+        let plan = plan_alone(&view, &ShardSet::all(), from, to);
         if plan.remote.is_empty() && plan.unanswered.is_empty() {
             // All of it is here.
             return Ok(None);
@@ -140,43 +140,57 @@ impl Work {
     }
 
     /// Computes here what is read from others.
-    async fn over_samples(self, shards: ShardSet, excluded: Vec<PeerId>) -> Answered {
+    async fn over_samples(self, shards: ShardSet, avoided: Vec<PeerId>) -> Answered {
         if shards.is_empty() {
             return Ok(None);
         }
         let identified = self.part.joins;
-        let remote = Remote { asking: self.asking.clone(), parts: self.parts.clone(), shards, excluded, identified };
+        let remote = Remote { asking: self.asking.clone(), parts: self.parts.clone(), shards, avoided, identified };
         self.compute_over(Arc::new(remote)).await
     }
 
     async fn ask(self, peer: PeerId, shards: ShardSet) -> Answered {
-        let asked = self.clone().ask_peer(peer, shards.clone());
-        match tokio::time::timeout(HEDGE, asked).await {
-            Ok(Ok(answer)) => Ok(Some(answer)),
-            Ok(Err(error @ (StorageError::Cancelled | StorageError::TooManySamples))) => Err(error),
-            outcome => {
+        match self.clone().ask_in_time(peer, shards.clone()).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error @ (StorageError::Cancelled | StorageError::TooManySamples)) => Err(error),
+            Err(why) => {
                 self.parts.counters.dropped.fetch_add(1, Ordering::Relaxed);
-                let why = outcome.map_or("no answer in time".to_owned(), |answer| match answer {
-                    Err(error) => error.to_string(),
-                    Ok(_) => String::new(),
-                });
-                tracing::debug!(%peer, why, "a part is dropped and computed from samples");
-                let excluded = vec![peer];
-                let view = &self.asking.view;
-                let others = plan_alone(view, &shards, self.asking.start, self.asking.end, &excluded);
-                // While nobody else has all of it, a slow holder is better than a hole.
-                let excluded = if others.unanswered.is_empty() { excluded } else { Vec::new() };
-                self.over_samples(shards, excluded).await
+                tracing::debug!(%peer, %why, "a part is dropped and computed from samples");
+                self.over_samples(shards, vec![peer]).await
             }
         }
     }
 
-    async fn ask_peer(self, peer: PeerId, shards: ShardSet) -> Result<PartAnswer, StorageError> {
+    /// What a peer answers unless it is late: its transport has the question soon, and it is heard until it answers.
+    async fn ask_in_time(self, peer: PeerId, shards: ShardSet) -> Result<PartAnswer, StorageError> {
+        let mut newest = self.asking.newest.clone();
+        let (arrived, arrival) = oneshot::channel();
+        let late = async {
+            match tokio::time::timeout(HEDGE, arrival).await {
+                Ok(Ok(())) => tokio::time::sleep(LATE).await,
+                // It failed, which is said elsewhere.
+                Ok(Err(_)) => std::future::pending().await,
+                Err(_) => {}
+            }
+        };
+        tokio::select! {
+            answer = self.ask_peer(peer, shards, arrived) => answer,
+            () = late => Err(StorageError::Failed("no answer in time".to_owned())),
+            () = not_heard(&mut newest, peer) => Err(StorageError::Failed("it is not heard any more".to_owned())),
+        }
+    }
+
+    async fn ask_peer(
+        self,
+        peer: PeerId,
+        shards: ShardSet,
+        arrived: oneshot::Sender<()>,
+    ) -> Result<PartAnswer, StorageError> {
         let failed = |error: String| StorageError::Failed(format!("peer {peer}: {error}"));
         let address = self.asking.view.peer(peer).ok_or_else(|| failed("unknown".to_owned()))?.address;
         let samples_max = u64::from(u32::MAX);
         let asked = codec::encode(&WirePart { part: (*self.part).clone(), shards, samples_max });
-        let asking = self.asking.transport.request_stream(address, Class::Bulk, PART, &asked, PATIENCE);
+        let asking = self.asking.transport.request_stream_noted(address, Class::Bulk, PART, &asked, PATIENCE, arrived);
         let mut frames = asking.await.map_err(|error| failed(error.to_string()))?;
         let (kind, payload) = next(&mut frames).await.map_err(failed)?;
         if kind != PART_STATE {
@@ -226,7 +240,7 @@ struct Remote {
     asking: Asking,
     parts: MeshParts,
     shards: ShardSet,
-    excluded: Vec<PeerId>,
+    avoided: Vec<PeerId>,
     identified: bool,
 }
 
@@ -292,7 +306,7 @@ impl Queryable for Local {
 impl Queryable for Remote {
     fn select(&self, requests: &[SelectRequest], budget: &Budget) -> Result<Vec<Selection>, StorageError> {
         let asking = Asking { requests: Arc::new(requests.to_vec()), budget: budget.clone(), ..self.asking.clone() };
-        let selections = self.parts.mesh.read(asking, self.shards.clone(), self.excluded.clone())?;
+        let selections = self.parts.mesh.read(asking, self.shards.clone(), self.avoided.clone())?;
         for series in selections.iter().flat_map(|selection| &selection.series) {
             check_identity(self.identified, &series.labels)?;
         }

@@ -21,6 +21,7 @@ use promesh_query::{Holder, MeshParts, MeshQueryable, PartCounters};
 use promesh_replication::Origin;
 use promesh_transport::{Transport, TransportEvent};
 use promesh_tsdb::{Db, SetAside};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::acquaintances::{self, KnownMember};
@@ -117,6 +118,8 @@ struct Asking {
     reading: Arc<Reading>,
     storage: Arc<dyn Queryable>,
     queries: Arc<Queries>,
+    /// Where they run.
+    runtime: Handle,
     /// Computes parts of others' queries.
     holder: Holder,
 }
@@ -207,8 +210,9 @@ impl Assembly {
                 address: linked.own_address.unwrap_or(self.web_address),
             },
             refused: refused_sender,
-            runtime: tokio::runtime::Handle::current(),
+            runtime: Handle::current(),
             listening: lone::runtime("listening").map_err(context("a thread for what others write"))?,
+            reading: asking.runtime.clone(),
         });
         let (task_sender, tasks) = mpsc::unbounded_channel();
         let reach = match (membership, linked.own_address, &transport) {
@@ -241,6 +245,7 @@ impl Assembly {
             paging: alerting.paging,
             pushing,
             reading: asking.reading,
+            queries_run: asking.runtime,
             outside: alerting.outside,
             sending,
             otlp_deltas: Arc::default(),
@@ -396,8 +401,8 @@ impl Assembly {
 
     fn asking(&self, view: &View, transport: Option<Transport>) -> Result<Asking, StartError> {
         let local: Arc<dyn Queryable> = Arc::clone(&self.db) as Arc<dyn Queryable>;
-        let runtime = tokio::runtime::Handle::current();
-        let of_all = MeshQueryable::new(Arc::clone(&local), view.clone(), transport, runtime);
+        let runtime = lone::reading().map_err(context("threads for queries"))?;
+        let of_all = MeshQueryable::new(Arc::clone(&local), view.clone(), transport, runtime.clone());
         let reading = Arc::new(Reading::new(Arc::new(of_all.clone()), Arc::clone(&self.db)));
         reading.apply(&self.settings.loaded.config)?;
         let engine = Arc::new(Engine::new(settings::engine_options(&self.options, &self.settings)));
@@ -417,7 +422,7 @@ impl Assembly {
             turns: Arc::new(Semaphore::new(PARTS_AT_ONCE)),
             counters: Arc::clone(&counters),
         };
-        Ok(Asking { engine, counters, parts, reading, storage, queries: Arc::new(queries), holder })
+        Ok(Asking { engine, counters, parts, reading, storage, queries: Arc::new(queries), runtime, holder })
     }
 
     fn alerting(

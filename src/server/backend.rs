@@ -15,6 +15,7 @@ use promesh_model::storage::Queryable;
 use promesh_model::{Labels, Matcher, Now, PeerId, ShardId, Timestamp, duration};
 use promesh_promql::Engine;
 use serde_json::Value;
+use tokio::runtime::Handle;
 
 use crate::asking::{ExemplarNews, MetadataNews, Question, TargetNews, join_exemplars};
 use crate::clock;
@@ -38,6 +39,10 @@ impl Backend for PeerBackend {
 
     fn storage(&self) -> Arc<dyn Queryable> {
         Arc::clone(&self.0.storage)
+    }
+
+    fn reading(&self) -> Handle {
+        self.0.queries_run.clone()
     }
 
     fn query_watch(&self) -> Option<Arc<dyn promesh_api::QueryWatch>> {

@@ -119,6 +119,8 @@ pub struct Hands {
     pub runtime: Handle,
     /// Where batches of others come in.
     pub listening: Handle,
+    /// Where their queries are answered.
+    pub reading: Handle,
 }
 
 impl Hands {
@@ -365,8 +367,8 @@ impl Hands {
                     .spawn(async move { Arc::clone(&hands.history).answer(asker, kind, bytes, responder).await });
             }
             kind if promesh_query::KINDS.contains(&kind) => {
-                let runtime = self.runtime.clone();
-                self.runtime.spawn_blocking(move || {
+                let runtime = self.reading.clone();
+                self.reading.spawn_blocking(move || {
                     promesh_query::serve(&hands.holder, kind, &bytes, responder, &runtime);
                 });
             }

@@ -1,11 +1,15 @@
-//! Runtimes of one thread: what is given to such a thread wakes only it, where a runtime of several has the woken one wake
-//! the next to look for more.
+//! Runtimes beside the main one.
 
 use std::io;
+use std::mem::ManuallyDrop;
 
 use tokio::runtime::{Builder, Handle};
 
-/// A runtime of one thread of that name, until the process ends.
+/// How much nicer reads are to other threads: where both want a core, a read gets a third of it.
+const READ_NICENESS: i32 = 5;
+
+/// A runtime of one thread of that name, until the process ends. What is given to such a thread wakes only it, where a
+/// runtime of several has the woken one wake the next to look for more.
 ///
 /// # Errors
 /// When the system gives no thread.
@@ -14,4 +18,20 @@ pub fn runtime(name: &str) -> io::Result<Handle> {
     let handle = runtime.handle().clone();
     std::thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(std::future::pending::<()>()))?;
     Ok(handle)
+}
+
+/// Where queries run, until the process ends: on threads that stand back for those that scrape, copy and beat. Questions that
+/// ask for more than the machine has must not make the others take this peer for dead.
+///
+/// # Errors
+/// When the system gives no threads.
+pub fn reading() -> io::Result<Handle> {
+    let stand_back = || {
+        // Of the calling thread alone, on Linux. Where that is refused, reads are as urgent as all else.
+        let _ = rustix::process::setpriority_process(None, READ_NICENESS);
+    };
+    let runtime =
+        Builder::new_multi_thread().thread_name("reading").on_thread_start(stand_back).enable_all().build()?;
+    // Dropped, it would wait for queries that run.
+    Ok(ManuallyDrop::new(runtime).handle().clone())
 }

@@ -16,6 +16,7 @@ use promesh_node::{Digests, Input, MeshView};
 use promesh_promql::Engine;
 use promesh_query::{MeshParts, PartCounters};
 use promesh_transport::Transport;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::deletes::Deletes;
@@ -114,6 +115,8 @@ pub struct Peer {
     pub engine: Arc<Engine>,
     /// The data of all peers.
     pub storage: Arc<dyn Queryable>,
+    /// Where queries run.
+    pub(crate) queries_run: Handle,
     /// Aggregations computed by the peers that have their samples.
     pub parts: Arc<MeshParts>,
     /// What those did.

@@ -139,7 +139,7 @@ impl Responder {
     /// `TooLarge` beyond the class' limit, `Closed` when the asker is gone or no longer waits.
     pub async fn respond(mut self, kind: u8, payload: &[u8]) -> Result<(), StreamError> {
         let send = self.send.take().expect("taken only by the methods that consume the responder");
-        stream::write_last_frame(send, self.class, kind, payload, &self.context).await
+        stream::write_last_frame(send, self.class, kind, payload, &self.context).await.map(drop)
     }
 
     /// Answers that there is no answer, and why; the asker gets `RequestError::Refused`.

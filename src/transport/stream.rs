@@ -51,19 +51,20 @@ pub(crate) fn closed(reason: impl std::fmt::Display) -> StreamError {
     StreamError::Closed(reason.to_string().into())
 }
 
-/// Writes one frame and ends the stream.
+/// Writes one frame and ends the stream; what is left of it knows when all has arrived.
 pub(crate) async fn write_last_frame(
     mut send: quinn::SendStream,
     class: Class,
     kind: u8,
     payload: &[u8],
     context: &Context,
-) -> Result<(), StreamError> {
+) -> Result<quinn::SendStream, StreamError> {
     check_length(payload.len(), class.frame_bytes_max())?;
     let bytes = encode(kind, payload);
     context.counters.sent(class, bytes.len());
     send.write_all(&bytes).await.map_err(closed)?;
-    send.finish().map_err(closed)
+    send.finish().map_err(closed)?;
+    Ok(send)
 }
 
 fn check_length(bytes: usize, limit: usize) -> Result<(), StreamError> {

@@ -1,6 +1,7 @@
 //! What follows from ranks, silences and claims: what to hold, what to act for, which slots to start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use promesh_cluster::{Candidate, PeerRecord, PeerState};
 use promesh_model::shard::ShardSet;
@@ -8,6 +9,7 @@ use promesh_model::{Now, PeerId, Timestamp};
 
 use super::{Mesh, Output, Phase, has_state};
 use crate::messages::MeshMessage;
+use crate::possession::Possession;
 use crate::schedule::SourceSpec;
 use crate::sync::Surroundings;
 
@@ -69,12 +71,15 @@ impl Mesh {
         }
         let heard = self.alive.iter().filter(|peer| !self.is_silent(**peer));
         let unknown = heard.clone().copied().filter(|peer| !self.possession.contains_key(peer)).collect();
-        let donors = heard.map(|peer| (*peer, self.possession.get(peer).cloned().unwrap_or_default())).collect();
+        let donors: BTreeMap<PeerId, Arc<Possession>> =
+            heard.map(|peer| (*peer, self.possession.get(peer).cloned().unwrap_or_default())).collect();
+        let away = self.possession.iter().filter(|(peer, _)| !donors.contains_key(peer));
+        let away = away.map(|(peer, held)| (Arc::clone(held), self.alive.binary_search(peer).is_ok())).collect();
         let known: BTreeSet<PeerId> = self.lives.keys().copied().filter(|peer| *peer != me).collect();
         let alone = self.alive.is_empty();
         let first = known.is_empty() && !self.config.has_seeds;
         let acting = self.is_crowd().then_some(self.ownership.others());
-        let planned = self.holdings.plan(Surroundings { donors, unknown, known, alone, first, acting }, now);
+        let planned = self.holdings.plan(Surroundings { donors, unknown, away, known, alone, first, acting }, now);
         for (token, fetch) in planned {
             let (from, shards, since) = (fetch.from, fetch.shards, fetch.since);
             self.outputs.push_back(Output::Fetch { token, from, shards, since });

@@ -17,6 +17,7 @@ fn around(donors: &[(u128, &Possession)]) -> Surroundings<'static> {
     let donors = donors.iter().map(|(id, possession)| (PeerId(*id), Arc::new((*possession).clone()))).collect();
     Surroundings {
         donors,
+        away: Vec::new(),
         known: [PeerId(1), PeerId(2)].into(),
         unknown: BTreeSet::new(),
         alone: false,
@@ -39,7 +40,7 @@ fn plan(holdings: &mut Holdings, around: Surroundings<'_>, now: Now) -> Vec<(u64
 
 fn finish(holdings: &mut Holdings, planned: &[(u64, u128, Option<i64>)], now: Now) {
     for (token, ..) in planned {
-        holdings.fetched(*token, Some(Timestamp(7)), now.monotonic);
+        holdings.fetched(*token, Some(Timestamp(7)), &BTreeMap::new(), now.monotonic);
     }
 }
 
@@ -76,7 +77,7 @@ fn a_debt_stays_until_it_is_fetched_and_a_loss_meanwhile_is_not_forgotten() {
     holdings.wanted = set(&[3]);
     holdings.lose(PeerId(1), now.wall);
     let planned = plan(&mut holdings, around(&[(1, &holder(&[3]))]), now);
-    holdings.fetched(planned[0].0, None, now.monotonic);
+    holdings.fetched(planned[0].0, None, &BTreeMap::new(), now.monotonic);
     assert!(plan(&mut holdings, around(&[(1, &holder(&[3]))]), now).is_empty(), "it rests after a failure");
     let later = at(HOUR + 1_000);
     assert!(holdings.has_rested(later.monotonic));
@@ -110,7 +111,7 @@ fn what_came_from_the_future_is_owed_until_its_time_has_come() {
     // A copy that failed leaves the debt that it was for.
     let planned = plan(&mut holdings, around(&[(1, &peer)]), at(HOUR + 1_500_000));
     holdings.refuse(PeerId(1), Timestamp(2 * HOUR), &set(&[4]));
-    holdings.fetched(planned[0].0, None, now.monotonic);
+    holdings.fetched(planned[0].0, None, &BTreeMap::new(), now.monotonic);
     assert_eq!(holdings.own.debts()[&PeerId(1)], Debt { since: further, shards: set(&[3, 4]) });
 }
 
@@ -151,7 +152,7 @@ fn in_a_large_mesh_a_span_goes_on_by_the_log_of_one_who_has_had_all_since() {
     assert_eq!(planned(&mut holdings, &whole), [(2, Some(HOUR - 30_000)), (1, Some(HOUR / 3 - 30_000))]);
     assert_eq!(holdings.own.debts()[&PeerId(9)], Debt { since: Timestamp(HOUR / 2), shards: set(&[3]) });
     for token in holdings.fetches.keys().copied().collect::<Vec<_>>() {
-        holdings.fetched(token, Some(Timestamp(7)), now.monotonic);
+        holdings.fetched(token, Some(Timestamp(7)), &BTreeMap::new(), now.monotonic);
     }
     assert!(holdings.own.covers(ShardId(3), Timestamp(7), now.wall));
     // Nobody has had all since: the window of one begins a new span, unless it ended a moment ago.
@@ -171,7 +172,7 @@ fn who_was_away_while_a_window_became_a_block_does_not_go_on_from_where_it_was()
         let planned = plan(&mut holdings, around(&[(1, &donor)]), at(to));
         let logs_alone = planned.iter().all(|(_, _, since)| since.is_some());
         for (token, ..) in planned {
-            holdings.fetched(token, Some(Timestamp(12 * HOUR)), at(to).monotonic);
+            holdings.fetched(token, Some(Timestamp(12 * HOUR)), &BTreeMap::new(), at(to).monotonic);
         }
         (logs_alone, holdings.own.covers(ShardId(3), Timestamp(from), Timestamp(to)))
     };
@@ -200,4 +201,49 @@ fn after_a_restart_claims_end_at_the_oldest_debt() {
     let holdings = Holdings::restarted(own, Timestamp(HOUR + 200_000), Windows::default(), now.wall);
     assert!(holdings.own.covers(ShardId(3), Timestamp(7), Timestamp(HOUR - 1)));
     assert!(!holdings.own.covers(ShardId(3), Timestamp(HOUR), Timestamp(HOUR)));
+}
+
+/// Held here from the start until a moment before the hour.
+fn held_until_a_moment_ago(shards: &[u16]) -> Holdings {
+    let mut holdings = Holdings::default();
+    holdings.own.begin(&set(shards), Timestamp(7));
+    holdings.want(set(shards), at(HOUR).wall);
+    holdings.want(ShardSet::default(), at(HOUR).wall);
+    holdings.want(set(shards), at(HOUR + 60_000).wall);
+    holdings
+}
+
+#[test]
+fn what_only_somebody_silent_has_had_since_is_waited_for() {
+    let (mut holdings, now) = (held_until_a_moment_ago(&[3, 4]), at(HOUR + 60_000));
+    let away = |is_alive: bool| vec![(Arc::new(holder(&[3])), is_alive)];
+    let heard = holder(&[4]);
+    let planned = plan(&mut holdings, Surroundings { away: away(true), ..around(&[(1, &heard)]) }, now);
+    finish(&mut holdings, &planned, now);
+    assert_eq!(holdings.own.open_shards(), set(&[4]));
+    assert!(holdings.own.covers(ShardId(4), Timestamp(7), now.wall));
+    assert_eq!(plan(&mut holdings, Surroundings { away: away(true), ..around(&[(1, &heard)]) }, now), []);
+    let planned = plan(&mut holdings, around(&[(1, &heard), (2, &holder(&[3]))]), now);
+    finish(&mut holdings, &planned, now);
+    assert!(holdings.own.covers(ShardId(3), Timestamp(7), now.wall));
+}
+
+#[test]
+fn what_only_the_dead_have_had_since_is_not_claimed_until_one_is_back() {
+    let (mut holdings, now) = (held_until_a_moment_ago(&[3]), at(HOUR + 60_000));
+    let away = vec![(Arc::new(holder(&[3])), false)];
+    let planned = plan(&mut holdings, Surroundings { away, ..around(&[(1, &holder(&[]))]) }, now);
+    finish(&mut holdings, &planned, now);
+    let ended = HOUR - 30_000;
+    assert!(holdings.own.covers(ShardId(3), Timestamp(7), Timestamp(ended - 1)));
+    assert!(holdings.own.covers(ShardId(3), now.wall, now.wall));
+    assert!(!holdings.own.covers(ShardId(3), Timestamp(ended), now.wall));
+    assert_eq!(holdings.own.debts()[&PeerId(2)].since, Timestamp(ended));
+    let back = holder(&[3]);
+    for (token, from, _) in plan(&mut holdings, around(&[(2, &back)]), at(HOUR + 90_000)) {
+        let held = BTreeMap::from([(PeerId(from), Arc::new(back.clone()))]);
+        holdings.fetched(token, Some(Timestamp(7)), &held, now.monotonic);
+    }
+    assert!(holdings.own.covers(ShardId(3), Timestamp(7), now.wall));
+    assert!(holdings.own.debts().is_empty());
 }
