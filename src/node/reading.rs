@@ -31,12 +31,12 @@ pub struct Plan {
     pub unanswered: ShardSet,
 }
 
-/// Plans who answers alone for some shards over `[start, end]`. A span that ended is not whole: what is pushed late with its
-/// instants goes to those who hold the shard now.
-pub fn plan_alone(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp) -> Plan {
+/// Plans who answers alone for some shards over `[start, end]`, some peers aside. A span that ended is not whole: what is pushed
+/// late with its instants goes to those who hold the shard now.
+pub fn plan_alone(view: &MeshView, shards: &ShardSet, start: Timestamp, end: Timestamp, avoided: &[PeerId]) -> Plan {
     let local = view.own.covering_live(start, end).intersection(shards);
     let rest = shards.difference(&local);
-    let heard = view.peers.iter().filter(|peer| is_heard(peer));
+    let heard = view.peers.iter().filter(|peer| is_heard(peer) && !avoided.contains(&peer.id));
     let covering = heard.filter_map(|peer| {
         Some((peer.id, view.possession.get(&peer.id)?.covering_live(start, end).intersection(&rest)))
     });

@@ -1,8 +1,10 @@
 //! Aggregations computed where their samples are: each shard by one holder that has the whole span, the rest from samples.
 //!
-//! A holder that fails, has not all of it, or is late is dropped: the samples of its shards are read from others that have
-//! them, and its part is computed here.
+//! A holder that fails, has not all of it, or is late is dropped: its shards are computed by others that have all of it. Where
+//! there is none their samples are read, and the part is computed here.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,7 +18,7 @@ use promesh_model::storage::{
 };
 use promesh_model::{PeerId, Timestamp};
 use promesh_node::MeshView;
-use promesh_node::reading::{HEDGE, LATE, plan_alone};
+use promesh_node::reading::{HEDGE, LATE, Plan, plan_alone};
 use promesh_promql::{Engine, Part, PartAnswer, Parts, QueryError};
 use promesh_transport::Class;
 use tokio::sync::oneshot;
@@ -32,7 +34,7 @@ pub struct PartCounters {
     pub answered: AtomicU64,
     /// The bytes of those answers.
     pub bytes: AtomicU64,
-    /// Parts that were dropped and computed from samples.
+    /// Parts that were dropped and computed by others, or from samples.
     pub dropped: AtomicU64,
     /// Parts it computed for others.
     pub served: AtomicU64,
@@ -71,7 +73,7 @@ impl Parts for MeshParts {
     fn compute(&self, part: &Part, budget: &Budget) -> Result<Option<PartAnswer>, QueryError> {
         let Some((view, transport)) = self.mesh.others() else { return Ok(None) };
         let (from, to) = (Timestamp(part.from), Timestamp(part.to));
-        let plan = plan_alone(&view, &ShardSet::all(), from, to);
+        let plan = plan_alone(&view, &ShardSet::all(), from, to, &[]);
         if plan.remote.is_empty() && plan.unanswered.is_empty() {
             // All of it is here.
             return Ok(None);
@@ -87,15 +89,9 @@ impl Parts for MeshParts {
             end: to,
         };
         let work = Work { part: Arc::new(part.clone()), asking, parts: self.clone() };
-        let answers = self.mesh.runtime().block_on(async move {
-            let own = work.clone().compute_local(plan.local);
-            let rest = work.clone().over_samples(plan.unanswered, Vec::new());
-            let others = join_all(plan.remote.into_iter().map(|(peer, shards)| work.clone().ask(peer, shards)));
-            let (own, rest, others) = tokio::join!(own, rest, others);
-            [own, rest].into_iter().chain(others).collect::<Result<Vec<_>, _>>()
-        });
+        let answers = self.mesh.runtime().block_on(work.gather(plan, Vec::new()));
         let mut answers = match answers {
-            Ok(answers) => answers.into_iter().flatten(),
+            Ok(answers) => answers.into_iter(),
             Err(StorageError::Failed(why)) => {
                 // What cannot be computed apart can still be computed as a whole.
                 tracing::debug!(why, "parts of a query are computed from samples");
@@ -123,8 +119,24 @@ struct Work {
 }
 
 type Answered = Result<Option<PartAnswer>, StorageError>;
+type Gathered = Result<Vec<PartAnswer>, StorageError>;
 
 impl Work {
+    /// Has a plan's shards computed, all at once; what nobody alone has, or only peers that failed before, from samples.
+    fn gather(self, plan: Plan, avoided: Vec<PeerId>) -> Pin<Box<dyn Future<Output = Gathered> + Send>> {
+        Box::pin(async move {
+            let own = self.clone().compute_local(plan.local);
+            let rest = self.clone().over_samples(plan.unanswered, avoided.clone());
+            let ask = |(peer, shards)| self.clone().ask(peer, shards, avoided.clone());
+            let (own, rest, others) = tokio::join!(own, rest, join_all(plan.remote.into_iter().map(ask)));
+            let mut gathered: Vec<PartAnswer> = own?.into_iter().chain(rest?).collect();
+            for other in others {
+                gathered.extend(other?);
+            }
+            Ok(gathered)
+        })
+    }
+
     async fn compute_local(self, shards: ShardSet) -> Answered {
         if shards.is_empty() {
             return Ok(None);
@@ -149,16 +161,21 @@ impl Work {
         self.compute_over(Arc::new(remote)).await
     }
 
-    async fn ask(self, peer: PeerId, shards: ShardSet) -> Answered {
-        match self.clone().ask_in_time(peer, shards.clone()).await {
-            Ok(answer) => Ok(Some(answer)),
-            Err(error @ (StorageError::Cancelled | StorageError::TooManySamples)) => Err(error),
-            Err(why) => {
-                self.parts.counters.dropped.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(%peer, %why, "a part is dropped and computed from samples");
-                self.over_samples(shards, vec![peer]).await
-            }
+    /// Has one peer compute its shards; where it does not, others that have them, by what is known then.
+    async fn ask(mut self, peer: PeerId, shards: ShardSet, mut avoided: Vec<PeerId>) -> Gathered {
+        let why = match self.clone().ask_in_time(peer, shards.clone()).await {
+            Ok(answer) => return Ok(vec![answer]),
+            Err(error @ (StorageError::Cancelled | StorageError::TooManySamples)) => return Err(error),
+            Err(why) => why,
+        };
+        self.parts.counters.dropped.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(%peer, %why, "a part is dropped and computed by others");
+        avoided.push(peer);
+        if let Some(newest) = self.asking.newest.borrow().clone() {
+            self.asking.view = newest;
         }
+        let plan = plan_alone(&self.asking.view, &shards, self.asking.start, self.asking.end, &avoided);
+        self.gather(plan, avoided).await
     }
 
     /// What a peer answers unless it is late: its transport has the question soon, and it is heard until it answers.
