@@ -252,11 +252,6 @@ enum News {
 /// How a warning of what an answer may lack goes on, after the number of shards.
 const MISSING: &str = " of 16384 shards have no peer that answers: series may be missing";
 
-/// Whether a warning says that series may be missing.
-pub fn says_missing(warning: &str) -> bool {
-    warning.contains(MISSING)
-}
-
 impl Asking {
     /// Reads some shards; of peers that did not do before what was asked of them, only what nobody else has.
     async fn read(self, shards: ShardSet, avoided: Vec<PeerId>) -> Result<Part, StorageError> {

@@ -8,6 +8,6 @@ mod parts;
 mod serve;
 mod wire;
 
-pub use answer::{MeshQueryable, says_missing};
+pub use answer::MeshQueryable;
 pub use parts::{MeshParts, PartCounters};
 pub use serve::{Holder, KINDS, serve};

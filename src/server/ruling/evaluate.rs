@@ -71,19 +71,14 @@ impl Ruling {
             Output::Restore(request) => self.restore(entry, state, slot, &request),
             Output::Evaluate { token, expression, at, .. } => {
                 let before = self.coverage();
-                let result = self.query(entry, &expression, at).map(|(vector, is_whole)| {
-                    let coverage = match before {
-                        Coverage::Whole if is_whole => self.coverage(),
-                        // Of which series is not known.
-                        Coverage::Whole => Coverage::Missing(ShardSet::all().iter().collect()),
-                        missing => missing,
-                    };
+                let result = self.query(entry, &expression, at).map(|vector| {
+                    let coverage = if before == Coverage::Whole { self.coverage() } else { before };
                     state.is_whole = coverage == Coverage::Whole;
                     Evaluation { vector: vector.into_iter().map(result_sample).collect(), coverage }
                 });
                 entry.counters.evaluations.fetch_add(1, Ordering::Relaxed);
                 entry.counters.failures.fetch_add(u64::from(result.is_err()), Ordering::Relaxed);
-                let query = |text: &str| Ok(self.query(entry, text, at)?.0.into_iter().map(query_sample).collect());
+                let query = |text: &str| Ok(self.query(entry, text, at)?.into_iter().map(query_sample).collect());
                 state.group.evaluated(token, result, Some(&query), clock::now());
             }
             Output::Append { token, rule, samples, .. } => {
@@ -106,7 +101,7 @@ impl Ruling {
         }
     }
 
-    /// Shards that no peer answers for now.
+    /// Shards that no peer answers for now. What is lost of the time before is absent, and never a reason to stop paging.
     fn coverage(&self) -> Coverage {
         let Some(view) = self.means.view.borrow().clone() else { return Coverage::Whole };
         let now = clock::wall();
@@ -114,8 +109,7 @@ impl Ruling {
         if missing.is_empty() { Coverage::Whole } else { Coverage::Missing(missing.iter().collect::<Vec<ShardId>>()) }
     }
 
-    /// What an expression yields, and whether nothing of what it reads is known to be missing.
-    fn query(&self, entry: &Entry, expression: &str, at: Timestamp) -> Result<(Vec<VectorSample>, bool), String> {
+    fn query(&self, entry: &Entry, expression: &str, at: Timestamp) -> Result<Vec<VectorSample>, String> {
         let budget = Budget::new(self.means.options.query.samples_max);
         let (cancelled, timeout) = (budget.clone(), self.means.options.query.timeout);
         let timer = self.runtime.spawn(async move {
@@ -142,13 +136,11 @@ impl Ruling {
             Asked { query, start: at, end: at, step: Duration::ZERO, origin }.line(now.wall, &outcome, timings)
         });
         self.means.queries.end(slot, line);
-        let outcome = outcome.map_err(|error| error.to_string())?;
-        let is_whole = !outcome.warnings.iter().any(|warning| promesh_query::says_missing(warning));
-        match outcome.value {
-            Value::Vector(vector) => Ok((vector, is_whole)),
+        match outcome.map_err(|error| error.to_string())?.value {
+            Value::Vector(vector) => Ok(vector),
             Value::Scalar { at, value } => {
                 let value = promesh_promql::SampleValue::Float(value);
-                Ok((vec![VectorSample { labels: Labels::empty(), at, value }], is_whole))
+                Ok(vec![VectorSample { labels: Labels::empty(), at, value }])
             }
             Value::String { .. } | Value::Matrix(_) => Err("rule result is not a vector or scalar".to_owned()),
         }
