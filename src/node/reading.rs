@@ -140,6 +140,23 @@ impl Claimed {
     /// The shards of which some peers, each asked for some, have less than is claimed. A shard that somebody takes in now needs
     /// one of those that do: what is pushed late for the span went to them.
     fn lacking(&self, here: &[(&Possession, &ShardSet)]) -> ShardSet {
+        self.lacking_since(here, |_| self.shards.clone())
+    }
+
+    /// The same, but of each shard the time before they first claim anything of it counts for nothing: who was first claims all
+    /// there ever was, and who copied what there was claims no more than that.
+    fn lacking_since_begun(&self, here: &[(&Possession, &ShardSet)]) -> ShardSet {
+        self.lacking_since(here, |from| {
+            let mut begun = ShardSet::default();
+            for (held, of) in here {
+                let before = held.extents().iter().filter(|extent| extent.from <= from);
+                before.for_each(|extent| begun.insert_all(&extent.shards.intersection(of)));
+            }
+            begun
+        })
+    }
+
+    fn lacking_since(&self, here: &[(&Possession, &ShardSet)], begun: impl Fn(Timestamp) -> ShardSet) -> ShardSet {
         let extents: Vec<(&Extent, &ShardSet)> = here
             .iter()
             .flat_map(|(held, of)| held.extents().iter().map(move |extent| (extent, *of)))
@@ -155,7 +172,7 @@ impl Claimed {
                 left.remove_all(&extent.shards.intersection(of));
             }
             if !left.is_empty() {
-                lacking.insert_all(&holes(&extents, (*from, *to), &left));
+                lacking.insert_all(&holes(&extents, (*from, *to), &left, begun(*from)));
             }
         }
         lacking
@@ -169,12 +186,20 @@ impl Claimed {
             unclaimed.remove_all(&held.touching(self.start, Timestamp(self.end.ms() - 1)).intersection(of));
             taken_in.insert_all(&held.open_shards().intersection(of));
         }
-        if self.unknown { unclaimed } else { unclaimed.difference(&taken_in) }
+        // What nobody takes in was anybody's; what others claim they have.
+        let elsewhere = self.spans.values().fold(ShardSet::default(), |all, shards| all.union(shards));
+        if self.unknown { unclaimed } else { unclaimed.difference(&taken_in.difference(&elsewhere)) }
     }
 }
 
-/// Of some shards, those of which some extents together leave something of `[from, to)` uncovered.
-fn holes(extents: &[(&Extent, &ShardSet)], (from, to): (Timestamp, Timestamp), shards: &ShardSet) -> ShardSet {
+/// Of some shards, those of which some extents together leave something of `[from, to)` uncovered: of those that have begun from
+/// the start, of the others from where the first extent begins.
+fn holes(
+    extents: &[(&Extent, &ShardSet)],
+    (from, to): (Timestamp, Timestamp),
+    shards: &ShardSet,
+    mut begun: ShardSet,
+) -> ShardSet {
     let near: Vec<(&Extent, ShardSet)> = extents
         .iter()
         .filter(|(extent, _)| extent.from < to && extent.to > from)
@@ -187,11 +212,12 @@ fn holes(extents: &[(&Extent, &ShardSet)], (from, to): (Timestamp, Timestamp), s
     cuts.dedup();
     let mut holes = ShardSet::default();
     for cut in cuts {
-        let mut open = shards.difference(&holes);
+        let mut here = ShardSet::default();
         for (_, theirs) in near.iter().filter(|(extent, _)| extent.from <= cut && extent.to > cut) {
-            open.remove_all(theirs);
+            here.insert_all(theirs);
         }
-        holes.insert_all(&open);
+        holes.insert_all(&shards.intersection(&begun).difference(&here));
+        begun.insert_all(&here);
     }
     holes
 }
@@ -391,7 +417,7 @@ impl Reading {
     /// The shards of which something is missing, or may be.
     pub fn missing(&self) -> ShardSet {
         let answers = self.answers();
-        self.claimed.lacking(&answers).union(&self.claimed.unclaimed(&answers))
+        self.claimed.lacking_since_begun(&answers).union(&self.claimed.unclaimed(&answers))
     }
 }
 
