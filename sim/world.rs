@@ -1,17 +1,17 @@
 //! Peers, links, disks and one heap of events.
 
+mod event;
 pub(crate) mod history;
 mod late;
 mod lives;
 mod reads;
+mod streams;
 mod wire;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 
-use bytes::Bytes;
-use promesh_alerting::AlertMessage;
 use promesh_cluster::{PeerState, RankTables};
 use promesh_model::shard::ShardSet;
 use promesh_model::{Generation, Monotonic, Now, PeerId, SHARD_COUNT, ShardId, Timestamp};
@@ -23,6 +23,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::sync::Arc;
 
+pub(crate) use self::event::{Envelope, Event};
 use self::history::History;
 use self::late::Shown;
 use self::reads::Reads;
@@ -31,7 +32,7 @@ use crate::disk::Store;
 use crate::faults::Fault;
 use crate::invariants::majority_runs;
 use crate::network::Network;
-use crate::paging::{Paging, PagingEvent};
+use crate::paging::Paging;
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000_000_000;
@@ -43,90 +44,6 @@ const SYNC_PERIOD: u64 = SECOND;
 const SCRAPE_LATE_MAX: u64 = SECOND;
 /// How long an answer to a copy or an exchange is waited for.
 const REQUEST_TIMEOUT: u64 = 3 * SECOND;
-
-/// A stream message with its ends.
-#[derive(Clone, Debug)]
-pub(crate) struct Envelope {
-    from: usize,
-    from_boot: u64,
-    to: usize,
-    to_boot: u64,
-    connection: u32,
-    wire: Wire,
-}
-
-#[derive(Debug)]
-pub(crate) enum Event {
-    Wake {
-        peer: usize,
-        boot: u64,
-    },
-    Datagram {
-        to: usize,
-        bytes: Bytes,
-    },
-    Stream(Box<Envelope>),
-    Scraped {
-        peer: usize,
-        boot: u64,
-        due: u64,
-        spec: SourceSpec,
-        slot: Timestamp,
-        rank: u8,
-    },
-    Sync {
-        peer: usize,
-        boot: u64,
-    },
-    Seek {
-        peer: usize,
-        boot: u64,
-    },
-    FetchTimeout {
-        peer: usize,
-        boot: u64,
-        token: u64,
-    },
-    Stop {
-        peer: usize,
-        boot: u64,
-    },
-    StreamLost {
-        peer: usize,
-        boot: u64,
-        from: PeerId,
-    },
-    History {
-        peer: usize,
-        boot: u64,
-    },
-    HistoryTimeout {
-        peer: usize,
-        boot: u64,
-        token: u64,
-    },
-    Read {
-        peer: usize,
-        boot: u64,
-    },
-    ReadWake {
-        peer: usize,
-        boot: u64,
-        token: u64,
-    },
-    ReadAnswer {
-        peer: usize,
-        boot: u64,
-        to: usize,
-        token: u64,
-        ask: usize,
-        shards: Box<ShardSet>,
-        span: (Timestamp, Timestamp),
-    },
-    Fault(Fault),
-    Resumed(usize),
-    Paging(PagingEvent),
-}
 
 pub(crate) struct SimPeer {
     pub(crate) id: PeerId,
@@ -204,24 +121,6 @@ pub(crate) struct World {
 /// The job that all sources are of.
 pub(crate) fn job() -> Piece {
     Piece::Job("job".to_owned())
-}
-
-impl Event {
-    fn kind(&self) -> &'static str {
-        match self {
-            Event::Wake { .. } => "wake",
-            Event::Datagram { .. } => "datagram",
-            Event::Stream(envelope) => envelope.wire.kind(),
-            Event::Scraped { .. } => "scraped",
-            Event::Sync { .. } => "sync",
-            Event::Seek { .. } => "seek",
-            Event::FetchTimeout { .. } | Event::HistoryTimeout { .. } => "timeout of a copy",
-            Event::Stop { .. } | Event::StreamLost { .. } | Event::Resumed(_) | Event::Fault(_) => "fault",
-            Event::History { .. } => "look at history",
-            Event::Paging(_) => "paging",
-            Event::Read { .. } | Event::ReadWake { .. } | Event::ReadAnswer { .. } => "read",
-        }
-    }
 }
 
 impl SimPeer {
@@ -344,7 +243,7 @@ impl World {
             self.now = at;
             // What reaches a process that stands still waits for it, in order.
             let waits =
-                |event: &Event| touched(event).map(|peer| self.peers[peer].paused_until).filter(|at| *at > self.now);
+                |event: &Event| event.touched().map(|peer| self.peers[peer].paused_until).filter(|at| *at > self.now);
             if let Some(at) = self.pending[place].as_ref().and_then(waits) {
                 self.events.push(Reverse((at, number, number, place)));
                 continue;
@@ -566,84 +465,6 @@ impl World {
         self.by_id.get(&id).copied()
     }
 
-    pub(crate) fn send(&mut self, from: usize, to: usize, wire: Wire) {
-        if self.measuring {
-            self.sent_bytes += wire.bytes();
-        }
-        let (from_boot, to_boot) = (self.peers[from].boot, self.peers[to].boot);
-        let connection = self.network.connection(from, to);
-        self.resend(Envelope { from, from_boot, to, to_boot, connection, wire });
-    }
-
-    fn resend(&mut self, envelope: Envelope) {
-        let (from, to) = (envelope.from, envelope.to);
-        if let Some((at, envelope)) = self.network.stream(from, to, envelope, self.now, &mut self.rng) {
-            self.schedule(at, Event::Stream(Box::new(envelope)));
-        }
-    }
-
-    fn arrive(&mut self, envelope: Envelope) {
-        let Envelope { from, from_boot, to, to_boot, connection, wire } = envelope;
-        // A process that died took its connections with it; what was under way when one ended is lost.
-        if !self.is_up(to, to_boot)
-            || self.peers[from].boot != from_boot
-            || self.network.connection(from, to) != connection
-        {
-            return;
-        }
-        let id = self.peers[from].id;
-        match wire {
-            Wire::Mind(message) => self.feed(to, PeerInput::Mesh(Input::Message { from: id, message })),
-            Wire::Alerting(message) => {
-                // As it is on a stream: not all that a part holds is a part of its form.
-                let message = AlertMessage::decode(&message.encode()).expect("own bytes");
-                let input = promesh_alerting::Input::Message { from: id, message };
-                self.feed(to, PeerInput::Alerting(input));
-            }
-            Wire::Batch(header) => self.append(to, header),
-            Wire::Subscribe(shards) => {
-                self.peers[to].subscribers.insert(from, shards);
-            }
-            Wire::Ask(snapshot) => {
-                let answer = self.peers[to].mind.as_ref().expect("checked").membership.snapshot();
-                self.feed(to, PeerInput::Snapshot(snapshot));
-                self.send(to, from, Wire::Answer(answer));
-            }
-            Wire::Answer(snapshot) => self.feed(to, PeerInput::Snapshot(snapshot)),
-            Wire::Fetch { token, shards, since } => {
-                // What left the log is history, and copied as that.
-                let logged = if self.seals { self.logged_from(to) } else { Timestamp::MIN };
-                let donor = &self.peers[to];
-                // Nearly all that a large mesh copies is there already.
-                let span = (since.unwrap_or(logged), logged);
-                let batches = donor.store.export_to(&self.peers[from].store, &shards, span);
-                let possession = donor.mind.as_ref().expect("checked").mesh.possession();
-                let held = possession.whole_from(&shards).map(|from| from.max(logged));
-                let whole_from = since.or(held);
-                self.send(to, from, Wire::Fetched { token, batches, whole_from });
-            }
-            Wire::Window { token, window, shards } => self.donate_window(to, from, token, window, &shards),
-            Wire::WindowIs { token, batches } => self.take_window(to, token, batches),
-            Wire::Late { token, span, shards, batches } => self.take_late((to, from), token, span, &shards, batches),
-            Wire::LateTaken { token, has } => self.late_taken(to, id, token, has),
-            Wire::Read { token, ask, shards, span } => self.take_read((to, from), (token, ask), shards, span),
-            Wire::ReadHeard { token, ask } => self.take_answer(to, token, ask, None),
-            Wire::ReadIs { token, ask, keys } => self.take_answer(to, token, ask, Some(keys)),
-            Wire::Fetched { token, .. } if self.refuses(to) => {
-                if self.peers[to].fetches.remove(&token).is_some() {
-                    self.feed(to, PeerInput::Mesh(Input::Fetched { token, whole_from: None }));
-                }
-            }
-            Wire::Fetched { token, batches, whole_from } => {
-                batches.into_iter().for_each(|header| self.peers[to].store.copy(header));
-                if self.peers[to].fetches.remove(&token).is_some() {
-                    self.peers[to].store.sync();
-                    self.feed(to, PeerInput::Mesh(Input::Fetched { token, whole_from }));
-                }
-            }
-        }
-    }
-
     /// Whether a peer's disk refuses what is to be stored; the first time its mind hears of it.
     fn refuses(&mut self, peer: usize) -> bool {
         let store = &mut self.peers[peer].store;
@@ -709,28 +530,5 @@ impl World {
         }
         let boot = self.peers[peer].boot;
         self.schedule(self.now + SECOND, Event::Seek { peer, boot });
-    }
-}
-
-/// Whose process an event runs in.
-fn touched(event: &Event) -> Option<usize> {
-    match event {
-        Event::Wake { peer, .. }
-        | Event::Scraped { peer, .. }
-        | Event::Sync { peer, .. }
-        | Event::Seek { peer, .. }
-        | Event::Stop { peer, .. }
-        | Event::StreamLost { peer, .. }
-        | Event::FetchTimeout { peer, .. }
-        | Event::History { peer, .. }
-        | Event::HistoryTimeout { peer, .. }
-        | Event::Read { peer, .. }
-        | Event::ReadWake { peer, .. }
-        | Event::ReadAnswer { peer, .. }
-        | Event::Resumed(peer) => Some(*peer),
-        Event::Paging(event) => event.peer(),
-        Event::Datagram { to, .. } => Some(*to),
-        Event::Stream(envelope) => Some(envelope.to),
-        Event::Fault(_) => None,
     }
 }

@@ -10,7 +10,7 @@ use promesh_node::{Digests, Input, Mesh, MeshConfig, Peer, PeerInput};
 use rand::RngExt;
 
 use super::history::WINDOW_MS;
-use super::{EPOCH_MS, Event, MS, SECOND, SYNC_PERIOD, World, address, job, touched};
+use super::{EPOCH_MS, Event, MS, SECOND, SYNC_PERIOD, World, address, job};
 use crate::disk::Store;
 use crate::faults::Fault;
 use crate::network::{Healed, IDLE_TIMEOUT_NS};
@@ -225,7 +225,7 @@ impl World {
             self.paging().starts.push(now);
         }
         let resumed = std::mem::take(&mut self.events).into_iter().map(|Reverse((at, tie, number, place))| {
-            let waited = tie == number && self.pending[place].as_ref().and_then(touched).is_some();
+            let waited = tie == number && self.pending[place].as_ref().and_then(Event::touched).is_some();
             Reverse((if waited { now } else { at }, tie, number, place))
         });
         self.events = resumed.collect();

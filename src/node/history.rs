@@ -234,8 +234,7 @@ pub(crate) mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    use promesh_cluster::{Candidate, PeerState, Placement};
-    use promesh_model::Generation;
+    use promesh_cluster::{Candidate, Placement};
 
     use super::*;
 
@@ -250,44 +249,18 @@ pub(crate) mod tests {
 
     /// Peer 1's view of others: who, whether it is alive, what it holds.
     pub(crate) fn view(own: Possession, others: Vec<(u128, bool, Option<Possession>)>) -> MeshView {
-        let info = |id: u128, alive: bool| PeerInfo {
-            doubts: 0,
-            beat_gap: None,
-            digests: Arc::default(),
-            id: PeerId(id),
-            address: "127.0.0.1:1".parse().expect("an address"),
-            web_address: None,
-            generation: Generation(1),
-            state: Some(PeerState::Ready),
-            zone: String::new(),
-            alive,
-            suspect: false,
-            silent: false,
-            since: Timestamp(0),
-            clock_offset_ms: None,
-            acting: 0,
-            position: 0,
-            started_through: Timestamp(0),
-        };
+        let address = "127.0.0.1:1".parse().expect("an address");
+        let info = |id: u128, alive: bool| PeerInfo { alive, ..PeerInfo::ready(PeerId(id), address) };
         let living = others.iter().filter(|(_, alive, _)| *alive).map(|(id, ..)| *id).chain([1]);
         let candidate = |id| Candidate { id: PeerId(id), zone: String::new(), weight: 4 };
         let possession: BTreeMap<PeerId, Arc<Possession>> =
             others.iter().filter_map(|(id, _, held)| Some((PeerId(*id), Arc::new(held.clone()?)))).collect();
         MeshView {
-            digests: Arc::default(),
-            elected: Arc::default(),
-            unscraped: 0,
-            unmet: Vec::new(),
-            me: PeerId(1),
-            number: 1,
-            state: PeerState::Ready,
-            replication_factor: 2,
             peers: others.iter().map(|(id, alive, _)| info(*id, *alive)).collect(),
             placement: Arc::new(Placement::of(living.map(candidate))),
-            acting: ShardSet::default(),
             own: Arc::new(own),
             possession: Arc::new(possession),
-            fetching: Vec::new(),
+            ..MeshView::alone(PeerId(1))
         }
     }
 

@@ -280,12 +280,12 @@ impl Reading {
         if known > 0 && lacking.is_empty() {
             return Vec::new();
         }
-        let (mut heard, mut others): (Vec<Candidate<'_>>, Vec<_>) =
+        let (heard, mut others): (Vec<Candidate<'_>>, Vec<_>) =
             candidates(view).partition(|one| one.is_heard && !self.avoided.contains(&one.id));
         others.sort_by_key(|one| (self.avoided.contains(&one.id), one.doubt));
         self.ask_for_all(&heard, view.me, &lacking, now);
         lacking = self.lacking(view, now);
-        self.ask_for_parts(&mut heard, &lacking, known == 0, view, now);
+        self.ask_for_parts(&heard, &lacking, known == 0, view, now);
         for one in others {
             lacking = self.lacking(view, now);
             let theirs = self.some_of(&one, &lacking);
@@ -318,7 +318,7 @@ impl Reading {
     /// Asks all that have a part of what nobody has whole: where that makes it whole, and where nothing better may come.
     fn ask_for_parts(
         &mut self,
-        heard: &mut [Candidate<'_>],
+        heard: &[Candidate<'_>],
         lacking: &ShardSet,
         is_first: bool,
         view: &MeshView,

@@ -83,7 +83,52 @@ pub struct MeshView {
     pub fetching: Vec<(PeerId, usize)>,
 }
 
+impl PeerInfo {
+    /// A peer that is ready and heard, and of which nothing else is known.
+    pub fn ready(id: PeerId, address: SocketAddr) -> PeerInfo {
+        PeerInfo {
+            id,
+            address,
+            web_address: None,
+            generation: Generation(1),
+            state: Some(PeerState::Ready),
+            zone: String::new(),
+            alive: true,
+            suspect: false,
+            digests: Arc::default(),
+            silent: false,
+            since: Timestamp(0),
+            clock_offset_ms: None,
+            acting: 0,
+            beat_gap: None,
+            position: 0,
+            started_through: Timestamp(0),
+            doubts: 0,
+        }
+    }
+}
+
 impl MeshView {
+    /// What a peer sees that is ready and knows nobody, with two copies wanted.
+    pub fn alone(me: PeerId) -> MeshView {
+        MeshView {
+            me,
+            number: 1,
+            state: PeerState::Ready,
+            replication_factor: 2,
+            peers: Vec::new(),
+            unmet: Vec::new(),
+            placement: Arc::new(Placement::new()),
+            acting: ShardSet::default(),
+            own: Arc::default(),
+            possession: Arc::default(),
+            digests: Arc::default(),
+            elected: Arc::default(),
+            unscraped: 0,
+            fetching: Vec::new(),
+        }
+    }
+
     /// A peer by id.
     pub fn peer(&self, id: PeerId) -> Option<&PeerInfo> {
         self.peers.iter().find(|peer| peer.id == id)

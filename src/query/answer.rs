@@ -20,7 +20,7 @@ use promesh_node::MeshView;
 use promesh_node::reading::{Reading, is_heard};
 use promesh_transport::{Class, FrameReceiver, Transport};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -319,15 +319,10 @@ impl Asking {
             let ended = match address {
                 None => self.read_local(shards).await,
                 Some(address) => {
-                    let (arrived, arrival) = oneshot::channel();
-                    let mut asked = std::pin::pin!(self.ask((peer, address), shards, arrived));
-                    tokio::select! {
-                        ended = &mut asked => ended,
-                        Ok(()) = arrival => {
-                            let _ = news.send((ask, News::Arrived));
-                            asked.await
-                        }
-                    }
+                    let arrived = || {
+                        let _ = news.send((ask, News::Arrived));
+                    };
+                    self.ask((peer, address), shards, arrived).await
                 }
             };
             // Nobody listens once the answer is whole.
@@ -350,13 +345,15 @@ impl Asking {
         self,
         (peer, address): (PeerId, SocketAddr),
         shards: ShardSet,
-        arrived: oneshot::Sender<()>,
+        arrived: impl FnOnce(),
     ) -> Result<Part, StorageError> {
         let failed = |error: String| StorageError::Failed(format!("peer {peer}: {error}"));
         let requests = self.requests.iter().map(WireRequest::of).collect();
         let asked = codec::encode(&WireSelect { requests, shards, samples_max: u64::from(u32::MAX) });
-        let asking = self.transport.request_stream_noted(address, Class::Bulk, SELECT, &asked, PATIENCE, arrived);
+        let asking = self.transport.request_stream(address, Class::Bulk, SELECT, &asked, PATIENCE);
         let mut frames = asking.await.map_err(|error| failed(error.to_string()))?;
+        frames.arrival().await.map_err(|error| failed(error.to_string()))?;
+        arrived();
         let mut part: Part = self.requests.iter().map(|_| Selection::default()).collect();
         loop {
             let (kind, payload) = next(&mut frames).await.map_err(failed)?;

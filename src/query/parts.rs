@@ -20,8 +20,8 @@ use promesh_model::{PeerId, Timestamp};
 use promesh_node::MeshView;
 use promesh_node::reading::{HEDGE, LATE, Plan, plan_alone};
 use promesh_promql::{Engine, Part, PartAnswer, Parts, QueryError};
-use promesh_transport::Class;
-use tokio::sync::oneshot;
+use promesh_transport::{Class, FrameReceiver};
+use tokio::time::timeout;
 
 use crate::answer::{Asking, MeshQueryable, PATIENCE, next, not_heard};
 use crate::serve::{in_shards, restricted};
@@ -181,44 +181,42 @@ impl Work {
     /// What a peer answers unless it is late: its transport has the question soon, and it is heard until it answers.
     async fn ask_in_time(self, peer: PeerId, shards: ShardSet) -> Result<PartAnswer, StorageError> {
         let mut newest = self.asking.newest.clone();
-        let (arrived, arrival) = oneshot::channel();
-        let late = async {
-            match tokio::time::timeout(HEDGE, arrival).await {
-                Ok(Ok(())) => tokio::time::sleep(LATE).await,
-                // It failed, which is said elsewhere.
-                Ok(Err(_)) => std::future::pending().await,
-                Err(_) => {}
-            }
+        let late = |_| StorageError::Failed("no answer in time".to_owned());
+        let answer = async {
+            let mut frames = timeout(HEDGE, self.ask_peer(peer, shards)).await.map_err(late)??;
+            timeout(LATE, self.read_answer(peer, &mut frames)).await.map_err(late)?
         };
         tokio::select! {
-            answer = self.ask_peer(peer, shards, arrived) => answer,
-            () = late => Err(StorageError::Failed("no answer in time".to_owned())),
+            answer = answer => answer,
             () = not_heard(&mut newest, peer) => Err(StorageError::Failed("it is not heard any more".to_owned())),
         }
     }
 
-    async fn ask_peer(
-        self,
-        peer: PeerId,
-        shards: ShardSet,
-        arrived: oneshot::Sender<()>,
-    ) -> Result<PartAnswer, StorageError> {
-        let failed = |error: String| StorageError::Failed(format!("peer {peer}: {error}"));
-        let address = self.asking.view.peer(peer).ok_or_else(|| failed("unknown".to_owned()))?.address;
+    /// Asks, and waits until the question has arrived.
+    async fn ask_peer(&self, peer: PeerId, shards: ShardSet) -> Result<FrameReceiver, StorageError> {
+        let address = self.asking.view.peer(peer).ok_or_else(|| of_peer(peer, "unknown"))?.address;
         let samples_max = u64::from(u32::MAX);
         let asked = codec::encode(&WirePart { part: (*self.part).clone(), shards, samples_max });
-        let asking = self.asking.transport.request_stream_noted(address, Class::Bulk, PART, &asked, PATIENCE, arrived);
-        let mut frames = asking.await.map_err(|error| failed(error.to_string()))?;
-        let (kind, payload) = next(&mut frames).await.map_err(failed)?;
+        let asking = self.asking.transport.request_stream(address, Class::Bulk, PART, &asked, PATIENCE);
+        let mut frames = asking.await.map_err(|error| of_peer(peer, error))?;
+        frames.arrival().await.map_err(|error| of_peer(peer, error))?;
+        Ok(frames)
+    }
+
+    async fn read_answer(&self, peer: PeerId, frames: &mut FrameReceiver) -> Result<PartAnswer, StorageError> {
+        let (kind, payload) = next(frames).await.map_err(|error| of_peer(peer, error))?;
         if kind != PART_STATE {
-            return Err(failed(String::from_utf8_lossy(&payload).into_owned()));
+            return Err(of_peer(peer, String::from_utf8_lossy(&payload)));
         }
-        let answer =
-            codec::decode::<PartAnswer, BULK_BYTES_MAX>(&payload).map_err(|error| failed(error.to_string()))?;
+        let answer = codec::decode::<PartAnswer, BULK_BYTES_MAX>(&payload).map_err(|error| of_peer(peer, error))?;
         self.parts.counters.answered.fetch_add(1, Ordering::Relaxed);
         self.parts.counters.bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
         Ok(answer)
     }
+}
+
+fn of_peer(peer: PeerId, error: impl std::fmt::Display) -> StorageError {
+    StorageError::Failed(format!("peer {peer}: {error}"))
 }
 
 /// Computes a part for another peer; `Failed` says why it cannot be computed here alone.

@@ -13,7 +13,7 @@ use quinn::{
     AsyncUdpSocket, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, Runtime as _, ServerConfig, TransportConfig,
     VarInt,
 };
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use crate::counters::{CounterSnapshot, Counters, RefusalReason, bump};
@@ -253,7 +253,7 @@ impl Transport {
         timeout: Duration,
     ) -> Result<(u8, Bytes), RequestError> {
         let exchange = async {
-            let (mut frames, _) = self.ask(to, class, kind, payload).await?;
+            let mut frames = self.ask(to, class, kind, payload).await?;
             first_answer(&mut frames).await
         };
         tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(RequestError::Timeout))
@@ -272,33 +272,8 @@ impl Transport {
         payload: &[u8],
         timeout: Duration,
     ) -> Result<FrameReceiver, RequestError> {
-        self.request_stream_noted(to, class, kind, payload, timeout, oneshot::channel().0).await
-    }
-
-    /// The same; `arrived` is told once the other side's transport has the whole request, busy as the rest of it may be.
-    ///
-    /// # Errors
-    /// As [`RequestError`] says.
-    pub async fn request_stream_noted(
-        &self,
-        to: SocketAddr,
-        class: Class,
-        kind: u8,
-        payload: &[u8],
-        timeout: Duration,
-        arrived: oneshot::Sender<()>,
-    ) -> Result<FrameReceiver, RequestError> {
         let asked = tokio::time::timeout(timeout, self.ask(to, class, kind, payload)).await;
-        let (frames, sent) = asked.unwrap_or(Err(RequestError::Timeout))?;
-        if !arrived.is_closed() {
-            self.spawn(async move {
-                if let Ok(None) = sent.stopped().await {
-                    // An error means that nobody waits for it any more.
-                    let _ = arrived.send(());
-                }
-            });
-        }
-        Ok(frames)
+        asked.unwrap_or(Err(RequestError::Timeout))
     }
 
     /// Opens a long-lived stream of frames; `kind` and `hello` (at most [`MESSAGE_BYTES_MAX`]) say what it is for.
@@ -362,13 +337,7 @@ impl Transport {
         self.0.runtime.end().await;
     }
 
-    async fn ask(
-        &self,
-        to: SocketAddr,
-        class: Class,
-        kind: u8,
-        payload: &[u8],
-    ) -> Result<(FrameReceiver, quinn::SendStream), RequestError> {
+    async fn ask(&self, to: SocketAddr, class: Class, kind: u8, payload: &[u8]) -> Result<FrameReceiver, RequestError> {
         let (bytes, limit) = (payload.len(), class.frame_bytes_max());
         if bytes > limit {
             return Err(RequestError::TooLarge { bytes, limit });
@@ -376,7 +345,7 @@ impl Transport {
         let link = self.0.link(to, class).await?;
         let (send, recv) = link.connection.open_bi().await.map_err(unreachable)?;
         let sent = stream::write_last_frame(send, class, kind, payload, &self.0.context(to)).await?;
-        Ok((FrameReceiver::new(recv, class, limit, self.0.context(to)), sent))
+        Ok(FrameReceiver::new(recv, class, limit, self.0.context(to)).to(sent))
     }
 }
 

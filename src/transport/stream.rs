@@ -79,11 +79,30 @@ pub struct FrameReceiver {
     limit: usize,
     class: Class,
     context: Context,
+    /// What these frames answer.
+    asked: Option<quinn::SendStream>,
 }
 
 impl FrameReceiver {
     pub(crate) fn new(stream: quinn::RecvStream, class: Class, limit: usize, context: Context) -> FrameReceiver {
-        FrameReceiver { stream, buffer: BytesMut::new(), limit, class, context }
+        FrameReceiver { stream, buffer: BytesMut::new(), limit, class, context, asked: None }
+    }
+
+    /// These frames answer what was sent there.
+    pub(crate) fn to(mut self, asked: quinn::SendStream) -> FrameReceiver {
+        self.asked = Some(asked);
+        self
+    }
+
+    /// Waits until the other side's transport has the whole request that these frames answer, busy as the rest of it may be.
+    ///
+    /// # Errors
+    /// `Closed` when the connection is gone before that is known.
+    pub async fn arrival(&mut self) -> Result<(), StreamError> {
+        match self.asked.take() {
+            Some(asked) => asked.stopped().await.map(drop).map_err(closed),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn with_limit(mut self, limit: usize) -> FrameReceiver {

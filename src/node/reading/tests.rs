@@ -1,5 +1,4 @@
-use promesh_cluster::{PeerState, Placement};
-use promesh_model::{Generation, ShardId};
+use promesh_model::ShardId;
 
 use super::*;
 
@@ -30,42 +29,17 @@ enum Is {
 
 /// Peer 1's view of itself and of peers 2, 3 and so on.
 fn view(own: Held<'_>, others: &[(Is, Held<'_>)]) -> MeshView {
-    let info = |(id, (is, _)): (u128, &(Is, Held<'_>))| PeerInfo {
-        doubts: 0,
-        beat_gap: None,
-        digests: Arc::default(),
-        id: PeerId(id),
-        address: "127.0.0.1:1".parse().expect("an address"),
-        web_address: None,
-        generation: Generation(1),
-        state: Some(PeerState::Ready),
-        zone: String::new(),
-        alive: *is != Is::Down,
-        suspect: false,
-        silent: *is == Is::Silent,
-        since: Timestamp(0),
-        clock_offset_ms: None,
-        acting: 0,
-        position: 0,
-        started_through: Timestamp(0),
+    let info = |(id, (is, _)): (u128, &(Is, Held<'_>))| {
+        let ready = PeerInfo::ready(PeerId(id), "127.0.0.1:1".parse().expect("an address"));
+        PeerInfo { alive: *is != Is::Down, silent: *is == Is::Silent, ..ready }
     };
     let possession: BTreeMap<PeerId, Arc<Possession>> =
         (2..).zip(others).map(|(id, (_, theirs))| (PeerId(id), held(theirs))).collect();
     MeshView {
-        digests: Arc::default(),
-        elected: Arc::default(),
-        unscraped: 0,
-        unmet: Vec::new(),
-        me: PeerId(1),
-        number: 1,
-        state: PeerState::Ready,
-        replication_factor: 2,
         peers: (2..).zip(others).map(info).collect(),
-        placement: Arc::new(Placement::new()),
-        acting: ShardSet::default(),
         own: held(own),
         possession: Arc::new(possession),
-        fetching: Vec::new(),
+        ..MeshView::alone(PeerId(1))
     }
 }
 

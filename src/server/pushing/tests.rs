@@ -1,50 +1,22 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use promesh_cluster::{Candidate, PeerState, Placement};
+use promesh_cluster::{Candidate, Placement};
 use promesh_model::shard::ShardSet;
-use promesh_model::{Generation, Labels, Timestamp};
-use promesh_node::{PeerInfo, Possession};
+use promesh_model::{Labels, Timestamp};
+use promesh_node::PeerInfo;
 
 use super::*;
 
 fn view(me: u128, others: &[(u128, bool)], acting: &[u16]) -> MeshView {
-    let info = |id: u128, silent: bool| PeerInfo {
-        doubts: 0,
-        beat_gap: None,
-        digests: std::sync::Arc::default(),
-        id: PeerId(id),
-        address: "127.0.0.1:1".parse().expect("an address"),
-        web_address: None,
-        generation: Generation(1),
-        state: Some(PeerState::Ready),
-        zone: String::new(),
-        alive: true,
-        suspect: false,
-        silent,
-        since: Timestamp(0),
-        clock_offset_ms: None,
-        acting: 0,
-        position: 0,
-        started_through: Timestamp(0),
-    };
+    let address = "127.0.0.1:1".parse().expect("an address");
+    let info = |id: u128, silent: bool| PeerInfo { silent, ..PeerInfo::ready(PeerId(id), address) };
     let ids = others.iter().map(|(id, _)| *id).chain([me]);
     let candidate = |id| Candidate { id: PeerId(id), weight: 4, zone: String::new() };
     MeshView {
-        digests: std::sync::Arc::default(),
-        elected: std::sync::Arc::default(),
-        unscraped: 0,
-        unmet: Vec::new(),
-        me: PeerId(me),
-        number: 1,
-        state: PeerState::Ready,
-        replication_factor: 2,
         peers: others.iter().map(|(id, silent)| info(*id, *silent)).collect(),
         placement: Arc::new(Placement::of(ids.map(candidate))),
         acting: acting.iter().map(|&shard| ShardId(shard)).collect::<ShardSet>(),
-        own: Arc::new(Possession::default()),
-        possession: Arc::new(BTreeMap::new()),
-        fetching: Vec::new(),
+        ..MeshView::alone(PeerId(me))
     }
 }
 
