@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use promesh_model::PeerId;
 use promesh_model::codec::{self, BULK_BYTES_MAX};
@@ -22,7 +24,6 @@ use promesh_transport::{Class, FrameReceiver, Transport};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use crate::serve::{in_shards, restricted};
 use crate::wire::{
@@ -39,6 +40,7 @@ pub struct MeshQueryable {
     view: watch::Receiver<Option<Arc<MeshView>>>,
     transport: Option<Transport>,
     runtime: Handle,
+    clock: fn() -> Monotonic,
 }
 
 /// How long a listing waits for the slowest peer.
@@ -48,14 +50,15 @@ const LIST_PATIENCE: Duration = Duration::from_secs(5);
 type Part = Vec<Selection>;
 
 impl MeshQueryable {
-    /// Reads `local` and, through `transport`, the peers of the newest view.
+    /// Reads `local` and, through `transport`, the peers of the newest view; `clock` says who is late.
     pub fn new(
         local: Arc<dyn Queryable>,
         view: watch::Receiver<Option<Arc<MeshView>>>,
         transport: Option<Transport>,
         runtime: Handle,
+        clock: fn() -> Monotonic,
     ) -> MeshQueryable {
-        MeshQueryable { local, view, transport, runtime }
+        MeshQueryable { local, view, transport, runtime, clock }
     }
 
     /// Whether this peer alone has all samples of some requests.
@@ -92,19 +95,34 @@ pub(crate) struct Asking {
     pub(crate) budget: Budget,
     pub(crate) start: Timestamp,
     pub(crate) end: Timestamp,
+    pub(crate) clock: fn() -> Monotonic,
 }
 
 impl MeshQueryable {
-    pub(crate) fn local(&self) -> Arc<dyn Queryable> {
-        Arc::clone(&self.local)
+    /// Begins a query by one view.
+    pub(crate) fn asking(
+        &self,
+        view: Arc<MeshView>,
+        transport: Transport,
+        requests: Vec<SelectRequest>,
+        budget: &Budget,
+        (start, end): (Timestamp, Timestamp),
+    ) -> Asking {
+        Asking {
+            local: Arc::clone(&self.local),
+            view,
+            newest: self.view.clone(),
+            transport,
+            requests: Arc::new(requests),
+            budget: budget.clone(),
+            start,
+            end,
+            clock: self.clock,
+        }
     }
 
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
-    }
-
-    pub(crate) fn newest(&self) -> watch::Receiver<Option<Arc<MeshView>>> {
-        self.view.clone()
     }
 
     /// Reads some shards; of some peers only what nobody else has.
@@ -139,16 +157,7 @@ impl Queryable for MeshQueryable {
     fn select(&self, requests: &[SelectRequest], budget: &Budget) -> Result<Vec<Selection>, StorageError> {
         let Some((view, transport)) = self.others() else { return self.local.select(requests, budget) };
         let (start, end) = span(requests);
-        let asking = Asking {
-            local: Arc::clone(&self.local),
-            view,
-            newest: self.newest(),
-            transport,
-            requests: Arc::new(requests.to_vec()),
-            budget: budget.clone(),
-            start,
-            end,
-        };
+        let asking = self.asking(view, transport, requests.to_vec(), budget, (start, end));
         self.read(asking, ShardSet::all(), Vec::new())
     }
 
@@ -255,8 +264,7 @@ const MISSING: &str = " of 16384 shards have no peer that answers: series may be
 impl Asking {
     /// Reads some shards; of peers that did not do before what was asked of them, only what nobody else has.
     async fn read(self, shards: ShardSet, avoided: Vec<PeerId>) -> Result<Part, StorageError> {
-        let began = Instant::now();
-        let now = || Monotonic(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        let now = self.clock;
         let mut reading = Reading::new(&self.view, &shards, self.start, self.end, avoided);
         let (mut view, mut newest, mut is_told) = (Arc::clone(&self.view), self.newest.clone(), true);
         let (news, mut told) = mpsc::unbounded_channel();
@@ -316,15 +324,17 @@ impl Asking {
     ) -> impl Future<Output = ()> + Send + use<> {
         let (news, address) = (news.clone(), view.peer(peer).map(|peer| peer.address));
         async move {
-            let ended = match address {
-                None => self.read_local(shards).await,
-                Some(address) => {
-                    let arrived = || {
-                        let _ = news.send((ask, News::Arrived));
-                    };
-                    self.ask((peer, address), shards, arrived).await
+            let arrived = || {
+                let _ = news.send((ask, News::Arrived));
+            };
+            let work = async {
+                match address {
+                    None => self.read_local(shards).await,
+                    Some(address) => self.ask((peer, address), shards, arrived).await,
                 }
             };
+            let panicked = |_| Err(StorageError::Failed("a part of the query panicked".to_owned()));
+            let ended = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(panicked);
             // Nobody listens once the answer is whole.
             let _ = news.send((ask, News::Ended(ended)));
         }

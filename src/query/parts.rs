@@ -78,16 +78,7 @@ impl Parts for MeshParts {
             // All of it is here.
             return Ok(None);
         }
-        let asking = Asking {
-            local: self.mesh.local(),
-            view: Arc::clone(&view),
-            newest: self.mesh.newest(),
-            transport,
-            requests: Arc::default(),
-            budget: budget.clone(),
-            start: from,
-            end: to,
-        };
+        let asking = self.mesh.asking(view, transport, Vec::new(), budget, (from, to));
         let work = Work { part: Arc::new(part.clone()), asking, parts: self.clone() };
         let answers = self.mesh.runtime().block_on(work.gather(plan, Vec::new()));
         let mut answers = match answers {

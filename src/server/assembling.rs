@@ -402,7 +402,7 @@ impl Assembly {
     fn asking(&self, view: &View, transport: Option<Transport>) -> Result<Asking, StartError> {
         let local: Arc<dyn Queryable> = Arc::clone(&self.db) as Arc<dyn Queryable>;
         let runtime = lone::reading().map_err(context("threads for queries"))?;
-        let of_all = MeshQueryable::new(Arc::clone(&local), view.clone(), transport, runtime.clone());
+        let of_all = MeshQueryable::new(Arc::clone(&local), view.clone(), transport, runtime.clone(), clock::monotonic);
         let reading = Arc::new(Reading::new(Arc::new(of_all.clone()), Arc::clone(&self.db)));
         reading.apply(&self.settings.loaded.config)?;
         let engine = Arc::new(Engine::new(settings::engine_options(&self.options, &self.settings)));
