@@ -131,16 +131,21 @@ pub async fn operate(peer: &Arc<Peer>, order: ClusterOrder, whom: &str) -> Resul
     let target = if of_all || whom.is_empty() { None } else { Some(named(peer, whom)?) };
     let own = target.is_none_or(|target| target == peer.id);
     let is_asked = |other: &PeerInfo| match order {
+        _ if !of_all => target == Some(other.id),
         // Who is on its way out may be gone before it has answered, and what it would forget goes with it.
-        Order::Remove(_) => stays(other),
-        _ => of_all || target == Some(other.id),
+        _ => stays(other),
     };
-    let others = others(peer, is_asked);
+    let asked = others(peer, is_asked);
     let mut outcomes = Vec::new();
     if own {
         outcomes.push((peer.id.to_string(), carry_out(peer, order).await));
     }
-    outcomes.extend(ask(peer, others, ORDER, codec::encode(&order).into()).await);
+    let payload = Bytes::from(codec::encode(&order));
+    let leaving = if matches!(order, Order::Snapshot) { others(peer, |other| !stays(other)) } else { Vec::new() };
+    let (staying, leaving) = tokio::join!(ask(peer, asked, ORDER, payload.clone()), ask(peer, leaving, ORDER, payload));
+    outcomes.extend(staying);
+    // What the leaving have they hand on; while one is there its snapshot is taken too.
+    outcomes.extend(leaving.into_iter().filter(|(_, outcome)| outcome.is_ok()));
     if outcomes.is_empty() {
         return Err(format!("{whom} is not alive"));
     }
