@@ -105,8 +105,10 @@ struct Answers {
     incomplete: f64,
     /// How many did, and what the last was.
     lacking: (usize, String),
-    /// The longest that one took.
-    slowest: f64,
+    /// The longest that one took, when it was asked, and which it was.
+    slowest: (f64, f64, String),
+    /// All that they took together.
+    together: f64,
     count: usize,
 }
 
@@ -122,7 +124,11 @@ fn asked(port: u16, began: f64, seconds: f64, expected: f64, at: f64) -> Answers
                 answers.incomplete = asked;
                 answers.lacking = (answers.lacking.0 + 1, format!(" ({query}: {told:?})"));
             }
-            answers.slowest = answers.slowest.max(wall() - began - asked);
+            let took = wall() - began - asked;
+            if took > answers.slowest.0 {
+                answers.slowest = (took, asked, query.to_owned());
+            }
+            answers.together += took;
             answers.count += 1;
         }
         pause(50);
@@ -159,12 +165,14 @@ fn kill(peers: &mut [Peer], victims: &[usize], verdicts: &mut Verdicts) {
         let asking: Vec<_> = survivors.iter().map(ask).collect();
         asking.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
-    for (peer, Answers { incomplete, lacking: (lacking, last), slowest, count }) in answers.iter().enumerate() {
+    for (peer, Answers { incomplete, lacking: (lacking, last), slowest, together, count }) in answers.iter().enumerate()
+    {
+        let (mean, (slowest, asked, query)) = (together / *count as f64, slowest);
         verdicts.line(
             *incomplete < 1.0,
             format!(
                 "{name} survivor {peer} answered {count} queries, {lacking} lacked something, the last was asked after \
-                 {incomplete:.2} s{last}, the slowest took {slowest:.2} s"
+                 {incomplete:.2} s{last}, one took {mean:.2} s, the slowest {slowest:.2} s ({query}, asked after {asked:.2} s)"
             ),
         );
     }

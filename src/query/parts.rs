@@ -1,12 +1,14 @@
 //! Aggregations computed where their samples are: each shard by one holder that has the whole span, the rest from samples.
 //!
 //! A holder that fails, has not all of it, or is late is dropped: its shards are computed by others that have all of it. Where
-//! there is none their samples are read, and the part is computed here.
+//! there is none a late one is waited for while it is heard, as its samples would come later still; of one that failed the
+//! samples are read, and the part is computed here.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use promesh_model::codec::{self, BULK_BYTES_MAX};
@@ -21,7 +23,7 @@ use promesh_node::MeshView;
 use promesh_node::reading::{HEDGE, LATE, Plan, plan_alone};
 use promesh_promql::{Engine, Part, PartAnswer, Parts, QueryError};
 use promesh_transport::{Class, FrameReceiver};
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use crate::answer::{Asking, MeshQueryable, PATIENCE, next, not_heard};
 use crate::serve::{in_shards, restricted};
@@ -154,7 +156,7 @@ impl Work {
 
     /// Has one peer compute its shards; where it does not, others that have them, by what is known then.
     async fn ask(mut self, peer: PeerId, shards: ShardSet, mut avoided: Vec<PeerId>) -> Gathered {
-        let why = match self.clone().ask_in_time(peer, shards.clone()).await {
+        let why = match self.clone().ask_in_time(peer, shards.clone(), &avoided).await {
             Ok(answer) => return Ok(vec![answer]),
             Err(error @ (StorageError::Cancelled | StorageError::TooManySamples)) => return Err(error),
             Err(why) => why,
@@ -170,16 +172,31 @@ impl Work {
     }
 
     /// What a peer answers unless it is late: its transport has the question soon, and it is heard until it answers.
-    async fn ask_in_time(self, peer: PeerId, shards: ShardSet) -> Result<PartAnswer, StorageError> {
+    async fn ask_in_time(self, peer: PeerId, shards: ShardSet, avoided: &[PeerId]) -> Result<PartAnswer, StorageError> {
         let mut newest = self.asking.newest.clone();
-        let late = |_| StorageError::Failed("no answer in time".to_owned());
+        let without_it: Vec<PeerId> = avoided.iter().copied().chain([peer]).collect();
+        let late = || StorageError::Failed("no answer in time".to_owned());
         let answer = async {
-            let mut frames = timeout(HEDGE, self.ask_peer(peer, shards)).await.map_err(late)??;
-            timeout(LATE, self.read_answer(peer, &mut frames)).await.map_err(late)?
+            let (asking, others) = (self.ask_peer(peer, shards.clone()), self.others_have(&shards, &without_it));
+            let mut frames = unless_late(HEDGE, asking, others).await.ok_or_else(late)??;
+            let (reading, others) = (self.read_answer(peer, &mut frames), self.others_have(&shards, &without_it));
+            unless_late(LATE, reading, others).await.ok_or_else(late)?
         };
         tokio::select! {
             answer = answer => answer,
             () = not_heard(&mut newest, peer) => Err(StorageError::Failed("it is not heard any more".to_owned())),
+        }
+    }
+
+    /// Waits until others have all of some shards, each alone.
+    async fn others_have(&self, shards: &ShardSet, avoided: &[PeerId]) {
+        let (start, end) = (self.asking.start, self.asking.end);
+        let have = |view: &Option<Arc<MeshView>>| {
+            let have = |view: &Arc<MeshView>| plan_alone(view, shards, start, end, avoided).unanswered.is_empty();
+            view.as_ref().is_some_and(have)
+        };
+        if self.asking.newest.clone().wait_for(have).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -203,6 +220,22 @@ impl Work {
         self.parts.counters.answered.fetch_add(1, Ordering::Relaxed);
         self.parts.counters.bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
         Ok(answer)
+    }
+}
+
+/// What comes in time, or before there is somebody else to ask.
+async fn unless_late<T>(
+    patience: Duration,
+    answer: impl Future<Output = T>,
+    others: impl Future<Output = ()>,
+) -> Option<T> {
+    let late = async {
+        sleep(patience).await;
+        others.await;
+    };
+    tokio::select! {
+        answer = answer => Some(answer),
+        () = late => None,
     }
 }
 

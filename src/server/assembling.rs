@@ -160,7 +160,8 @@ impl Assembly {
             .map(|transport| Live::new(transport, Arc::clone(&addresses), minds.clone(), Arc::clone(&ingest)));
         let sending = self.sending(&ingest, &scraping, &view, live.clone())?;
         let deletes = Arc::new(Deletes::open(self.db.dir()).map_err(context("the list of deletes"))?);
-        let history = self.history(&deletes, &view, transport.clone(), &addresses, &minds)?;
+        let copying = lone::copying().map_err(context("threads for copies"))?;
+        let history = self.history(&deletes, (&view, &minds), transport.clone(), &addresses, &copying)?;
         let push_groups = PushGroups::scraped(self.db.dir(), &scraping).map_err(context("the pushed groups"))?;
         let sync_each = self.options.storage.wal_sync == WalSync::Always;
         let pushing = Arc::new(Pushing::new(
@@ -213,6 +214,7 @@ impl Assembly {
             runtime: Handle::current(),
             listening: lone::runtime("listening").map_err(context("a thread for what others write"))?,
             reading: asking.runtime.clone(),
+            copying,
         });
         let (task_sender, tasks) = mpsc::unbounded_channel();
         let reach = match (membership, linked.own_address, &transport) {
@@ -371,10 +373,10 @@ impl Assembly {
     fn history(
         &self,
         deletes: &Arc<Deletes>,
-        view: &View,
+        (view, minds): (&View, &Minds),
         transport: Option<Transport>,
         addresses: &Addresses,
-        minds: &Minds,
+        copying: &Handle,
     ) -> Result<Arc<History>, StartError> {
         let means = HistoryMeans {
             db: Arc::clone(&self.db),
@@ -394,8 +396,8 @@ impl Assembly {
         };
         let history = History::new(means, &self.set_aside).map_err(context("the list of late pushes"))?;
         let history = Arc::new(history);
-        tokio::spawn(Arc::clone(&history).run());
-        tokio::spawn(Arc::clone(&history).run_late());
+        copying.spawn(Arc::clone(&history).run());
+        copying.spawn(Arc::clone(&history).run_late());
         Ok(history)
     }
 

@@ -121,6 +121,8 @@ pub struct Hands {
     pub listening: Handle,
     /// Where their queries are answered.
     pub reading: Handle,
+    /// Where chunks are copied, to them and from them.
+    pub copying: Handle,
 }
 
 impl Hands {
@@ -164,7 +166,7 @@ impl Hands {
             }
             Output::Fetch { token, from, shards, since } => {
                 let hands = Arc::clone(self);
-                tokio::spawn(async move {
+                self.copying.spawn(async move {
                     let whole_from = hands.fetch(from, shards, since).await;
                     hands.minds.tell(Input::Fetched { token, whole_from });
                 });
@@ -325,8 +327,8 @@ impl Hands {
                 });
             }
             copy::FETCH | copy::FETCH_ORDERED => {
-                let runtime = self.runtime.clone();
-                self.runtime.spawn_blocking(move || {
+                let runtime = self.copying.clone();
+                self.copying.spawn_blocking(move || {
                     let view = hands.view.borrow().clone();
                     copy::serve(&hands.ingest, view.as_deref(), kind, &bytes, responder, &runtime);
                 });
@@ -363,7 +365,7 @@ impl Hands {
                 self.runtime.spawn(operate::relay(hands.orders.clone(), kind, bytes, responder));
             }
             kind if history::KINDS.contains(&kind) => {
-                self.runtime
+                self.copying
                     .spawn(async move { Arc::clone(&hands.history).answer(asker, kind, bytes, responder).await });
             }
             kind if promesh_query::KINDS.contains(&kind) => {

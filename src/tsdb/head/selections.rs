@@ -1,7 +1,8 @@
 //! Selections that were asked for lately: their series in label order, found and sorted once.
 //!
 //! Dashboards and rules ask for the same series again and again, while series come and go seldom. A selection is good
-//! as long as no series of its metric name came or went; one without a name, as long as none at all did.
+//! as long as no series of its metric name came or went; one without a name, as long as none at all did. While many come, as
+//! when shards are copied to this peer, the next is made of the one before and of those that came.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,6 +29,14 @@ pub struct SelectedSeries {
 const BYTES_MAX: usize = 64 << 20;
 const KEPT_MAX: usize = 128;
 
+/// What is kept of a selection.
+enum Kept {
+    Nothing,
+    /// Series came or went since.
+    Old(Arc<SelectedSeries>),
+    Current(Arc<SelectedSeries>),
+}
+
 /// The selections kept.
 #[derive(Debug, Default)]
 pub struct Selections {
@@ -36,16 +45,16 @@ pub struct Selections {
 }
 
 impl Selections {
-    fn find(&self, matchers: &[Matcher], last_change: u64) -> Option<Arc<SelectedSeries>> {
+    fn find(&self, matchers: &[Matcher], last_change: u64) -> Kept {
         let mut kept = self.kept.lock();
-        let at = kept.iter().position(|(known, _)| known == matchers)?;
+        let Some(at) = kept.iter().position(|(known, _)| known == matchers) else { return Kept::Nothing };
         let entry = kept.remove(at);
         if entry.1.changes < last_change {
-            return None;
+            return Kept::Old(entry.1);
         }
         let found = Arc::clone(&entry.1);
         kept.push(entry);
-        Some(found)
+        Kept::Current(found)
     }
 
     fn keep(&self, matchers: &[Matcher], selected: &Arc<SelectedSeries>) {
@@ -78,23 +87,31 @@ fn last_change(index: &Index, matchers: &[Matcher]) -> u64 {
 impl Head {
     /// The series that satisfy all matchers, in label order.
     pub fn selected_series(&self, matchers: &[Matcher]) -> Arc<SelectedSeries> {
-        let (slots, changes, reuse_epoch) = {
-            let reuse_epoch = self.reuse_epoch.load(Ordering::Acquire);
+        let reuse_epoch = self.reuse_epoch.load(Ordering::Acquire);
+        let (mut slots, changes, old) = {
             let index = self.index.read();
-            if let Some(found) = self.selections.find(matchers, last_change(&index, matchers)) {
-                return found;
-            }
-            (index.postings.select(matchers, &index.symbols), index.changes(), reuse_epoch)
+            let old = match self.selections.find(matchers, last_change(&index, matchers)) {
+                Kept::Current(found) => return found,
+                Kept::Old(old) => Some(old),
+                Kept::Nothing => None,
+            };
+            (index.postings.select(matchers, &index.symbols), index.changes(), old)
         };
+        let is_same_epoch = || self.reuse_epoch.load(Ordering::Acquire) == reuse_epoch;
         let mut series: Vec<(u32, Labels)> = Vec::with_capacity(slots.len() as usize);
+        // As long as no slot was freed each holds the series that it held.
+        if let Some(old) = old.filter(|old| old.reuse_epoch == reuse_epoch && is_same_epoch()) {
+            series.extend(old.series.iter().filter(|(slot, _)| slots.remove(*slot)).cloned());
+        }
         for slot in &slots {
             series.extend(self.labels_at(slot).map(|labels| (slot, labels)));
         }
-        if self.reuse_epoch.load(Ordering::Acquire) != reuse_epoch {
+        if !is_same_epoch() {
             // A slot that was freed meanwhile may hold a series that was not asked for.
             series.retain(|(_, labels)| matches_all(matchers, labels));
         }
-        series.sort_unstable_by(|a, b| a.1.cmp(&b.1));
+        // Of two runs in order this makes one with a comparison for each series.
+        series.sort_by(|a, b| a.1.cmp(&b.1));
         let bytes = series.iter().map(|(_, labels)| labels.as_packed().len() + 48).sum();
         let selected = Arc::new(SelectedSeries { series, reuse_epoch, changes, bytes });
         self.selections.keep(matchers, &selected);

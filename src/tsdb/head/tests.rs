@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -144,6 +145,32 @@ fn a_label_set_beyond_the_limit_is_refused() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// A selection that is asked for again after series came and went, and slots changed hands, is what a new one would be.
+    #[test]
+    fn a_selection_follows_the_series(steps in proptest::collection::vec((0usize..12, any::<bool>(), any::<bool>()), 1..60)) {
+        let head = head(0);
+        let mut newest = BTreeMap::new();
+        for (number, (host, collects, looks)) in steps.into_iter().enumerate() {
+            let at = 1000 * (number as i64 + 10);
+            head.append(&batch(&head, at, &[(host, number as f64)]));
+            newest.insert(host, (at, number as f64));
+            if collects {
+                head.set_min_time(Timestamp(at - 4000));
+                head.collect();
+                newest.retain(|_, (newest, _)| *newest >= at - 4000);
+            }
+            if !looks {
+                continue;
+            }
+            let mut expected: Vec<_> = newest.iter().map(|(host, (_, value))| (labels(*host), Some(*value))).collect();
+            expected.sort_by(|a, b| a.0.cmp(&b.0));
+            let matchers = [Matcher::equal("job", "node")];
+            let found = head.select(&matchers, i64::MIN, i64::MAX, &Budget::unlimited(), &mut Vec::new()).expect("reads");
+            let found: Vec<_> = found.into_iter().map(|one| (one.labels, one.values.last().copied())).collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
 
     /// Any samples in any order through the late path give each instant once, and a copy of the open window equals it.
     #[test]
