@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use promesh_model::codec::{self, BULK_BYTES_MAX, RPC_BYTES_MAX};
-use promesh_model::ingest::{Batch, HistogramSample, SeriesIndex};
+use promesh_model::ingest::{Batch, HistogramSample, SeriesIndex, SeriesRef};
 use promesh_model::labels::Labels;
 use promesh_model::shard::{ShardSet, shard_of};
+use promesh_model::storage::SeriesColumns;
 use promesh_model::{Monotonic, PeerId, ShardId, Timestamp};
 use promesh_node::MeshView;
 use promesh_replication::SlotOrders;
@@ -311,8 +312,35 @@ fn take(kind: u8, payload: &[u8], taking: &mut Taking, ingest: &Ingest) -> Resul
     }
 }
 
+/// What is here already of one series. Logs are fetched from all that may have some of it, and most of it is the same: what
+/// is here is neither logged again nor looked for sample by sample.
+#[derive(Default)]
+struct Here {
+    columns: SeriesColumns,
+}
+
+impl Here {
+    /// Reads what lies in the span of some samples.
+    fn read(&mut self, ingest: &Ingest, series: SeriesRef, samples: &[(i64, Value)]) {
+        self.columns.clear();
+        let instants = || samples.iter().map(|(at, _)| *at);
+        if let (Some(first), Some(last)) = (instants().min(), instants().max()) {
+            // What cannot be read is not here; whoever queries it is told.
+            ingest.db().head().read_resolved(series, first, last, &mut self.columns, &mut Vec::new());
+        }
+    }
+
+    /// Whether this very sample is here; of histograms nothing is known.
+    fn has(&self, at: Timestamp, value: &Value) -> bool {
+        let Value::Float(bits) = value else { return false };
+        let found = self.columns.timestamps.binary_search(&at.ms());
+        found.is_ok_and(|place| self.columns.values[place].to_bits() == *bits)
+    }
+}
+
 fn store(ingest: &Ingest, chunks: Vec<OrderedChunk>, taking: &mut Taking) -> Result<(), CopyError> {
-    let mut batch = Batch::default();
+    let (mut batch, mut here) = (Batch::default(), Here::default());
+    let mut samples: Vec<(i64, Value)> = Vec::new();
     for OrderedChunk { labels, encoding, bytes, source } in chunks {
         let encoding = Encoding::from_byte(encoding).map_err(malformed)?;
         let source = (source as usize).checked_sub(1);
@@ -321,12 +349,21 @@ fn store(ingest: &Ingest, chunks: Vec<OrderedChunk>, taking: &mut Taking) -> Res
         }
         let series = ingest.db().resolve(&labels).map_err(crate::ingest::StoreError::from)?;
         let decoded = chunk::for_each_value(encoding, &bytes, |at, value| {
-            let (at, value) = (Timestamp(at), value());
+            samples.push((at, value()));
+            true
+        });
+        decoded.map_err(malformed)?;
+        here.read(ingest, series, &samples);
+        for (at, value) in samples.drain(..) {
+            let at = Timestamp(at);
             if taking.leaves(&labels, at) {
-                return true;
+                continue;
             }
             if source.is_some_and(|source| !taking.contest.is_plain(source, series, at, &value)) {
-                return true;
+                continue;
+            }
+            if here.has(at, &value) {
+                continue;
             }
             match value {
                 Value::Float(bits) => {
@@ -340,9 +377,7 @@ fn store(ingest: &Ingest, chunks: Vec<OrderedChunk>, taking: &mut Taking) -> Res
                 }
             }
             batch.slot = batch.slot.max(at);
-            true
-        });
-        decoded.map_err(malformed)?;
+        }
         if batch.series.len() + batch.histograms.len() >= BATCH_SAMPLES {
             ingest.write_copied(std::mem::take(&mut batch))?;
         }

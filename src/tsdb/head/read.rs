@@ -2,11 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
+use promesh_model::ingest::SeriesRef;
 use promesh_model::labels::Labels;
 use promesh_model::matcher::{Matcher, matches_all};
 use promesh_model::storage::{Budget, SeriesColumns, StorageError};
 use roaring::RoaringBitmap;
 
+use super::append::Cursor;
 use super::pages::PAGE_SLOTS;
 use super::series::{Series, Value};
 use super::{Head, SelectedSeries, labels_of, same_labels, series_key};
@@ -223,6 +225,21 @@ impl Head {
                 self.read_series(series, start, end, columns, warnings);
             }
         });
+    }
+
+    /// Appends the samples within `start ..= end` of a series that was resolved, in order of time; none of one that was
+    /// collected since.
+    pub fn read_resolved(
+        &self,
+        series: SeriesRef,
+        start: i64,
+        end: i64,
+        columns: &mut SeriesColumns,
+        warnings: &mut Vec<String>,
+    ) {
+        if let Some(series) = Cursor::new(&self.pages).series(series) {
+            self.read_series(series, start, end, columns, warnings);
+        }
     }
 
     /// Appends a series' samples within `start ..= end` that are not in blocks.

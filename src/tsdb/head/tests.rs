@@ -126,10 +126,16 @@ fn a_collected_series_is_refused_not_mistaken() {
     head.append(&batch(&head, 9000, &[(2, 1.0)]));
     head.set_min_time(Timestamp(5000));
     assert_eq!(head.collect(), Collected { series: 1, left: 1 });
-    let reused = head.resolve(&labels(3)).expect("resolves");
-    assert_eq!(slot_of(reused), slot_of(old.series[0]), "the slot serves again");
+    let (collected, reused) = (old.series[0], head.resolve(&labels(3)).expect("resolves"));
+    assert_eq!(slot_of(reused), slot_of(collected), "the slot serves again");
     assert_eq!(head.append(&Batch { slot: Timestamp(9000), ..old }).rejected[0].reason, IngestError::UnknownSeries);
     assert_eq!(head.label_values("instance", &[]), ["h2", "h3"].map(str::to_owned));
+    let mut columns = SeriesColumns::default();
+    head.read_resolved(collected, i64::MIN, i64::MAX, &mut columns, &mut Vec::new());
+    assert_eq!(columns, SeriesColumns::default(), "of one that was collected there is nothing");
+    let kept = head.resolve(&labels(2)).expect("resolves");
+    head.read_resolved(kept, 9000, 9000, &mut columns, &mut Vec::new());
+    assert_eq!((columns.timestamps, columns.values), (vec![9000], vec![1.0]));
     assert_eq!(head.collect().series, 0, "a series that waits for its first sample is spared once");
     assert_eq!(head.collect().series, 1);
     assert_eq!(head.series_count(), 1);
