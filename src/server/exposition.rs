@@ -289,7 +289,11 @@ fn mesh(page: &mut Page, peer: &Peer) {
             &parts.answered,
         ),
         ("promesh_query_parts_answered_bytes_total", "Bytes of those answers.", &parts.bytes),
-        ("promesh_query_parts_dropped_total", "Parts that were dropped and computed from samples.", &parts.dropped),
+        (
+            "promesh_query_parts_dropped_total",
+            "Parts that were dropped and computed by others, or from samples.",
+            &parts.dropped,
+        ),
         ("promesh_query_parts_served_total", "Parts of queries that this peer computed for others.", &parts.served),
     ];
     for (name, help, counter) in counts {
