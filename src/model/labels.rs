@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_128;
 pub const METRIC_NAME: &str = "__name__";
 
 /// A label set. Names are unique and sorted by bytes; no value is empty (an empty value is an absent label).
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Eq)]
 pub struct Labels(Arc<[u8]>);
 
 impl Labels {
@@ -264,6 +264,12 @@ impl<'a> IntoIterator for &'a Labels {
     type IntoIter = Iter<'a>;
     fn into_iter(self) -> Iter<'a> {
         self.iter()
+    }
+}
+
+impl PartialEq for Labels {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
     }
 }
 

@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::histogram::FloatHistogram;
 use crate::labels::Labels;
 use crate::matcher::Matcher;
-use crate::shard::{ShardSet, shard_of};
+use crate::shard::{ShardId, ShardSet, shard_of};
 use crate::time::Timestamp;
 
 /// One selector of a query: what to match, where in time, and what the query will do with it.
@@ -24,7 +24,7 @@ pub struct SelectRequest {
     pub hints: SelectHints,
 }
 
-/// What a query does with a selection. Storage may ignore all of it.
+/// What a query does with a selection. Storage may ignore all of it but the shards.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SelectHints {
     /// Step of a range query in milliseconds; 0 for an instant query.
@@ -41,14 +41,20 @@ pub struct SelectHints {
     pub limit: usize,
     /// Only the newest sample of each series matters; those before it may be left out.
     pub newest_only: bool,
-    /// Only series of these shards are wanted; others may be left out unread.
+    /// Series of these shards are given and no others, by the storage of one peer: whoever joins what several peers hold
+    /// relies on it. What reads from all of them knows no shards.
     pub shards: Option<Arc<ShardSet>>,
 }
 
 impl SelectHints {
-    /// Whether a series of these labels may be wanted.
+    /// Whether a series of these labels is wanted.
     pub fn wants(&self, labels: &Labels) -> bool {
         self.shards.as_ref().is_none_or(|shards| shards.contains(shard_of(labels)))
+    }
+
+    /// Whether the series of a shard are.
+    pub fn wants_shard(&self, shard: ShardId) -> bool {
+        self.shards.as_ref().is_none_or(|shards| shards.contains(shard))
     }
 }
 

@@ -25,7 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::serve::{in_shards, restricted};
+use crate::serve::restricted;
 use crate::wire::{
     DONE, FAILED, LABEL_SETS, LIST, Listed, SELECT, SERIES, TEXTS, WireList, WireRequest, WireSelect, WireSeries,
 };
@@ -341,13 +341,7 @@ impl Asking {
     }
 
     async fn read_local(self, shards: ShardSet) -> Result<Part, StorageError> {
-        let read = move || {
-            let mut selections = self.local.select(&restricted(&self.requests, &shards), &self.budget)?;
-            for selection in &mut selections {
-                selection.series.retain(|series| in_shards(&shards, &series.labels));
-            }
-            Ok(selections)
-        };
+        let read = move || self.local.select(&restricted(&self.requests, &shards), &self.budget);
         tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(StorageError::Failed(error.to_string())))
     }
 

@@ -26,7 +26,7 @@ use promesh_transport::{Class, FrameReceiver};
 use tokio::time::sleep;
 
 use crate::answer::{Asking, MeshQueryable, PATIENCE, next, not_heard};
-use crate::serve::{in_shards, restricted};
+use crate::serve::restricted;
 use crate::wire::{PART, PART_STATE, WirePart};
 
 /// What parts did for this peer.
@@ -261,9 +261,13 @@ pub(crate) fn compute_here(
 }
 
 /// Refuses series whose labels do not decide their shard by job and instance alone.
-fn check_identity(identified: bool, labels: &Labels) -> Result<(), StorageError> {
-    let known = !identified || ["job", "instance"].iter().all(|name| labels.get(name).is_some());
+fn check_identity(labels: &Labels) -> Result<(), StorageError> {
+    let known = ["job", "instance"].iter().all(|name| labels.get(name).is_some());
     if known { Ok(()) } else { Err(StorageError::Failed(format!("{labels} has no job or instance to be joined by"))) }
+}
+
+fn check_identities(selections: &[Selection]) -> Result<(), StorageError> {
+    selections.iter().flat_map(|selection| &selection.series).try_for_each(|series| check_identity(&series.labels))
 }
 
 /// Some shards of local storage.
@@ -283,24 +287,20 @@ struct Remote {
     identified: bool,
 }
 
-struct Filtered<'a> {
-    inner: Box<dyn SeriesCursor + 'a>,
-    of: &'a Local,
-}
+/// Series whose identity is checked.
+struct Identified<'a>(Box<dyn SeriesCursor + 'a>);
 
-impl SeriesCursor for Filtered<'_> {
+impl SeriesCursor for Identified<'_> {
     fn next(&mut self, series: &mut SeriesColumns) -> Result<bool, StorageError> {
-        while self.inner.next(series)? {
-            if in_shards(&self.of.shards, &series.labels) {
-                check_identity(self.of.identified, &series.labels)?;
-                return Ok(true);
-            }
+        let found = self.0.next(series)?;
+        if found {
+            check_identity(&series.labels)?;
         }
-        Ok(false)
+        Ok(found)
     }
 
     fn take_warnings(&mut self) -> Vec<String> {
-        self.inner.take_warnings()
+        self.0.take_warnings()
     }
 }
 
@@ -311,10 +311,9 @@ fn no_listing<T>() -> Result<Listing<T>, StorageError> {
 
 impl Queryable for Local {
     fn select(&self, requests: &[SelectRequest], budget: &Budget) -> Result<Vec<Selection>, StorageError> {
-        let mut selections = self.local.select(&restricted(requests, &self.shards), budget)?;
-        for selection in &mut selections {
-            selection.series.retain(|series| in_shards(&self.shards, &series.labels));
-            selection.series.iter().try_for_each(|series| check_identity(self.identified, &series.labels))?;
+        let selections = self.local.select(&restricted(requests, &self.shards), budget)?;
+        if self.identified {
+            check_identities(&selections)?;
         }
         Ok(selections)
     }
@@ -325,8 +324,11 @@ impl Queryable for Local {
         budget: &Budget,
     ) -> Result<Vec<Box<dyn SeriesCursor + 'a>>, StorageError> {
         let cursors = self.local.cursors(&restricted(requests, &self.shards), budget)?;
-        let filtered = |inner| Box::new(Filtered { inner, of: self }) as Box<dyn SeriesCursor + 'a>;
-        Ok(cursors.into_iter().map(filtered).collect())
+        if !self.identified {
+            return Ok(cursors);
+        }
+        let identified = |inner| Box::new(Identified(inner)) as Box<dyn SeriesCursor + 'a>;
+        Ok(cursors.into_iter().map(identified).collect())
     }
 
     fn label_names(&self, _: &ListRequest, _: &Budget) -> Result<Listing<String>, StorageError> {
@@ -346,8 +348,8 @@ impl Queryable for Remote {
     fn select(&self, requests: &[SelectRequest], budget: &Budget) -> Result<Vec<Selection>, StorageError> {
         let asking = Asking { requests: Arc::new(requests.to_vec()), budget: budget.clone(), ..self.asking.clone() };
         let selections = self.parts.mesh.read(asking, self.shards.clone(), self.avoided.clone())?;
-        for series in selections.iter().flat_map(|selection| &selection.series) {
-            check_identity(self.identified, &series.labels)?;
+        if self.identified {
+            check_identities(&selections)?;
         }
         Ok(selections)
     }

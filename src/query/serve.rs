@@ -5,8 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use promesh_model::codec::{self, RPC_BYTES_MAX};
-use promesh_model::labels::Labels;
-use promesh_model::shard::{ShardSet, shard_of};
+use promesh_model::shard::ShardSet;
 use promesh_model::storage::{Budget, Queryable, SelectRequest, SeriesColumns, StorageError};
 use promesh_node::MeshView;
 use promesh_promql::Engine;
@@ -78,9 +77,6 @@ fn select(local: &dyn Queryable, payload: &[u8], frames: &FrameSender, runtime: 
         let (mut piece, mut bytes) = (Vec::new(), 0);
         let mut series = SeriesColumns::default();
         while cursor.next(&mut series)? {
-            if !in_shards(&shards, &series.labels) {
-                continue;
-            }
             let series = WireSeries::of(std::mem::take(&mut series));
             bytes += series.bytes();
             piece.push(series);
@@ -127,10 +123,6 @@ pub(crate) fn restricted(requests: &[SelectRequest], shards: &ShardSet) -> Vec<S
         request
     };
     requests.iter().map(restrict).collect()
-}
-
-pub(crate) fn in_shards(shards: &ShardSet, labels: &Labels) -> bool {
-    shards.contains(shard_of(labels))
 }
 
 fn list(local: &dyn Queryable, payload: &[u8], frames: &FrameSender, runtime: &Handle) -> Result<(), StorageError> {

@@ -8,10 +8,11 @@
 //! that are read. The head counts whenever samples leave it; a reader that finds the count changed begins again, at the
 //! series it was at, with the blocks there are then. A block that is merged or dropped meanwhile stays open as it was.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use promesh_model::labels::Labels;
-use promesh_model::storage::{Budget, SelectRequest, SeriesColumns, SeriesCursor, StorageError};
+use promesh_model::storage::{Budget, SelectHints, SelectRequest, SeriesColumns, SeriesCursor, StorageError};
 
 use crate::block::BlockSeries;
 use crate::columns;
@@ -47,6 +48,13 @@ struct Sources {
     blocks: Vec<BlockSeries>,
 }
 
+/// A series, and where it lies.
+struct Next {
+    labels: Labels,
+    in_head: bool,
+    in_blocks: bool,
+}
+
 impl Sources {
     /// All that a request touches, from the series `from` on.
     fn open(db: &Db, request: &SelectRequest, from: Option<&Labels>, warnings: &mut Vec<String>) -> Sources {
@@ -55,17 +63,26 @@ impl Sources {
         let departures = db.head.departures();
         let empty = !db.head.may_overlap(start, end);
         let selected = if empty { Arc::default() } else { db.head.selected_series(&request.matchers) };
-        let place = from.map_or(0, |from| selected.series.partition_point(|(_, labels)| labels < from));
+        let place = from.map_or(0, |from| selected.series.partition_point(|one| one.labels < *from));
         let blocks = db.blocks.overlapping(start, end).into_iter();
         let blocks =
             blocks.map(|block| BlockSeries::new(block, &request.matchers, (start, end), from, warnings)).collect();
         Sources { departures, selected, place, blocks }
     }
 
-    /// The labels of the next series.
-    fn first(&self) -> Option<&Labels> {
-        let in_head = self.selected.series.get(self.place).map(|(_, labels)| labels);
-        self.blocks.iter().filter_map(BlockSeries::labels).chain(in_head).min()
+    /// The labels of the next series that is wanted, as far as that can be told without a look at them, and whether the head
+    /// has it and blocks do.
+    fn first(&mut self, hints: &SelectHints) -> Option<Next> {
+        while self.selected.series.get(self.place).is_some_and(|one| !hints.wants_shard(one.shard)) {
+            self.place += 1;
+        }
+        let in_head = self.selected.series.get(self.place).map(|one| &one.labels);
+        let Some(in_blocks) = self.blocks.iter().filter_map(BlockSeries::labels).min() else {
+            return in_head.map(|labels| Next { labels: labels.clone(), in_head: true, in_blocks: false });
+        };
+        let order = in_head.map_or(Ordering::Greater, |in_head| in_head.cmp(in_blocks));
+        let labels = in_head.filter(|_| order.is_lt()).unwrap_or(in_blocks).clone();
+        Some(Next { labels, in_head: order.is_le(), in_blocks: order.is_ge() })
     }
 }
 
@@ -94,12 +111,9 @@ impl<'a> DbCursor<'a> {
     fn read_next(&mut self, series: &mut SeriesColumns) -> Option<()> {
         series.clear();
         loop {
-            let labels = self.sources.first()?.clone();
-            let in_blocks = self.sources.blocks.iter().any(|block| block.labels() == Some(&labels));
+            let Next { labels, in_head, in_blocks } = self.sources.first(&self.request.hints)?;
             let place = self.sources.place;
-            let in_head = self.sources.selected.series.get(place).is_some_and(|(_, here)| *here == labels);
-            if !self.request.hints.wants(&labels) {
-                self.sources.place += usize::from(in_head);
+            if !in_head && !self.request.hints.wants(&labels) {
                 for block in self.sources.blocks.iter_mut().filter(|block| block.labels() == Some(&labels)) {
                     block.advance(&mut self.warnings);
                 }
@@ -118,7 +132,8 @@ impl<'a> DbCursor<'a> {
                 }
                 self.sources.place += 1;
             }
-            for block in self.sources.blocks.iter_mut().filter(|block| block.labels() == Some(&labels)) {
+            let blocks = self.sources.blocks.iter_mut().filter(|_| in_blocks);
+            for block in blocks.filter(|block| block.labels() == Some(&labels)) {
                 block.read(series, &mut self.of_block, &mut self.warnings);
                 block.advance(&mut self.warnings);
             }

@@ -10,6 +10,7 @@ use roaring::RoaringBitmap;
 
 use super::append::Cursor;
 use super::pages::PAGE_SLOTS;
+use super::selections::Selected;
 use super::series::{Series, Value};
 use super::{Head, SelectedSeries, labels_of, same_labels, series_key};
 use crate::block::tombstones::drop_spans;
@@ -94,7 +95,7 @@ impl Head {
         columns: &mut SeriesColumns,
         warnings: &mut Vec<String>,
     ) -> bool {
-        let (slot, labels) = &selected.series[place];
+        let Selected { slot, labels, .. } = &selected.series[place];
         columns.clear();
         let read = self.with_series(*slot, |series| {
             // A freed slot may hold another series by now.
@@ -111,8 +112,11 @@ impl Head {
         true
     }
 
-    pub(super) fn labels_at(&self, slot: u32) -> Option<Labels> {
-        self.with_series(slot, |series| labels_of(&self.index.read().symbols, &series.labels))
+    pub(super) fn selected_at(&self, slot: u32) -> Option<Selected> {
+        self.with_series(slot, |series| {
+            let labels = labels_of(&self.index.read().symbols, &series.labels);
+            Selected { slot, shard: series.shard, labels }
+        })
     }
 
     fn read_span(&self, series: &Series, span: Span, columns: &mut SeriesColumns, warnings: &mut Vec<String>) {

@@ -10,14 +10,26 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 use promesh_model::labels::{Labels, METRIC_NAME};
 use promesh_model::matcher::{MatchOp, Matcher, matches_all};
+use promesh_model::shard::ShardId;
 
 use super::{Head, Index};
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub struct Selected {
+    /// Where it is.
+    pub slot: u32,
+    /// Its shard: who wants some shards passes over the others without a look at their labels.
+    pub shard: ShardId,
+    /// Its label set.
+    pub labels: Labels,
+}
 
 /// The series that satisfied some matchers at one moment.
 #[derive(Debug, Default)]
 pub struct SelectedSeries {
-    /// Slots and label sets, in label order.
-    pub series: Vec<(u32, Labels)>,
+    /// In label order.
+    pub series: Vec<Selected>,
     /// The moment: slots freed since may hold other series.
     pub reuse_epoch: u64,
     /// The index' count of changes then.
@@ -98,21 +110,21 @@ impl Head {
             (index.postings.select(matchers, &index.symbols), index.changes(), old)
         };
         let is_same_epoch = || self.reuse_epoch.load(Ordering::Acquire) == reuse_epoch;
-        let mut series: Vec<(u32, Labels)> = Vec::with_capacity(slots.len() as usize);
+        let mut series: Vec<Selected> = Vec::with_capacity(slots.len() as usize);
         // As long as no slot was freed each holds the series that it held.
         if let Some(old) = old.filter(|old| old.reuse_epoch == reuse_epoch && is_same_epoch()) {
-            series.extend(old.series.iter().filter(|(slot, _)| slots.remove(*slot)).cloned());
+            series.extend(old.series.iter().filter(|one| slots.remove(one.slot)).cloned());
         }
         for slot in &slots {
-            series.extend(self.labels_at(slot).map(|labels| (slot, labels)));
+            series.extend(self.selected_at(slot));
         }
         if !is_same_epoch() {
             // A slot that was freed meanwhile may hold a series that was not asked for.
-            series.retain(|(_, labels)| matches_all(matchers, labels));
+            series.retain(|one| matches_all(matchers, &one.labels));
         }
         // Of two runs in order this makes one with a comparison for each series.
-        series.sort_by(|a, b| a.1.cmp(&b.1));
-        let bytes = series.iter().map(|(_, labels)| labels.as_packed().len() + 48).sum();
+        series.sort_by(|a, b| a.labels.cmp(&b.labels));
+        let bytes = series.iter().map(|one| one.labels.as_packed().len() + 48).sum();
         let selected = Arc::new(SelectedSeries { series, reuse_epoch, changes, bytes });
         self.selections.keep(matchers, &selected);
         selected
