@@ -37,8 +37,10 @@ impl ClockOffsets {
     pub fn note(&mut self, peer: PeerId, theirs: Timestamp, ours: Timestamp) {
         let seen = theirs.ms() - ours.ms();
         let before = self.offsets.get(&peer).copied();
-        // Smoothed, so that one late beat is no verdict.
-        let offset = before.map_or(seen, |known| known + (seen - known) / 4);
+        // A beat comes after it was sent: the later it comes, the further back their clock seems. So what seems nearer the
+        // truth is taken at once, and what seems further from it is smoothed, so that late beats, as they come one upon
+        // another when a cut heals, are forgotten with the first that is not.
+        let offset = before.map_or(seen, |known| seen.max(known + (seen - known) / 4));
         self.offsets.insert(peer, offset);
         self.far -= usize::from(before.is_some_and(is_far));
         self.far += usize::from(is_far(offset));
@@ -82,6 +84,24 @@ impl ClockOffsets {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn late_beats_are_forgotten_with_the_first_that_is_not() {
+        let mut offsets = ClockOffsets::default();
+        let beat = |offsets: &mut ClockOffsets, sent: i64, came: i64| {
+            offsets.note(PeerId(1), Timestamp(sent + 100), Timestamp(came));
+        };
+        beat(&mut offsets, 0, 0);
+        // One late beat is no verdict; many that come as a cut heals are, until they have caught up.
+        beat(&mut offsets, 100, 2_100);
+        assert_eq!(offsets.of(PeerId(1)), Some(-400));
+        (200..5_000).step_by(100).for_each(|sent| beat(&mut offsets, sent, 5_000));
+        beat(&mut offsets, 5_000, 5_000);
+        assert_eq!(offsets.of(PeerId(1)), Some(100));
+        // A clock that is set back is followed within some beats.
+        (5_100..8_000).step_by(100).for_each(|sent| beat(&mut offsets, sent - 1_000, sent));
+        assert_eq!(offsets.of(PeerId(1)), Some(-897));
+    }
 
     #[test]
     fn only_a_majority_that_agrees_makes_us_skewed() {
