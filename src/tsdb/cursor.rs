@@ -132,13 +132,14 @@ impl<'a> DbCursor<'a> {
                 }
                 self.sources.place += 1;
             }
-            let blocks = self.sources.blocks.iter_mut().filter(|_| in_blocks);
-            for block in blocks.filter(|block| block.labels() == Some(&labels)) {
-                block.read(series, &mut self.of_block, &mut self.warnings);
-                block.advance(&mut self.warnings);
-            }
-            if in_head && in_blocks {
-                columns::join(series, &mut self.of_head);
+            if in_blocks {
+                for block in self.sources.blocks.iter_mut().filter(|block| block.labels() == Some(&labels)) {
+                    block.read(series, &mut self.of_block, &mut self.warnings);
+                    block.advance(&mut self.warnings);
+                }
+                if in_head {
+                    columns::join(series, &mut self.of_head);
+                }
             }
             series.labels = labels;
             return Some(());
