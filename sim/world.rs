@@ -30,7 +30,7 @@ use self::reads::Reads;
 pub(crate) use self::wire::Wire;
 use crate::disk::Store;
 use crate::faults::Fault;
-use crate::invariants::majority_runs;
+use crate::invariants::{majority_runs, no_false_skew};
 use crate::network::Network;
 use crate::paging::Paging;
 
@@ -448,6 +448,7 @@ impl World {
                 self.go_on_with_reads(peer);
             }
             Output::Change(change) => {
+                self.found.extend(no_false_skew::violation(&change, self.now as f64 / 1e9));
                 if self.verbose {
                     println!("{:9.3} s {}: {change:?}", self.now as f64 / 1e9, self.peers[peer].id);
                 }

@@ -6,5 +6,6 @@ pub(crate) mod history_is_whole;
 pub(crate) mod holders_agree;
 pub(crate) mod majority_runs;
 pub(crate) mod no_false_alert;
+pub(crate) mod no_false_skew;
 pub(crate) mod nothing_lost;
 pub(crate) mod one_owner;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use promesh_model::{PeerId, Timestamp};
+use promesh_model::{Monotonic, Now, PeerId, Timestamp};
 
 /// A slot further ahead of a holder's clock is not taken: the clock of whoever started it is wrong, or the holder's is, and
 /// the head's windows would follow it.
@@ -18,6 +18,9 @@ pub const PUSH_AHEAD_MAX: Duration = Duration::from_secs(12 * 60 + 30);
 const WARN_MS: i64 = 500;
 /// Off by more than this from a majority that agrees: owns and sends nothing.
 const SKEWED_MS: i64 = 2000;
+/// For this long without a break: beats that waited in a cut come from many peers as it heals, all late alike, and are
+/// through within moments. A wrong clock stays wrong.
+const SKEWED_AFTER: Duration = Duration::from_secs(2);
 
 /// The offsets of other peers' clocks from this peer's, from their beats.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +29,8 @@ pub struct ClockOffsets {
     /// How many of them are beyond [`SKEWED_MS`]: with less than half there is no need to look for a median, and every
     /// beat asks.
     far: usize,
+    /// Since when a majority that agrees has seen our clock far off.
+    apart_since: Option<Monotonic>,
 }
 
 fn is_far(offset: i64) -> bool {
@@ -34,8 +39,8 @@ fn is_far(offset: i64) -> bool {
 
 impl ClockOffsets {
     /// Takes a peer's clock as its beat showed it. The way of the beat is not taken off: it is milliseconds.
-    pub fn note(&mut self, peer: PeerId, theirs: Timestamp, ours: Timestamp) {
-        let seen = theirs.ms() - ours.ms();
+    pub fn note(&mut self, peer: PeerId, theirs: Timestamp, now: Now) {
+        let seen = theirs.ms() - now.wall.ms();
         let before = self.offsets.get(&peer).copied();
         // A beat comes after it was sent: the later it comes, the further back their clock seems. So what seems nearer the
         // truth is taken at once, and what seems further from it is smoothed, so that late beats, as they come one upon
@@ -44,12 +49,14 @@ impl ClockOffsets {
         self.offsets.insert(peer, offset);
         self.far -= usize::from(before.is_some_and(is_far));
         self.far += usize::from(is_far(offset));
+        self.apart_since = self.is_apart().then(|| self.apart_since.unwrap_or(now.monotonic));
     }
 
     /// Forgets a peer.
     pub fn forget(&mut self, peer: PeerId) {
         let gone = self.offsets.remove(&peer);
         self.far -= usize::from(gone.is_some_and(is_far));
+        self.apart_since = self.apart_since.filter(|_| self.is_apart());
     }
 
     /// A peer's clock less ours, in ms.
@@ -69,9 +76,13 @@ impl ClockOffsets {
         self.median().is_some_and(|median| median.abs() > WARN_MS)
     }
 
-    /// Whether a majority of the mesh, us included, agrees within half a second and we are over two seconds off. With
-    /// two peers nobody can tell who is right.
-    pub fn is_skewed(&self) -> bool {
+    /// Whether a majority of the mesh, us included, has agreed within half a second for the last two seconds, and we were
+    /// over two seconds off all the while. With two peers nobody can tell who is right.
+    pub fn is_skewed(&self, now: Monotonic) -> bool {
+        self.apart_since.is_some_and(|since| now.since(since) >= SKEWED_AFTER)
+    }
+
+    fn is_apart(&self) -> bool {
         if self.far * 2 < self.offsets.len() {
             return false;
         }
@@ -85,11 +96,15 @@ impl ClockOffsets {
 mod tests {
     use super::*;
 
+    fn at(ms: i64) -> Now {
+        Now { monotonic: Monotonic(ms as u64 * 1_000_000), wall: Timestamp(ms) }
+    }
+
     #[test]
     fn late_beats_are_forgotten_with_the_first_that_is_not() {
         let mut offsets = ClockOffsets::default();
         let beat = |offsets: &mut ClockOffsets, sent: i64, came: i64| {
-            offsets.note(PeerId(1), Timestamp(sent + 100), Timestamp(came));
+            offsets.note(PeerId(1), Timestamp(sent + 100), at(came));
         };
         beat(&mut offsets, 0, 0);
         // One late beat is no verdict; many that come as a cut heals are, until they have caught up.
@@ -103,20 +118,40 @@ mod tests {
         assert_eq!(offsets.of(PeerId(1)), Some(-897));
     }
 
+    /// What everybody's clock shows is noted at an instant; whether ours is skewed then, and two seconds later.
+    fn verdicts(offsets: &mut ClockOffsets, came: i64, ahead: &[(u128, i64)]) -> [bool; 2] {
+        for (peer, ms) in ahead {
+            offsets.note(PeerId(*peer), Timestamp(came + ms), at(came));
+        }
+        [0, 2_000].map(|later| offsets.is_skewed(at(came + later).monotonic))
+    }
+
     #[test]
     fn only_a_majority_that_agrees_makes_us_skewed() {
         let mut offsets = ClockOffsets::default();
-        offsets.note(PeerId(1), Timestamp(5000), Timestamp(0));
-        assert!(offsets.is_off() && !offsets.is_skewed());
-        offsets.note(PeerId(2), Timestamp(5100), Timestamp(0));
-        assert!(offsets.is_skewed());
-        offsets.note(PeerId(2), Timestamp(-60_000), Timestamp(0));
-        assert!(!offsets.is_skewed());
+        assert_eq!(verdicts(&mut offsets, 0, &[(1, 5_000)]), [false, false]);
+        assert!(offsets.is_off());
+        assert_eq!(verdicts(&mut offsets, 5_000, &[(2, 5_100)]), [false, true]);
+        assert_eq!(verdicts(&mut offsets, 10_000, &[(2, -60_000)]), [false, false]);
         offsets.forget(PeerId(2));
-        offsets.note(PeerId(3), Timestamp(5000), Timestamp(0));
-        assert!(offsets.is_skewed());
-        offsets.note(PeerId(4), Timestamp(0), Timestamp(0));
-        offsets.note(PeerId(5), Timestamp(0), Timestamp(0));
-        assert!(!offsets.is_skewed());
+        assert_eq!(verdicts(&mut offsets, 15_000, &[(3, 5_000)]), [false, true]);
+        assert_eq!(verdicts(&mut offsets, 17_000, &[(3, 5_000)]), [true, true]);
+        assert_eq!(verdicts(&mut offsets, 20_000, &[(4, 0), (5, 0)]), [false, false]);
+    }
+
+    #[test]
+    fn a_burst_of_late_beats_makes_nobody_skewed() {
+        let mut offsets = ClockOffsets::default();
+        // Met again as a cut heals: what each sent in the cut comes first.
+        let burst = |offsets: &mut ClockOffsets, at: i64, ahead: i64| verdicts(offsets, at, &[(1, ahead), (2, ahead)]);
+        assert_eq!(burst(&mut offsets, 5_000, -4_700), [false, true]);
+        assert_eq!(burst(&mut offsets, 5_400, -3_000), [false, true]);
+        assert_eq!(burst(&mut offsets, 6_900, 0), [false, false]);
+        // It begins anew with the next one.
+        offsets.forget(PeerId(1));
+        offsets.forget(PeerId(2));
+        assert_eq!(burst(&mut offsets, 9_000, -4_700), [false, true]);
+        offsets.forget(PeerId(2));
+        assert_eq!(verdicts(&mut offsets, 10_000, &[(2, 0)]), [false, false]);
     }
 }

@@ -510,7 +510,7 @@ impl Mesh {
             before.is_some_and(|(wall, gap)| beat.wall > wall && beat.wall.since(wall).abs_diff(gap) <= period / 2);
         self.judge.hear(from, beat, now.monotonic, period);
         if is_fresh {
-            self.offsets.note(from, beat.wall, now.wall);
+            self.offsets.note(from, beat.wall, now);
         }
         self.dirty |= stood_back != self.stands_back_from_all(from);
         if self.silent.remove(&from) || (beat.suspended && !suspended) {
@@ -653,7 +653,7 @@ impl Mesh {
                 }
             }
             Phase::Ready => {
-                let state = match (self.offsets.is_skewed(), self.stands_back()) {
+                let state = match (self.offsets.is_skewed(now.monotonic), self.stands_back()) {
                     (true, _) => PeerState::Skewed,
                     (false, true) => PeerState::Full,
                     (false, false) => self.has_room(now),
