@@ -1,6 +1,6 @@
 //! Nobody takes its clock for skewed: here they are a quarter of a second off at most.
 //!
-//! Source: design of the mesh, section 6, clocks: skewed is who is off by more than two seconds from a majority.
+//! Source: design of the mesh, section 3, clocks: skewed is who is off by more than two seconds from a majority.
 
 use promesh_cluster::PeerState;
 use promesh_node::Change;
