@@ -29,8 +29,8 @@ pub struct ClockOffsets {
     /// How many of them are beyond [`SKEWED_MS`]: with less than half there is no need to look for a median, and every
     /// beat asks.
     far: usize,
-    /// Since when a majority that agrees has seen our clock far off.
-    apart_since: Option<Monotonic>,
+    /// Since when, and up to which beat, a majority that agrees has seen our clock far off.
+    apart: Option<(Monotonic, Monotonic)>,
 }
 
 fn is_far(offset: i64) -> bool {
@@ -49,14 +49,15 @@ impl ClockOffsets {
         self.offsets.insert(peer, offset);
         self.far -= usize::from(before.is_some_and(is_far));
         self.far += usize::from(is_far(offset));
-        self.apart_since = self.is_apart().then(|| self.apart_since.unwrap_or(now.monotonic));
+        let since = self.apart.map_or(now.monotonic, |(since, _)| since);
+        self.apart = self.is_apart().then_some((since, now.monotonic));
     }
 
     /// Forgets a peer.
     pub fn forget(&mut self, peer: PeerId) {
         let gone = self.offsets.remove(&peer);
         self.far -= usize::from(gone.is_some_and(is_far));
-        self.apart_since = self.apart_since.filter(|_| self.is_apart());
+        self.apart = self.apart.filter(|_| self.is_apart());
     }
 
     /// A peer's clock less ours, in ms.
@@ -76,10 +77,10 @@ impl ClockOffsets {
         self.median().is_some_and(|median| median.abs() > WARN_MS)
     }
 
-    /// Whether a majority of the mesh, us included, has agreed within half a second for the last two seconds, and we were
-    /// over two seconds off all the while. With two peers nobody can tell who is right.
-    pub fn is_skewed(&self, now: Monotonic) -> bool {
-        self.apart_since.is_some_and(|since| now.since(since) >= SKEWED_AFTER)
+    /// Whether a majority of the mesh, us included, has agreed within half a second in its beats of two seconds and more,
+    /// and we were over two seconds off all the while. With two peers nobody can tell who is right.
+    pub fn is_skewed(&self) -> bool {
+        self.apart.is_some_and(|(since, last)| last.since(since) >= SKEWED_AFTER)
     }
 
     fn is_apart(&self) -> bool {
@@ -118,12 +119,14 @@ mod tests {
         assert_eq!(offsets.of(PeerId(1)), Some(-897));
     }
 
-    /// What everybody's clock shows is noted at an instant; whether ours is skewed then, and two seconds later.
+    /// What clocks show is noted at an instant; whether ours is skewed then, and once it is noted again two seconds later.
     fn verdicts(offsets: &mut ClockOffsets, came: i64, ahead: &[(u128, i64)]) -> [bool; 2] {
-        for (peer, ms) in ahead {
-            offsets.note(PeerId(*peer), Timestamp(came + ms), at(came));
-        }
-        [0, 2_000].map(|later| offsets.is_skewed(at(came + later).monotonic))
+        [came, came + 2_000].map(|came| {
+            for (peer, ms) in ahead {
+                offsets.note(PeerId(*peer), Timestamp(came + ms), at(came));
+            }
+            offsets.is_skewed()
+        })
     }
 
     #[test]
@@ -135,23 +138,28 @@ mod tests {
         assert_eq!(verdicts(&mut offsets, 10_000, &[(2, -60_000)]), [false, false]);
         offsets.forget(PeerId(2));
         assert_eq!(verdicts(&mut offsets, 15_000, &[(3, 5_000)]), [false, true]);
-        assert_eq!(verdicts(&mut offsets, 17_000, &[(3, 5_000)]), [true, true]);
+        assert_eq!(verdicts(&mut offsets, 17_500, &[(3, 5_000)]), [true, true]);
         assert_eq!(verdicts(&mut offsets, 20_000, &[(4, 0), (5, 0)]), [false, false]);
     }
 
     #[test]
     fn a_burst_of_late_beats_makes_nobody_skewed() {
         let mut offsets = ClockOffsets::default();
+        let burst = |offsets: &mut ClockOffsets, came: i64, ahead: i64| {
+            (1..=2).for_each(|peer| offsets.note(PeerId(peer), Timestamp(came + ahead), at(came)));
+            offsets.is_skewed()
+        };
         // Met again as a cut heals: what each sent in the cut comes first.
-        let burst = |offsets: &mut ClockOffsets, at: i64, ahead: i64| verdicts(offsets, at, &[(1, ahead), (2, ahead)]);
-        assert_eq!(burst(&mut offsets, 5_000, -4_700), [false, true]);
-        assert_eq!(burst(&mut offsets, 5_400, -3_000), [false, true]);
-        assert_eq!(burst(&mut offsets, 6_900, 0), [false, false]);
-        // It begins anew with the next one.
-        offsets.forget(PeerId(1));
+        assert!(!burst(&mut offsets, 5_000, -4_700));
+        assert!(!burst(&mut offsets, 6_900, -4_700));
+        // Silence says nothing more; the next beat that still shows it does.
+        assert!(!offsets.is_skewed());
+        assert!(burst(&mut offsets, 7_000, -4_700));
+        assert!(!burst(&mut offsets, 7_200, 0));
+        // It begins anew with the next one, or with peers that are met again.
+        assert!(!burst(&mut offsets, 9_000, -60_000));
         offsets.forget(PeerId(2));
-        assert_eq!(burst(&mut offsets, 9_000, -4_700), [false, true]);
-        offsets.forget(PeerId(2));
-        assert_eq!(verdicts(&mut offsets, 10_000, &[(2, 0)]), [false, false]);
+        offsets.note(PeerId(2), Timestamp(10_000), at(10_000));
+        assert!(!burst(&mut offsets, 11_500, -60_000));
     }
 }

@@ -653,7 +653,7 @@ impl Mesh {
                 }
             }
             Phase::Ready => {
-                let state = match (self.offsets.is_skewed(now.monotonic), self.stands_back()) {
+                let state = match (self.offsets.is_skewed(), self.stands_back()) {
                     (true, _) => PeerState::Skewed,
                     (false, true) => PeerState::Full,
                     (false, false) => self.has_room(now),
