@@ -9,7 +9,7 @@ mod sender;
 
 use crate::remote::Prometheus;
 use crate::support::write::{self, Answer, Histogram, Proto, STALE, Series, V1, V2, ask, snappy};
-use crate::support::{Peer, escaped, get, one_mesh_at_a_time, pause, program, wall};
+use crate::support::{Peer, beside_other_meshes, escaped, get, pause, program, wall};
 
 /// What is asked of a receiver, and what it must answer.
 struct Case {
@@ -292,7 +292,7 @@ fn outcome(port: u16, case: &Case, now: i64) -> (u16, [u64; 3], Answer) {
 
 #[test]
 fn the_receiver_answers_as_the_lists_of_upstream_and_a_real_prometheus_do() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let config = root.path().join("prometheus.yml");
     std::fs::write(&config, "scrape_configs: []\n").expect("written");

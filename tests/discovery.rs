@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::stage::{Answer, Stage};
-use crate::support::{Peer, get, mesh, one_mesh_at_a_time, pause, wall};
+use crate::support::{Peer, beside_other_meshes, get, mesh, pause, wall};
 
 /// An exporter under `/metrics`, and its own discovery under `/sd`.
 fn stage() -> Stage {
@@ -38,7 +38,7 @@ fn most_within(times: &[f64], seconds: f64) -> usize {
 
 #[test]
 fn a_mesh_asks_once_an_interval_and_goes_on_when_the_asker_dies() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let stage = stage();
     let mut peers = mesh(root.path(), 3, &config(&stage, "3s"));
@@ -78,7 +78,7 @@ fn a_mesh_asks_once_an_interval_and_goes_on_when_the_asker_dies() {
 
 #[test]
 fn a_huge_target_and_a_changed_answer_move_no_other_target() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let changed = Arc::new(AtomicBool::new(false));
     let now = Arc::clone(&changed);
@@ -146,7 +146,7 @@ fn a_huge_target_and_a_changed_answer_move_no_other_target() {
 
 #[test]
 fn everywhere_each_peer_scrapes_with_itself_as_instance() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let stage = stage();
     let config = format!(

@@ -4,7 +4,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{Peer, free_port, one_mesh_at_a_time, pause};
+use crate::support::{Peer, beside_other_meshes, free_port, pause};
 
 /// A process that is ended with the test.
 struct Running(Child);
@@ -68,7 +68,7 @@ fn a_real_node_exporter_is_scraped_in_every_format() {
         println!("not run: no prometheus-node-exporter on the PATH");
         return;
     };
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     check(root.path(), port, &PROTOCOLS, "node_cpu_seconds_total");
 }
@@ -99,7 +99,7 @@ fn pythons_client_library_is_scraped_in_every_format() {
         println!("not run: no Python with prometheus_client (PYTHON names one)");
         return;
     };
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     check(root.path(), port, &PROTOCOLS[..4], "latency_seconds_bucket");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Peer, crash_all, exchange, get, mesh_with, one_mesh_at_a_time, pause, wait_for_one_owner, wall};
+use crate::support::{Peer, beside_other_meshes, crash_all, exchange, get, mesh_with, pause, wait_for_one_owner, wall};
 
 const CONFIG: &str = "global: {scrape_interval: 1s, scrape_timeout: 1s}\n";
 const FLAGS: [&str; 2] = ["--web.enable-pushgateway", "--web.enable-admin-api"];
@@ -33,7 +33,7 @@ fn wait_for(peer: &Peer, query: &str, expected: &[&str]) {
 
 #[test]
 fn pushed_groups_are_scraped_once_and_outlive_the_peer_that_took_them() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let mut peers = mesh_with(root.path(), 3, CONFIG, &FLAGS);
     let body = "# TYPE done_total counter\ndone_total{kind=\"a\"} 3\n# TYPE took_seconds gauge\ntook_seconds 1.5\n";

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Peer, one_mesh_at_a_time};
+use crate::support::{Peer, beside_other_meshes};
 
 /// Where Prometheus 3.14 answers otherwise than 3.5.3, and by which change: there 3.14 is followed.
 const CHANGED_SINCE: [(&str, &str); 2] = [
@@ -37,7 +37,7 @@ fn recorded_answers_of_prometheus_are_given() {
         eprintln!("skipped: {python} has no yaml and cramjam");
         return;
     }
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let config = root.path().join("empty.yml");
     std::fs::write(&config, "").expect("writes");

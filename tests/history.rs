@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::push::{send, write_request};
-use crate::support::{Exporter, Peer, blocks_of, escaped, exchange, get, one_mesh_at_a_time, pause, wall};
+use crate::support::{Exporter, Peer, beside_other_meshes, blocks_of, escaped, exchange, get, pause, wall};
 
 const HOUR: i64 = 3_600;
 const SERIES: usize = 40;
@@ -77,7 +77,7 @@ fn down(peer: &Peer) {
 
 #[test]
 fn imported_history_is_copied_repaired_and_made_good_but_not_moved() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();
     let path = root.path().join("prometheus.yml");
@@ -148,7 +148,7 @@ fn backfill(peer: &Peer, begin: i64, steps: std::ops::Range<u32>) {
 
 #[test]
 fn a_peer_that_was_away_fetches_what_was_pushed_for_sealed_windows_meanwhile() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();
     let config = exporter.config(2, "5s", "4s") + "storage: {tsdb: {out_of_order_time_window: 1d}}\n";
@@ -178,7 +178,7 @@ fn a_peer_that_was_away_fetches_what_was_pushed_for_sealed_windows_meanwhile() {
 /// with what one had, one with what the other two had: and each of the two ends up with all of it.
 #[test]
 fn snapshots_of_three_peers_are_restored_into_two() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let (root, restored) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     let exporter = Exporter::start();
     let config = exporter.config(2, "5s", "4s") + "storage: {tsdb: {out_of_order_time_window: 4d}}\n";
@@ -252,7 +252,7 @@ fn progress(status: &str) -> Option<(u64, u64)> {
 #[test]
 fn a_copy_says_how_far_it_is_and_goes_on_where_it_was() {
     const WINDOWS: i64 = 60;
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();
     let path = root.path().join("prometheus.yml");

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{Exporter, Peer, crash_all, get, mesh, mesh_with, one_mesh_at_a_time, pause, post, wall};
+use crate::support::{
+    Exporter, Peer, beside_other_meshes, crash_all, get, mesh, mesh_with, one_mesh_at_a_time, pause, post, wall,
+};
 
 type Samples = BTreeMap<String, Vec<(i64, String)>>;
 
@@ -212,7 +214,7 @@ fn facts_of_one_peer_are_seen_on_another_within_two_seconds() {
 
 #[test]
 fn any_peer_shows_how_every_target_fared_and_a_delete_reaches_whoever_was_away() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();
     let config = exporter.config(6, "1s", "900ms");
@@ -250,7 +252,7 @@ fn any_peer_shows_how_every_target_fared_and_a_delete_reaches_whoever_was_away()
 
 #[test]
 fn the_mesh_runs_the_majoritys_configuration_and_shows_who_differs() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();
     let common = exporter.config(10, "1s", "900ms");

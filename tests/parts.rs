@@ -1,10 +1,10 @@
 //! A mesh computes aggregations where their samples are.
 
-use crate::support::{Exporter, mesh, one_mesh_at_a_time, pause};
+use crate::support::{Exporter, beside_other_meshes, mesh, pause};
 
 #[test]
 fn an_aggregation_is_computed_by_the_peers_that_have_its_samples() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();
     let peers = mesh(root.path(), 3, &exporter.config(20, "1s", "1s"));

@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Exporter, Peer, free_port, get, mesh, one_mesh_at_a_time, pause, post, wall};
+use crate::support::{Exporter, Peer, beside_other_meshes, free_port, get, mesh, pause, post, wall};
 
 fn promesh() -> Command {
     Command::new(env!("CARGO_BIN_EXE_promesh"))
@@ -95,7 +95,7 @@ fn every_alert_of_the_examples_is_made_to_fire() {
 /// A page with a series twice is taken in part, with a warning, by whoever scrapes it.
 #[test]
 fn the_metrics_page_has_what_watches_the_mesh_and_nothing_twice() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();
     let peers = mesh(root.path(), 2, &exporter.config(2, "1s", "900ms"));
@@ -162,7 +162,7 @@ fn a_taken_port_is_named() {
 
 #[test]
 fn a_peer_of_another_secret_gets_nothing_and_garbage_costs_a_counter() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();
     let path = root.path().join("prometheus.yml");

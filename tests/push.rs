@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::support::write::{Proto, snappy};
-use crate::support::{Peer, crash_all, mesh_with, one_mesh_at_a_time, pause, wall};
+use crate::support::{Peer, beside_other_meshes, crash_all, mesh_with, pause, wall};
 
 /// A remote write 1.0 request: for each instance one sample of `pushed_total`.
 pub fn write_request(instances: impl Iterator<Item = String>, at_ms: i64, value: f64) -> Vec<u8> {
@@ -77,7 +77,7 @@ fn assert_there(peers: &[&Peer], acknowledged: &BTreeSet<i64>) {
 
 #[test]
 fn what_any_peer_acknowledged_outlives_the_kill_of_another() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let mut peers = mesh_with(root.path(), 3, "scrape_configs: []\n", &["--web.enable-remote-write-receiver"]);
     let mut acknowledged = BTreeSet::new();
@@ -127,7 +127,7 @@ fn what_any_peer_acknowledged_outlives_the_kill_of_another() {
 
 #[test]
 fn a_push_that_was_refused_for_its_order_is_nowhere_and_its_repeat_succeeds() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let peers = mesh_with(root.path(), 2, "scrape_configs: []\n", &["--web.enable-remote-write-receiver"]);
     let now = (wall() * 1000.0) as i64;
@@ -155,7 +155,7 @@ fn a_push_that_was_refused_for_its_order_is_nowhere_and_its_repeat_succeeds() {
 
 #[test]
 fn what_was_pushed_with_instants_before_the_mesh_began_is_answered_also_after_all_were_killed() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let mut peers = mesh_with(root.path(), 3, "scrape_configs: []\n", &["--web.enable-remote-write-receiver"]);
     let old = (wall() * 1000.0) as i64 - 30 * 60_000;

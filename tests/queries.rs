@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use serde_json::Value;
 
 use crate::support::paging::write;
-use crate::support::{Exporter, Peer, escaped, get, one_mesh_at_a_time, pause};
+use crate::support::{Exporter, Peer, beside_other_meshes, escaped, get, pause};
 
 /// Minutes of work that holds few samples at a time.
 const HEAVY: &str = "quantile_over_time(0.5, quantile_over_time(0.5, vector(time())[6h:1s])[300d:10s])";
@@ -81,7 +81,7 @@ fn a_query_over_a_limit_says_which_one_as_upstream_does() {
 
 #[test]
 fn a_query_whose_client_is_gone_or_whose_time_is_over_takes_no_more_of_the_machine() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let config = write(root.path().join("prometheus.yml"), "scrape_configs: []\n");
     let mut peer = Peer::new(root.path(), "peer-0", &config, &[]).with("--query.max-concurrency=2");

@@ -1,7 +1,7 @@
 //! Reloads as an operator sees them: nothing is lost by them, and what changed is there.
 
 use crate::stage::{Answer, Stage};
-use crate::support::{Peer, get, one_mesh_at_a_time, pause, post, wall};
+use crate::support::{Peer, beside_other_meshes, get, one_mesh_at_a_time, pause, post, wall};
 
 fn exporter() -> Stage {
     Stage::start(|_| Answer::text("# TYPE level gauge\nlevel 1\n"))
@@ -61,7 +61,7 @@ fn a_reload_every_second_skips_no_slot() {
 
 #[test]
 fn changed_files_are_taken_over_by_themselves_and_secrets_are_not_shown() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let address = exporter().address.to_string();
     let job = |name: &str| format!("- job_name: {name}\n  static_configs: [{{targets: ['{address}']}}]\n");
@@ -94,7 +94,7 @@ fn changed_files_are_taken_over_by_themselves_and_secrets_are_not_shown() {
 
 #[test]
 fn retention_of_the_configuration_stands_over_the_flags_and_is_reloaded() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let config = |retention: &str| format!("storage: {{tsdb: {{retention: {{{retention}}}}}}}\n");
     let mut peer = peer(root.path(), &config("time: 2d"));

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::support::{
-    Exporter, Peer, escaped, free_port, get, mesh, mesh_with, one_mesh_at_a_time, pause, program, wait_for_one_owner,
-    wall,
+    Exporter, Peer, beside_other_meshes, escaped, free_port, get, mesh, mesh_with, one_mesh_at_a_time, pause, program,
+    wait_for_one_owner, wall,
 };
 
 /// A real Prometheus.
@@ -186,7 +186,7 @@ fn vector(port: u16, query: &str) -> Vec<String> {
 #[test]
 fn prometheus_reads_the_samples_of_the_mesh_from_any_peer() {
     let Some(binary) = binary() else { return };
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();
     let peers = mesh(root.path(), 2, &exporter.config(8, "1s", "900ms"));
@@ -279,7 +279,7 @@ fn prometheus_and_the_mesh_read_all_of_each_others_samples_though_each_peer_is_k
 /// Debian's Prometheus is built without OTLP: what it should make of the message stands in the crate's own tests.
 #[test]
 fn otlp_sent_to_any_peer_is_answered_by_all() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let peers = mesh_with(root.path(), 2, "scrape_configs: []\n", &["--web.enable-otlp-receiver"]);
     let now = (wall() * 1000.0) as u64 * 1_000_000;
@@ -409,7 +409,7 @@ const OTLP: &str = r#"{"resourceMetrics": [{
 #[test]
 fn the_mesh_reads_the_samples_of_prometheus() {
     let Some(binary) = binary() else { return };
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();
     let real = Prometheus::start(&binary, root.path(), &exporter.config(8, "1s", "900ms"));
@@ -441,7 +441,7 @@ fn the_mesh_reads_the_samples_of_prometheus() {
 #[test]
 fn alerts_reach_an_alertmanager_outside_and_it_is_shown() {
     let Some(binary) = program("alertmanager") else { return };
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let port = free_port();
     std::fs::write(root.path().join("am.yml"), "route: {receiver: none}\nreceivers: [{name: none}]\n")

@@ -7,7 +7,9 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::remote::Prometheus;
-use crate::support::{Exporter, Gauge, Peer, escaped, get, mesh, one_mesh_at_a_time, pause, post, program, wall};
+use crate::support::{
+    Exporter, Gauge, Peer, beside_other_meshes, escaped, get, mesh, one_mesh_at_a_time, pause, post, program, wall,
+};
 
 const RECORDING: &str = "groups:\n- name: g\n  rules:\n  - {record: 'level:sum', expr: 'sum by (kind) (level)'}\n";
 
@@ -32,7 +34,7 @@ fn in_state(peer: &Peer, state: &str) -> Option<()> {
 
 #[test]
 fn a_recorded_series_is_the_same_from_each_peer_and_ends_with_its_rule() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let exporter = Exporter::start();
     let peers = mesh(root.path(), 2, &with_rules(root.path(), &exporter, 3, RECORDING));
@@ -215,7 +217,7 @@ fn missed(port: u16, group: &str) -> f64 {
 #[test]
 fn groups_do_what_those_of_a_real_prometheus_do() {
     let Some(binary) = program("prometheus") else { return };
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let gauge = Gauge::start(0);
     std::fs::write(root.path().join("groups.yml"), GROUPS).expect("written");

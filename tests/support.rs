@@ -11,15 +11,21 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use serde_json::Value;
 
-/// Meshes run one at a time: their promises are about seconds, and a machine that runs several keeps none.
-pub fn one_mesh_at_a_time() -> MutexGuard<'static, ()> {
-    static LOCK: Mutex<()> = Mutex::new(());
-    LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+static MESHES: RwLock<()> = RwLock::new(());
+
+/// A mesh whose promises are about seconds runs alone: a machine that runs several keeps none.
+pub fn one_mesh_at_a_time() -> RwLockWriteGuard<'static, ()> {
+    MESHES.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One that is asked what it does, and not within which second, runs beside others of its kind.
+pub fn beside_other_meshes() -> RwLockReadGuard<'static, ()> {
+    MESHES.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub fn pause(ms: u64) {
@@ -143,7 +149,7 @@ fn serve(stream: TcpStream, scrapes: &AtomicU64) {
 /// Addresses of peers that are not on this machine's own one, by web port.
 fn hosts() -> MutexGuard<'static, BTreeMap<u16, String>> {
     static HOSTS: Mutex<BTreeMap<u16, String>> = Mutex::new(BTreeMap::new());
-    HOSTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    HOSTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One peer: its process, its ports, its folder.

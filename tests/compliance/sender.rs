@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::HEADERS_2;
 use crate::support::write::{self, Arrived, Histogram, STALE, Series, ask, read_v1, read_v2, snappy};
-use crate::support::{Peer, get, one_mesh_at_a_time, wall};
+use crate::support::{Peer, beside_other_meshes, get, wall};
 
 /// How a receiver answers a request, by how many came before it.
 type Answering = fn(usize) -> &'static str;
@@ -131,7 +131,7 @@ fn exposed(gone: Arc<Mutex<bool>>) -> SocketAddr {
 
 #[test]
 fn the_sender_sends_as_the_lists_of_upstream_ask() {
-    let _alone = one_mesh_at_a_time();
+    let _shared = beside_other_meshes();
     let root = tempfile::tempdir().expect("a folder");
     let gone = Arc::new(Mutex::new(false));
     let target = exposed(Arc::clone(&gone));
