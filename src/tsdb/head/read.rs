@@ -120,9 +120,13 @@ impl Head {
     }
 
     fn read_span(&self, series: &Series, span: Span, columns: &mut SeriesColumns, warnings: &mut Vec<String>) {
-        let plain = span.newest_only && !series.has_late() && !self.has_tombstones.load(Ordering::Relaxed);
+        let plain = span.newest_only && !self.has_tombstones.load(Ordering::Relaxed);
         let start = span.start.max(self.min.load(Ordering::Acquire));
-        if plain && let Some((at, bits)) = series.newest_float_until(start, span.end) {
+        // What was copied to a peer that was away is late, and older than what it scraped since.
+        if plain
+            && let Some((at, bits)) = series.newest_float_until(start, span.end)
+            && !series.late().is_some_and(|late| late.has_any_in(at, span.end))
+        {
             columns.timestamps.push(at);
             columns.values.push(f64::from_bits(bits));
             fill_starts(series, columns);
@@ -256,7 +260,8 @@ impl Head {
         warnings: &mut Vec<String>,
     ) {
         self.read_in_order(series, start.max(self.min.load(Ordering::Acquire)), end, columns, warnings);
-        for late in series.late().map(|late| late.range(start, end)).into_iter().flatten() {
+        let late = series.late().map(|late| late.range(start, end)).into_iter().flatten();
+        for late in late.filter(|late| !late.is_empty()) {
             let mut more = SeriesColumns::default();
             late.iter().for_each(|(at, value)| columns::push_value(&mut more, *at, value));
             columns::join(columns, &mut more);

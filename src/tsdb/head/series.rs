@@ -505,11 +505,9 @@ impl Series {
 
     /// Whether reading `start ..` needs anything but the open float chunk and the pending sample.
     pub fn only_open_floats(&self, start: i64) -> bool {
-        self.extra.as_ref().is_none_or(|extra| extra.earlier == SpillRef::NONE)
-            && match self.open_bounds() {
-                Some((first, _, _)) => first <= start || self.spilled == SpillRef::NONE,
-                None => self.spilled == SpillRef::NONE,
-            }
+        let nothing_else =
+            self.spilled == SpillRef::NONE && self.extra.as_ref().is_none_or(|extra| extra.earlier == SpillRef::NONE);
+        nothing_else || self.open_bounds().is_some_and(|(first, _, _)| first <= start)
     }
 
     /// Takes in a checked chunk from another peer that lies before everything here; answers false when it does not and

@@ -183,6 +183,7 @@ proptest! {
     fn late_samples_sort_themselves_and_copies_equal_their_source(
         samples in proptest::collection::vec((0usize..3, 0i64..2000, 0u32..3), 1..400),
         live in proptest::collection::vec((0usize..3, 2000i64..2010), 0..3),
+        after in proptest::collection::vec((0usize..3, 1995i64..2015, 0u32..3), 0..6),
     ) {
         let (source, copy) = (head(0), head(0));
         let mut expected = BTreeMap::new();
@@ -200,12 +201,39 @@ proptest! {
         for (_, chunk) in source.export_open(&|_: ShardId| Some(Timestamp::MIN)) {
             copy.import_open(chunk).expect("it was just exported");
         }
+        for (host, step, value) in after {
+            let (at, value) = (step * 60_000, f64::from(value));
+            copy.append_late(&batch(&copy, at, &[(host, value)]));
+            let best = expected.entry((host, at)).or_insert(value);
+            *best = value.max(*best);
+        }
         for host in 0..3 {
             let wanted: Vec<(i64, f64)> =
                 expected.iter().filter(|entry| entry.0.0 == host).map(|((_, at), value)| (*at, *value)).collect();
             let columns = read(&copy, host);
             let found: Vec<(i64, f64)> = columns.timestamps.iter().copied().zip(columns.values).collect();
             prop_assert_eq!(found, wanted);
+        }
+        // A part of it, whole or the newest of it only.
+        let selected = copy.selected_series(&[Matcher::equal("job", "node")]);
+        let spans = [(0, 3000), (500, 1500), (1990, 2005), (2003, 2012)].map(|(from, to)| (from * 60_000, to * 60_000));
+        for (start, end) in spans {
+        for (place, one) in selected.series.iter().enumerate() {
+            let within = |entry: &(&(usize, i64), &f64)| {
+                labels(entry.0.0) == one.labels && (start..=end).contains(&entry.0.1)
+            };
+            let wanted: Vec<(i64, f64)> =
+                expected.iter().filter(within).map(|((_, at), value)| (*at, *value)).collect();
+            for newest_only in [false, true] {
+                let mut columns = SeriesColumns::default();
+                copy.read_selected(&selected, place, Span { start, end, newest_only }, &mut columns, &mut Vec::new());
+                let found: Vec<(i64, f64)> = columns.timestamps.iter().copied().zip(columns.values).collect();
+                match newest_only {
+                    true => prop_assert_eq!(found.last(), wanted.last()),
+                    false => prop_assert_eq!(&found, &wanted),
+                }
+            }
+        }
         }
     }
 
